@@ -1,0 +1,152 @@
+"""Configuration from the environment: one frozen dataclass a service, read once at start.
+
+A variable with the service's prefix that names no field is an error, so that typos are loud.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+class ConfigError(Exception):
+    """The environment does not make a valid configuration; the message names the variable."""
+
+
+class Secret:
+    """A text that never shows itself: `repr`, `str` and logs give a mask."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the text itself. Call it where the secret is used, and keep no copy."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret('***')" if self._value else "Secret('')"
+
+    __str__ = __repr__
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What every service's configuration has."""
+
+    listen: str = "127.0.0.1:0"
+    """Address that gRPC listens on, `host:port`; port 0 takes any free one."""
+    address_file: Path | None = None
+    """File that the bound address is written to once the service is ready."""
+    metrics_listen: str = ""
+    """Address of the Prometheus endpoint, `host:port`; empty for none."""
+    metrics_address_file: Path | None = None
+    """File that the Prometheus endpoint's bound address is written to."""
+    drain_s: float = 10.0
+    """Seconds that calls under way get to end after SIGTERM."""
+    drain_notice_s: float = 0.0
+    """Seconds between NOT_SERVING and refusing calls, for balancers to notice."""
+    reflection: bool = True
+    """Offer gRPC server reflection; turn it off in production."""
+    concurrent_rpcs_max: int = 1000
+    """Calls served at a time; more are refused with RESOURCE_EXHAUSTED."""
+    connection_age_max_s: float = 0.0
+    """Seconds after which a connection is asked to reconnect; 0 is never."""
+    log_level: str = "INFO"
+    """Least level that is logged: DEBUG, INFO, WARNING or ERROR."""
+
+    def __post_init__(self) -> None:
+        if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ConfigError(f"log_level: {self.log_level!r} is not DEBUG, INFO, WARNING or ERROR")
+        split_address(self.listen)
+        if self.metrics_listen:
+            split_address(self.metrics_listen)
+
+
+C = TypeVar("C", bound=ServerConfig)
+
+
+def load(cls: type[C], environ: Mapping[str, str], *, prefix: str) -> C:
+    """Make a configuration from the variables that begin with `prefix`.
+
+    Field `foo_s` is read from `{prefix}FOO_S`. Raises ConfigError for a variable that names no
+    field and for a value that its type refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    names = {prefix + field.name.upper(): field.name for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(prefix):
+            continue
+        if variable not in names:
+            known = ", ".join(sorted(names))
+            raise ConfigError(f"{variable}: there is no such setting; the settings are {known}")
+        try:
+            values[names[variable]] = _parse(text, hints[names[variable]])
+        except ValueError as error:
+            raise ConfigError(f"{variable}: {error}") from error
+    return cls(**values)
+
+
+def describe(config: ServerConfig) -> dict[str, object]:
+    """Return the effective settings for the log, with secrets masked."""
+    shown: dict[str, object] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        plain = value is None or isinstance(value, bool | int | float | str)
+        shown[field.name] = value if plain else str(value)
+    return shown
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` (or `[v6]:port`); raises ConfigError where it is not one."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{address!r} is not an address of the form host:port")
+    return host, int(port)
+
+
+def _parse(text: str, hint: Any) -> Any:
+    if typing.get_origin(hint) in {types.UnionType, typing.Union}:
+        if text == "":
+            return None
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    return _PARSERS[hint](text)
+
+
+def _parse_bool(text: str) -> bool:
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    except KeyError:
+        raise ValueError(f"{text!r} is not true or false") from None
+
+
+def _number(kind: Callable[[str], Any], text: str, word: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {word}") from None
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    bool: _parse_bool,
+    int: lambda text: _number(int, text, "a whole number"),
+    float: lambda text: _number(float, text, "a number"),
+    Path: Path,
+    Secret: Secret,
+}

@@ -1,0 +1,211 @@
+"""What happens around every call that is served: deadline, trace, duration, and the one place
+where an exception becomes a status.
+
+Streaming methods are async generators; none writes through the context.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, status_pb2
+from grpc_status import rpc_status
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from common import deadline, telemetry_names
+from common.errors import InvalidFieldError, ServiceError
+from common.telemetry import meter, tracer
+
+_log = logging.getLogger(__name__)
+_NOT_OURS = ("/grpc.health.", "/grpc.reflection.")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Unary = Callable[[Any, Context], Awaitable[Any]]
+Stream = Callable[[Any, Context], AsyncIterator[Any]]
+
+
+class _Around(grpc.aio.ServerInterceptor, abc.ABC):
+    """Puts something around the behaviour of each method, whatever its shape."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(_NOT_OURS):
+            return handler  # without a handler grpc answers UNIMPLEMENTED
+        method = handler_call_details.method
+        shape = f"{'stream' if handler.request_streaming else 'unary'}_" + (
+            "stream" if handler.response_streaming else "unary"
+        )
+        wrap: Callable[[str, Any], Any] = (
+            self.around_stream if handler.response_streaming else self.around_unary
+        )
+        make = getattr(grpc, f"{shape}_rpc_method_handler")
+        return make(
+            wrap(method, getattr(handler, shape)),
+            request_deserializer=self.deserializer(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+
+    def deserializer(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        """Return what to read requests with in place of `deserialize`."""
+        return deserialize
+
+    @abc.abstractmethod
+    def around_unary(self, method: str, behavior: Unary) -> Unary:
+        """Return what to call in place of a behaviour that returns one response."""
+
+    @abc.abstractmethod
+    def around_stream(self, method: str, behavior: Stream) -> Stream:
+        """Return what to call in place of a behaviour that yields responses."""
+
+
+class ErrorInterceptor(_Around):
+    """Turns exceptions into statuses. It is a security control: without it grpc.aio sends an
+    exception's own text to the caller, also that of a request that does not parse."""
+
+    def deserializer(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def read(data: bytes) -> Any:
+            try:
+                return deserialize(data)
+            except DecodeError:
+                return _MALFORMED
+
+        return read
+
+    def around_unary(self, method: str, behavior: Unary) -> Unary:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                return await behavior(_checked(request), context)
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                await _abort(context, method, error)
+
+        return call
+
+    def around_stream(self, method: str, behavior: Stream) -> Stream:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                async for response in behavior(_checked(request), context):
+                    yield response
+            except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
+                raise
+            except Exception as error:
+                await _abort(context, method, error)
+
+        return call
+
+
+_MALFORMED = object()
+"""Stands for a request that does not parse, until the call can answer it."""
+
+
+def _checked(request: Any) -> Any:
+    """Return the request, or the stream of requests; malformed ones raise where they are met."""
+    if hasattr(request, "__aiter__"):
+        return _checked_stream(request)
+    if request is _MALFORMED:
+        raise InvalidFieldError("request", "the bytes are not a message of this method")
+    return request
+
+
+async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
+async def _abort(context: Context, method: str, error: Exception) -> None:
+    if isinstance(error, ServiceError):
+        status = error.to_status()
+    else:
+        _log.error("unforeseen error in %s", method, exc_info=error)
+        status = status_pb2.Status(code=code_pb2.INTERNAL, message="internal error")
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+class ObservationInterceptor(_Around):
+    """Carries the caller's deadline and trace into the call, and records how it went."""
+
+    def __init__(self) -> None:
+        self._tracer = tracer(__name__)
+        self._duration = meter(__name__).create_histogram(
+            telemetry_names.METRIC_RPC_SERVER_DURATION, unit="s"
+        )
+
+    def around_unary(self, method: str, behavior: Unary) -> Unary:
+        async def call(request: Any, context: Context) -> Any:
+            observed = self._begin(method, context)
+            try:
+                return await behavior(request, context)
+            finally:
+                observed.end(context)
+
+        return call
+
+    def around_stream(self, method: str, behavior: Stream) -> Stream:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            observed = self._begin(method, context)
+            try:
+                async for response in behavior(request, context):
+                    yield response
+            finally:
+                observed.end(context)
+
+        return call
+
+    def _begin(self, method: str, context: Context) -> _Observed:
+        deadline.set_remaining_s(context.time_remaining())
+        carrier = dict(context.invocation_metadata() or ())
+        parent = propagate.extract(carrier)
+        service, _, name = method.removeprefix("/").partition("/")
+        attributes = {
+            telemetry_names.RPC_SYSTEM: "grpc",
+            telemetry_names.RPC_SERVICE: service,
+            telemetry_names.RPC_METHOD: name,
+        }
+        span = self._tracer.start_span(
+            f"{service}/{name}", context=parent, kind=SpanKind.SERVER, attributes=attributes
+        )
+        # Never detached: the context is that of this call's own task and ends with it.
+        otel_context.attach(trace.set_span_in_context(span, parent))
+        return _Observed(span, self._duration, attributes)
+
+
+class _Observed:
+    """A call whose span and duration are recorded when it ends."""
+
+    def __init__(self, span: trace.Span, duration: Any, attributes: dict[str, str]) -> None:
+        self._span = span
+        self._duration = duration
+        self._attributes = attributes
+        self._started = time.perf_counter()
+
+    def end(self, context: Context) -> None:
+        """Record how the call ended."""
+        code = "CANCELLED" if context.cancelled() else _code_name(context.code())
+        self._span.set_attribute(telemetry_names.RPC_STATUS_CODE, code)
+        self._span.set_status(Status(StatusCode.OK if code == "OK" else StatusCode.ERROR))
+        self._span.end()
+        labels = self._attributes | {telemetry_names.RPC_STATUS_CODE: code}
+        self._duration.record(time.perf_counter() - self._started, labels)
+
+
+def _code_name(code: Any) -> str:
+    if code in {None, 0}:  # not set: the call ended well
+        return "OK"
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    by_number = {member.value[0]: member.name for member in grpc.StatusCode}
+    return by_number.get(code, "UNKNOWN")

@@ -1,0 +1,140 @@
+"""A gRPC server as every service has it: limits, keepalive, health, reflection, graceful drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import uvloop
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+
+from common.addresses import write_address
+from common.config import ConfigError, ServerConfig, describe, load, split_address
+from common.interceptors import ErrorInterceptor, ObservationInterceptor
+from common.telemetry import Telemetry, log_to_stderr
+
+MESSAGE_BYTES_MAX = 4 << 20
+"""What a message may have unless a service says otherwise."""
+_log = logging.getLogger(__name__)
+C = TypeVar("C", bound=ServerConfig)
+
+
+class Server:
+    """A server that is SERVING inside its `async with` block and drains when the block ends."""
+
+    def __init__(
+        self, name: str, config: ServerConfig, *, message_bytes_max: int = MESSAGE_BYTES_MAX
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._services: list[str] = []
+        self._drain_callbacks: list[Callable[[], None]] = []
+        self._health = health.aio.HealthServicer()
+        self._stop = asyncio.Event()
+        self.address = ""
+        """Where it listens, once entered."""
+        self.grpc = grpc.aio.server(
+            interceptors=[ObservationInterceptor(), ErrorInterceptor()],
+            maximum_concurrent_rpcs=config.concurrent_rpcs_max,
+            options=_options(config, message_bytes_max),
+        )
+        """The server to register servicers with, before entering."""
+
+    def serves(self, *full_names: str) -> None:
+        """Name the registered services, for health and reflection."""
+        self._services.extend(full_names)
+
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when draining begins, to end streams that would last."""
+        self._drain_callbacks.append(callback)
+
+    async def __aenter__(self) -> Self:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        if self._config.reflection:
+            names = (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self.grpc)
+        host, _ = split_address(self._config.listen)
+        try:
+            port = self.grpc.add_insecure_port(self._config.listen)
+        except RuntimeError:
+            raise ConfigError(f"cannot listen on {self._config.listen}; is it in use?") from None
+        await self.grpc.start()
+        self.address = f"{host}:{port}"
+        await self._set_health(HealthCheckResponse.SERVING)
+        if self._config.address_file is not None:
+            write_address(self._config.address_file, self.address)
+        _log.info("%s is serving on %s", self._name, self.address)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._config.drain_notice_s)
+        for callback in self._drain_callbacks:
+            callback()
+        await self.grpc.stop(self._config.drain_s)
+        _log.info("%s has stopped", self._name)
+
+    async def wait_for_signal(self) -> None:
+        """Return at SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        await self._stop.wait()
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", *self._services):
+            await self._health.set(name, status)
+
+
+def _options(config: ServerConfig, message_bytes_max: int) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.so_reuseport", 0),  # else a second server binds the same port without an error
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+        ("grpc.max_concurrent_streams", config.concurrent_rpcs_max),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients ping every 30 s (common.channel); the default calls that too many.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+    if config.connection_age_max_s:
+        age_ms = int(config.connection_age_max_s * 1000)
+        options.append(("grpc.max_connection_age_ms", age_ms))
+        options.append(("grpc.max_connection_age_grace_ms", int(config.drain_s * 1000)))
+    return options
+
+
+def run_service(
+    name: str, cls: type[C], prefix: str, serve: Callable[[C], Awaitable[None]]
+) -> None:
+    """Run a service as this process's main: configuration, logs, telemetry, event loop.
+
+    `serve` runs until the service is to end. Exits with 2 and one line where the configuration
+    is not valid.
+    """
+    try:
+        config = load(cls, os.environ, prefix=prefix)
+        log_to_stderr(config.log_level)
+        _log.info("%s starts", name, extra={"config": describe(config)})
+        with Telemetry(name, config, os.environ):
+            uvloop.run(_as_coroutine(serve(config)))
+    except ConfigError as error:
+        raise SystemExit(f"{name}: {error}") from None
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable

@@ -1,0 +1,251 @@
+"""Rules about the source itself: who imports whom, how long things are, what is documented."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVICES = ("orchestrator", "sandbox_service", "llm_gateway")
+CLIENTS = ("fathom_client", "fathom_demo")
+PACKAGES = {
+    "common": ROOT / "common",
+    **{name: ROOT / name for name in SERVICES},
+    **{name: ROOT / "clients" / "python" / name for name in CLIENTS},
+}
+MAY_IMPORT = {
+    "common": {"fathom"},
+    **{name: {"fathom", "common"} for name in SERVICES},
+    "fathom_client": {"fathom", "fathom_demo"},
+    "fathom_demo": set[str](),
+}
+"""Packages of ours that each may import, besides itself. Services meet only on the wire."""
+SETTINGS = {
+    "orchestrator.config:OrchestratorConfig": "FATHOM_ORCHESTRATOR_",
+    "sandbox_service.config:SandboxConfig": "FATHOM_SANDBOX_",
+    "llm_gateway.config:GatewayConfig": "FATHOM_GATEWAY_",
+}
+MODULE_LINES_MAX = 800
+FUNCTION_LINES_MAX = 70
+FORBIDDEN_STEMS = {"utils", "util", "helpers", "helper", "misc", "core", "manager"}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def modules(package: str) -> Iterator[Path]:
+    return (path for path in PACKAGES[package].rglob("*.py"))
+
+
+def every_source() -> list[Path]:
+    folders = [*PACKAGES.values(), ROOT / "tests", ROOT / "bench"]
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the packages that a module imports, also inside functions."""
+    names = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_what_the_arrows_allow(package: str) -> None:
+    """Services meet only on the wire; the client needs no service's code."""
+    ours = {*PACKAGES, "fathom", "tests", "bench"}
+    allowed = MAY_IMPORT[package] | {package}
+
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules(package)
+        for name in imported(path) & ours - allowed
+    }
+
+    assert not wrong
+
+
+def test_no_module_is_longer_than_can_be_read() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in every_source()}
+
+    assert not {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n > MODULE_LINES_MAX}
+
+
+def test_a_function_fits_on_a_screen() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in every_source()
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES_MAX
+    ]
+
+    assert not wrong
+
+
+def test_a_module_is_named_for_a_noun() -> None:
+    names = [path for path in every_source() if path.stem in FORBIDDEN_STEMS]
+
+    assert not names
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in every_source()
+        if path.read_text().strip() and not ast.get_docstring(parsed(path))
+    ]
+
+    assert not silent
+
+
+def test_every_public_name_of_the_packages_has_a_docstring() -> None:
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for package in PACKAGES
+        for path in modules(package)
+        for node in public_definitions(parsed(path))
+        if not ast.get_docstring(node)
+    ]
+
+    assert not silent
+
+
+def public_definitions(
+    module: ast.Module,
+) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """Public functions and classes of a module; methods of servicers are told by the protos."""
+    for node in module.body:
+        if isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ) and not node.name.startswith("_"):
+            yield node
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_domain_modules_do_not_know_grpc(service: str) -> None:
+    """Wire in, domain call, wire out: only the edges know what the wire is."""
+    edges = {
+        path for path in modules(service) if "grpc" in imported(path) and not is_edge(path.stem)
+    }
+    wrong = {
+        str(path.relative_to(ROOT))
+        for path in edges
+        if any(
+            isinstance(node, ast.ImportFrom) and (node.module or "").endswith("_pb2_grpc")
+            for node in ast.walk(parsed(path))
+        )
+    }
+
+    assert not wrong
+
+
+def is_edge(stem: str) -> bool:
+    """Servicers and the clients of other services are edges."""
+    return stem == "__main__" or stem.endswith(("servicer", "client", "adapter"))
+
+
+def config_class(spec: str) -> type:
+    module, _, name = spec.partition(":")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+@pytest.mark.parametrize(("spec", "prefix"), SETTINGS.items())
+def test_every_setting_is_documented(spec: str, prefix: str) -> None:
+    documented = (ROOT / "docs" / "configuration.md").read_text()
+
+    fields = dataclasses.fields(config_class(spec))
+
+    assert not [f.name for f in fields if f"`{prefix}{f.name.upper()}`" not in documented]
+
+
+@pytest.mark.parametrize(("spec", "prefix"), SETTINGS.items())
+def test_no_setting_is_documented_that_does_not_exist(spec: str, prefix: str) -> None:
+    documented = (ROOT / "docs" / "configuration.md").read_text()
+    fields = {f"{prefix}{f.name.upper()}" for f in dataclasses.fields(config_class(spec))}
+
+    assert set(re.findall(rf"`({prefix}[A-Z_0-9]+)`", documented)) == fields
+
+
+@pytest.mark.parametrize("spec", SETTINGS)
+def test_every_setting_has_a_line_of_prose(spec: str) -> None:
+    module = importlib.import_module(spec.partition(":")[0])
+    tree = parsed(Path(str(module.__file__)))
+    name = spec.partition(":")[2]
+    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name).body
+
+    bare = [
+        ast.unparse(field.target)
+        for field, after in zip(body, [*body[1:], None], strict=True)
+        if isinstance(field, ast.AnnAssign)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+    ]
+
+    assert not bare
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    """A flat package that the build forgets works in the checkout and nowhere else."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packaged = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+
+    expected = {str(path.relative_to(ROOT)) for path in PACKAGES.values()} | {"protos/gen/fathom"}
+    assert set(packaged) == expected
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [ROOT / name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
+def test_no_file_is_larger_than_a_repository_should_hold() -> None:
+    assert not [path for path in tracked_files() if path.stat().st_size > 1 << 20]
+
+
+def test_lock_files_pin_by_hash_and_name_no_address() -> None:
+    for path in (ROOT / "requirements").glob("*.txt"):
+        text = path.read_text()
+        assert "://" not in text
+        pinned = re.findall(r"^[a-z0-9].*==.*$", text, re.MULTILINE)
+        assert pinned
+        assert all(line.rstrip().endswith("\\") for line in pinned), path
+
+
+def test_node_lock_files_name_no_address() -> None:
+    locks = [path for path in tracked_files() if path.name == "package-lock.json"]
+
+    assert locks
+    assert not [path for path in locks if '"resolved"' in path.read_text()]
+
+
+def test_tests_do_not_sleep_or_skip() -> None:
+    banned = re.compile(r"time\.sleep\(|asyncio\.sleep\([1-9]|mark\.(skip|xfail)|pytest\.skip\(")
+    here = Path(__file__)
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if path != here and banned.search(path.read_text())
+    ]
+
+    assert not wrong
