@@ -1,0 +1,195 @@
+"""The root model's policy: written rules in the place of a language model.
+
+It looks, searches or splits, asks the sub-model with the data in the prompt, aggregates and
+answers. It knows the conversation it is sent and nothing else. Its replies are files of
+`replies/`, filled with values; each cell names its step, which is how the next turn knows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from string import Template
+
+from fathom_demo.scripted_model.openai_wire import ChatRequest, Message, Reply
+from fathom_demo.scripted_model.policy_sub import SubPolicy
+from fathom_demo.scripted_model.question import Kind, Question, find_question
+from fathom_demo.scripted_model.words import trunk_of
+
+_REPL = re.compile(r"\brepl\b", re.IGNORECASE)
+_STEP = re.compile(r"^# step: (\w+)", re.MULTILINE)
+_ERROR_LINE = re.compile(r"^\s*(\w*(?:Error|Exception|Interrupt|Exit)\b.*)$", re.MULTILINE)
+_ANSWER = re.compile(r"^answer: (.+?)(?=\n\s*\n|\n```|\n</|\Z)", re.MULTILINE | re.DOTALL)
+_FINAL_DEMAND = re.compile(
+    r"\bno (?:more|further) (?:code|cells|turns)\b"
+    r"|\b(?:final|best|answer)\b[^.\n]{0,60}\b(?:now|immediately)\b",
+    re.IGNORECASE,
+)
+"""The orchestrator's last line when it wants an answer and runs no more cells."""
+_LAST_TURN = re.compile(r"\b(?:turn is (?:your|the) last|last turn)\b", re.IGNORECASE)
+_SESSION_LOST = re.compile(r"\bvariables\b[^.\n]*\bare gone\b", re.IGNORECASE)
+_ATTEMPTS_MAX = 2
+_SEEN_CHARACTERS_MAX = 1500
+
+_STEPS = {
+    Kind.COUNT: ("inspect", "extract", "classify", "finish"),
+    Kind.SEARCH: ("inspect", "gather", "ask", "finish"),
+    Kind.DIGEST: ("inspect", "gather", "digest", "finish"),
+}
+_DONE_MARKS = {
+    "inspect": "the context is a ",
+    "extract": "records found: ",
+    "classify": "answer: ",
+    "gather": "passages kept: ",
+    "ask": "answer: ",
+    "digest": "answer: ",
+    "finish": "",
+}
+"""What the output of each step says when it has come to its end."""
+_ANSWERING = ("classify", "ask", "digest")
+"""Steps after which the variable `answer` holds an answer."""
+
+_PASSAGES = {Kind.SEARCH: (1200, 8), Kind.DIGEST: (2400, 16)}
+"""Characters of a passage, and how many passages are kept."""
+_HITS_MAX = 5000
+"""Places after which a word counts as too common to tell anything."""
+_BATCH_RECORDS = 40
+
+
+class RootPolicy:
+    """Answers as a root model that writes Python cells, by rules.
+
+    Where nobody speaks of a REPL it answers like the sub-model, from the prompt's text.
+    """
+
+    description = "A written policy in the place of a root model. Not a language model."
+
+    def __init__(self) -> None:
+        self._plain = SubPolicy()
+        folder = resources.files(__package__).joinpath("replies")
+        self._templates = {
+            step: Template(folder.joinpath(f"{step}.md").read_text(encoding="utf-8"))
+            for step in {*_DONE_MARKS, "nothing_found", "give_up", "stop"}
+        }
+
+    def __call__(self, request: ChatRequest) -> Reply:
+        """Return the next step's cells, or prose when an answer is demanded at once."""
+        if not any(_REPL.search(message.content) for message in request.messages):
+            return self._plain(request)
+        question = find_question(request.messages)
+        newest = request.messages[-1].content
+        if _FINAL_DEMAND.search(_last_line(newest)):
+            return Reply(_spoken_answer(question, request.messages))
+        taken = _steps_taken(request.messages)
+        reply = self._next_step(question, taken)
+        if _LAST_TURN.search(newest):
+            return self._ended(reply, question, request.messages)
+        return reply
+
+    def _next_step(self, question: Question, taken: Sequence[_Taken]) -> Reply:
+        if not taken or _SESSION_LOST.search(taken[-1].output):
+            return self._step("inspect", question)
+        step, output = taken[-1].step, taken[-1].output
+        if _DONE_MARKS[step] not in output:
+            return self._after_failure(taken, question)
+        if step in _ANSWERING and f"{_DONE_MARKS[step]}NOT FOUND" in output:
+            return self._after_nothing(step, question)
+        planned = _STEPS[question.kind]
+        after = planned.index(step) + 1 if step in planned else len(planned)
+        return self._step(planned[min(after, len(planned) - 1)], question)
+
+    def _ended(self, reply: Reply, question: Question, messages: Sequence[Message]) -> Reply:
+        """Make the reply of the last turn end the run, with an answer or with what was seen."""
+        steps = _STEP.findall(reply.content)
+        if "finish" in steps:
+            return reply
+        if steps and steps[-1] in _ANSWERING:
+            return Reply(reply.content + "\n" + self._step("finish", question).content)
+        return self._fill("stop", {"ANSWER": _spoken_answer(question, messages)})
+
+    def _after_failure(self, taken: Sequence[_Taken], question: Question) -> Reply:
+        """Run a step that broke off a second time with less to do, then say what happened."""
+        step, output = taken[-1].step, taken[-1].output
+        if sum(each.step == step for each in taken) < _ATTEMPTS_MAX:
+            return self._step(step, question, effort=0.25)
+        errors = _ERROR_LINE.findall(output)
+        reason = errors[-1].strip() if errors else "its output did not come to an end"
+        return self._fill("give_up", {"STEP": step, "REASON": reason[:200]})
+
+    def _after_nothing(self, step: str, question: Question) -> Reply:
+        """Look wider once after a search that found nothing, then say so."""
+        if step == "ask":
+            return self._step("digest", question)
+        return self._fill("nothing_found", {"KEYWORDS": list(question.keywords)})
+
+    def _step(self, step: str, question: Question, effort: float = 1.0) -> Reply:
+        width, most = _PASSAGES.get(question.kind, (0, 0))
+        return self._fill(
+            step,
+            {
+                "QUESTION": question.text,
+                "KEYWORDS": [trunk_of(word) for word in question.keywords],
+                "MARKER": question.marker,
+                "CATEGORIES": list(question.categories),
+                "BATCH_RECORDS": max(1, int(_BATCH_RECORDS * effort)),
+                "PASSAGE_CHARACTERS": width,
+                "PASSAGES_MAX": max(1, int(most * effort)),
+                "HITS_MAX": int(_HITS_MAX * effort),
+            },
+        )
+
+    def _fill(self, name: str, values: Mapping[str, object]) -> Reply:
+        """Return a reply file with its `$NAME`s replaced by Python literals."""
+        literals = {key: ascii(value) for key, value in values.items()}
+        return Reply(self._templates[name].substitute(literals))
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step that a former reply took, with all that came back until the next one."""
+
+    step: str
+    """Its name."""
+    output: str
+    """The messages that came back."""
+
+
+def _steps_taken(messages: Sequence[Message]) -> list[_Taken]:
+    taken: list[_Taken] = []
+    for message in messages:
+        if message.role == "assistant":
+            steps = [step for step in _STEP.findall(message.content) if step in _DONE_MARKS]
+            taken += [_Taken(step, "") for step in steps[-1:]]
+        elif taken:
+            taken[-1] = _Taken(taken[-1].step, f"{taken[-1].output}\n{message.content}")
+    return taken
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
+
+
+def _spoken_answer(question: Question, messages: Sequence[Message]) -> str:
+    """Return prose that tells the newest answer in the history, or what was seen."""
+    outputs = [message.content for message in messages if message.role == "user"]
+    for output in reversed(outputs):
+        found = _ANSWER.search(output)
+        if found and not found.group(1).startswith("NOT FOUND"):
+            return found.group(1)[:_SEEN_CHARACTERS_MAX].strip()
+    seen = next((each for each in reversed(outputs) if _passages_in(each)), "")
+    if seen:
+        return (
+            f"I had to stop before I could check an answer to: {question.text}\n"
+            f"What I had gathered until then:\n{_passages_in(seen)}"
+        )
+    return f"I had to stop before I found anything that answers: {question.text}"
+
+
+def _passages_in(output: str) -> str:
+    for mark in (_DONE_MARKS["gather"], _DONE_MARKS["extract"]):
+        _, found, rest = output.partition(mark)
+        if found:
+            return (mark + rest)[:_SEEN_CHARACTERS_MAX].strip()
+    return ""
