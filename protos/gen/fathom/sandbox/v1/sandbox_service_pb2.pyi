@@ -55,12 +55,17 @@ class CreateSessionRequest(_message.Message):
     IDLE_TTL_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     DETERMINISM_FIELD_NUMBER: _builtins.int
+    SUB_TIER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Optional. At most 256 characters. A repeat within 10 minutes returns the
     first one's session.
     """
     run_token: _builtins.str
     """Optional. Sent with each sub-call; without one, sub-calls fail. Secret."""
+    sub_tier: _builtins.str
+    """Optional. The tier or deployment that a sub-call asks where the code names
+    none; `sub` when unset.
+    """
     @_builtins.property
     def limits(self) -> _session_pb2.SessionLimits:
         """Optional."""
@@ -95,10 +100,11 @@ class CreateSessionRequest(_message.Message):
         idle_ttl: _duration_pb2.Duration | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         determinism: Global___Determinism | None = ...,
+        sub_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["determinism", b"determinism", "idle_ttl", b"idle_ttl", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contexts", b"contexts", "determinism", b"determinism", "idle_ttl", b"idle_ttl", "labels", b"labels", "limits", b"limits", "request_id", b"request_id", "run_token", b"run_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contexts", b"contexts", "determinism", b"determinism", "idle_ttl", b"idle_ttl", "labels", b"labels", "limits", b"limits", "request_id", b"request_id", "run_token", b"run_token", "sub_tier", b"sub_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
