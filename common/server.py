@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -133,7 +134,8 @@ def run_service(
         with Telemetry(name, config, os.environ):
             uvloop.run(_as_coroutine(serve(config)))
     except ConfigError as error:
-        raise SystemExit(f"{name}: {error}") from None
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 async def _as_coroutine(awaitable: Awaitable[None]) -> None:

@@ -1,0 +1,184 @@
+"""Reads the catalog from its TOML file, strictly: every message names the key and the remedy.
+
+Keys to providers never stand in the file: it names an environment variable or another file.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import re
+import tomllib
+import urllib.parse
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from common.config import ConfigError, Secret
+from llm_gateway.catalog import Catalog, Deployment, Provider
+from llm_gateway.prices import (
+    FREE,
+    Price,
+    Rates,
+    UnknownPriceError,
+    price_from_table,
+    usd_nanos_per_million,
+)
+from llm_gateway.toml_table import Table
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_TIERS_NEEDED = ("root", "sub")
+_OMITTABLE = ("temperature", "stop", "seed")
+_OUTPUT_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+_SECRET_HEADERS = {"authorization", "api-key", "x-api-key", "x-goog-api-key"}
+_TIMEOUT_S = 120.0
+_CONCURRENCY_MAX = 256
+
+
+def load_catalog(path: Path, environ: Mapping[str, str], now: dt.datetime) -> Catalog:
+    """Read the file; raises ConfigError. `now` chooses among prices that change with time."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    return _CatalogFile(path, environ, now).read(document)
+
+
+class _CatalogFile:
+    """The reading of one file; keeps what messages and prices need."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str], now: dt.datetime) -> None:
+        self._path = path
+        self._environ = environ
+        self._now = now
+
+    def read(self, document: dict[str, Any]) -> Catalog:
+        """Return the whole catalog."""
+        top = Table(str(self._path), document)
+        providers = {
+            name: self._provider(name, table) for name, table in top.tables("providers").items()
+        }
+        deployments: dict[str, Deployment] = {}
+        for table in top.table_list("deployments"):
+            deployment = self._deployment(table, providers)
+            if deployment.name in deployments:
+                table.fail("name", f"{deployment.name!r} is used twice; choose another")
+            deployments[deployment.name] = deployment
+        tiers = self._tiers(top.table("tiers"), deployments)
+        top.end()
+        return Catalog(deployments=deployments, tiers=tiers)
+
+    def _provider(self, name: str, table: Table) -> Provider:
+        _check_name(table, "", name)
+        base_url = table.text("base_url")
+        url = urllib.parse.urlsplit(base_url)
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            table.fail("base_url", "must be an http or https URL such as https://host/v1")
+        if url.username or url.password or url.query:
+            table.fail("base_url", "must hold no credential or query; use api_key_env")
+        headers = table.texts_by_name("headers")
+        for header in headers:
+            if header.lower() in _SECRET_HEADERS:
+                table.fail("headers", f"{header} would put a key in this file; use api_key_env")
+        hosted_by_openai = (url.hostname or "").endswith((".openai.com", ".openai.azure.com"))
+        provider = Provider(
+            name=name,
+            base_url=base_url.rstrip("/"),
+            api_key=self._api_key(table),
+            headers=headers,
+            timeout_s=table.seconds("timeout_s", _TIMEOUT_S),
+            output_limit_field=table.choice(
+                "output_limit_field", _OUTPUT_LIMIT_FIELDS, _OUTPUT_LIMIT_FIELDS[hosted_by_openai]
+            ),
+        )
+        table.end()
+        return provider
+
+    def _api_key(self, table: Table) -> Secret | None:
+        variable, file = table.text("api_key_env", ""), table.text("api_key_file", "")
+        if variable and file:
+            table.fail("api_key_file", "cannot stand beside api_key_env; keep one of them")
+        if variable:
+            if not self._environ.get(variable):
+                table.fail("api_key_env", f"the environment variable {variable} is not set")
+            return Secret(self._environ[variable])
+        if file:
+            try:
+                key = Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError):
+                table.fail("api_key_file", f"{file} cannot be read")
+            if not key:
+                table.fail("api_key_file", f"{file} is empty; put the key into it")
+            return Secret(key)
+        return None
+
+    def _deployment(self, table: Table, providers: Mapping[str, Provider]) -> Deployment:
+        name = table.text("name")
+        _check_name(table, "name", name)
+        provider = providers.get(table.text("provider"))
+        if provider is None:
+            table.fail("provider", f"is not one of the providers: {', '.join(providers)}")
+        model = table.text("model")
+        price, window = self._price(table, provider, model)
+        deployment = Deployment(
+            name=name,
+            provider=provider,
+            model=model,
+            context_tokens_max=table.count("context_tokens_max", window),
+            output_tokens_max=table.count("output_tokens_max", 0),
+            concurrency_max=table.count("concurrency_max", _CONCURRENCY_MAX),
+            price=price,
+            omit_parameters=frozenset(table.text_list("omit_parameters", _OMITTABLE)),
+        )
+        table.end()
+        return deployment
+
+    def _price(self, table: Table, provider: Provider, model: str) -> tuple[Price, int]:
+        given = table.pop("price", None)
+        if given == "free":
+            return FREE, 0
+        if given is None:
+            try:
+                price, window = price_from_table(model, provider.base_url, self._now)
+            except UnknownPriceError:
+                table.fail(
+                    "price",
+                    f"the price table does not know {model!r}; give price = "
+                    '{ input_usd_per_million = …, output_usd_per_million = … } or price = "free"',
+                )
+            _log.info("price of %s is taken from the price table", model)
+            return price, window
+        prices = table.sub_table("price", given)
+        input_rate = usd_nanos_per_million(prices.usd("input_usd_per_million"))
+        rates = Rates(
+            input=input_rate,
+            output=usd_nanos_per_million(prices.usd("output_usd_per_million")),
+            cached_input=usd_nanos_per_million(
+                prices.usd("cached_input_usd_per_million", Decimal(input_rate) / 1_000_000_000)
+            ),
+        )
+        prices.end()
+        return Price((rates,)), 0
+
+    def _tiers(
+        self, table: Table, deployments: Mapping[str, Deployment]
+    ) -> dict[str, tuple[str, ...]]:
+        tiers = {}
+        for tier in [*table.names()]:
+            _check_name(table, tier, tier)
+            tiers[tier] = table.text_list(tier, tuple(deployments))
+            if not tiers[tier]:
+                table.fail(tier, "needs at least one deployment")
+        for tier in _TIERS_NEEDED:
+            if tier not in tiers:
+                table.fail(tier, f'is missing; add {tier} = ["name of a deployment"]')
+        return tiers
+
+
+def _check_name(table: Table, key: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        table.fail(key, f"{name!r} is not a name: letters, digits and . _ : -, at most 64")

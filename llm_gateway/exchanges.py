@@ -1,0 +1,148 @@
+"""Exchanges with providers, each in a task of its own: it outlives a caller who goes away, for a
+bounded time, because what the provider has begun is paid and its usage must reach the meter.
+
+Not a TaskGroup: there, one defect would end the exchanges of everybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+
+from llm_gateway.answers import Completion, Delta, Spend, Tokens
+from llm_gateway.call_telemetry import CallTelemetry
+from llm_gateway.calls import Call
+from llm_gateway.failures import ProviderError
+from llm_gateway.meter import Reservation
+from llm_gateway.outlets import Outlet
+from llm_gateway.prompts import estimate_tokens
+from llm_gateway.upstreams import Upstream
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How an exchange ended, and what it took."""
+
+    result: Completion | ProviderError
+    """The reply, or why there is none."""
+    spend: Spend
+    """Settled already."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One attempt to have a call answered."""
+
+    call: Call
+    """What is asked."""
+    upstream: Upstream
+    """Of whom; one of its slots belongs to the exchange."""
+    reservation: Reservation
+    """What it may take; belongs to the exchange."""
+    outlet: Outlet | None
+    """Where pieces go; None for a whole reply."""
+    attempt: int
+    """Which of the call's attempts it is, from 1."""
+
+
+class Exchanges:
+    """Runs exchanges and owns those under way."""
+
+    def __init__(self, telemetry: CallTelemetry, *, abandoned_drain_s: float) -> None:
+        self._telemetry = telemetry
+        self._abandoned_drain_s = abandoned_drain_s
+        self._tasks: set[asyncio.Task[Outcome]] = set()
+
+    async def run(self, exchange: Exchange) -> Outcome:
+        """Return how an exchange ended. Cancelled, it leaves the exchange to drain by itself."""
+        task = asyncio.create_task(self._work(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(self._abandoned_drain_s, task.cancel)
+            raise
+
+    async def close(self) -> None:
+        """End what is still under way; each settles by an estimate."""
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self, exchange: Exchange) -> Outcome:
+        upstream, reservation = exchange.upstream, exchange.reservation
+        observed = _Observed(exchange)
+        outcome: Outcome | None = None
+        try:
+            with self._telemetry.attempt(
+                exchange.call, upstream.deployment, exchange.attempt
+            ) as seen:
+                try:
+                    result: Completion | ProviderError = await upstream.provider.complete(
+                        upstream.deployment,
+                        exchange.call.prompt,
+                        reservation.output_tokens_max,
+                        None if exchange.outlet is None else observed.take,
+                    )
+                except ProviderError as error:
+                    result = error
+                    _log.warning("exchange failed", extra=_facts(exchange, error))
+                outcome = Outcome(result, observed.spend(result))
+                seen.ended(outcome.result)
+            return outcome
+        finally:
+            # Reached without an outcome where it was cancelled while the provider worked.
+            spend = observed.estimate() if outcome is None else outcome.spend
+            reservation.settle(spend)
+            upstream.slots.release()
+            self._telemetry.record_spend(exchange.call.prompt.tier, upstream.deployment, spend)
+
+
+class _Observed:
+    """What was seen of an exchange, for when the provider does not say what it took."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._bytes = 0
+
+    async def take(self, delta: Delta) -> None:
+        """Count a piece and pass it on."""
+        self._bytes += len(delta.text.encode()) + len(delta.reasoning.encode())
+        assert self._exchange.outlet is not None
+        await self._exchange.outlet.put(self._exchange.upstream.deployment.name, delta)
+
+    def spend(self, result: Completion | ProviderError) -> Spend:
+        """Return what the exchange took: as reported, else estimated, else nothing."""
+        if result.tokens is not None:
+            return self._priced(result.tokens, is_estimated=False)
+        if isinstance(result, ProviderError):
+            return self.estimate() if result.may_be_billed or self._bytes else Spend()
+        if not self._bytes:
+            self._bytes = len(result.text.encode()) + len(result.reasoning.encode())
+        return self.estimate()
+
+    def estimate(self) -> Spend:
+        """Return the probable cost of what was sent and received so far."""
+        output = min(estimate_tokens(self._bytes), self._exchange.reservation.output_tokens_max)
+        sent = self._exchange.call.prompt.input_tokens_estimate
+        return self._priced(Tokens(input=sent, output=output), is_estimated=True)
+
+    def _priced(self, tokens: Tokens, *, is_estimated: bool) -> Spend:
+        cost = self._exchange.upstream.deployment.price.cost_usd_nanos(tokens)
+        return Spend(tokens=tokens, cost_usd_nanos=cost, is_estimated=is_estimated)
+
+
+def _facts(exchange: Exchange, error: ProviderError) -> dict[str, object]:
+    deployment = exchange.upstream.deployment
+    return {
+        "provider": deployment.provider.name,
+        "model": deployment.name,
+        "attempt": exchange.attempt,
+        "kind": error.kind.value,
+        "problem": error.problem,
+    }

@@ -1,0 +1,156 @@
+"""Providers reached through the `openai` SDK's low-level call.
+
+The typed call walks unions at about a third of a millisecond a message; this one keeps the SDK's
+credentials, URLs and errors and leaves bodies to `chat_format.py`. Retries are not made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import httpx2
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient, Omit
+from openai._types import RequestOptions
+
+from llm_gateway.answers import Completion
+from llm_gateway.catalog import Deployment
+from llm_gateway.catalog import Provider as Endpoint
+from llm_gateway.chat_format import StreamedReply, parse_reply, request_body
+from llm_gateway.failures import FailureKind, ProviderError, failure_from_http
+from llm_gateway.prompts import Prompt
+from llm_gateway.provider import OnDelta
+
+REPLY_BYTES_MAX = 32 << 20
+_CONNECT_TIMEOUT_S = 5.0
+_CONNECTIONS_MAX = 1000
+_NO_KEY = "none"
+"""The SDK insists on a key; for an endpoint without one the header is left out."""
+_FROM_ENVIRONMENT = ("OpenAI-Organization", "OpenAI-Project")
+"""Headers that the SDK fills from its own variables, for every endpoint alike."""
+
+
+class OpenAIProvider:
+    """One endpoint; implements `provider.Provider`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._options: RequestOptions = {"headers": _request_headers(endpoint)}
+        self._client = AsyncOpenAI(
+            api_key=endpoint.api_key.reveal() if endpoint.api_key else _NO_KEY,
+            base_url=endpoint.base_url,
+            max_retries=0,
+            default_headers=dict(endpoint.headers),
+            # The exchange is timed here, by its bytes. Redirects would carry prompts elsewhere.
+            timeout=httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+            http_client=DefaultAioHttpClient(
+                follow_redirects=False, limits=httpx2.Limits(max_connections=_CONNECTIONS_MAX)
+            ),
+        )
+
+    async def complete(
+        self,
+        deployment: Deployment,
+        prompt: Prompt,
+        output_tokens_max: int,
+        on_delta: OnDelta | None,
+    ) -> Completion:
+        """Make one exchange; see `provider.Provider`."""
+        stream = on_delta is not None
+        body = request_body(deployment, prompt, output_tokens_max, stream=stream)
+        async with self._exchange(body) as reply:
+            if on_delta is None or not reply.is_stream:
+                return parse_reply(await reply.read())
+            return await _read_stream(reply, on_delta)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    @contextlib.asynccontextmanager
+    async def _exchange(self, body: bytes) -> AsyncIterator[_Reply]:
+        """Send `body` and give the reply; whatever the libraries raise becomes a ProviderError."""
+        began = False
+        try:
+            async with asyncio.timeout(self._endpoint.timeout_s) as silence:
+                response = await self._post(body)
+                began = True
+                try:
+                    yield _Reply(response, silence, self._endpoint.timeout_s)
+                finally:
+                    await response.aclose()
+        except APIStatusError as error:
+            answer = error.response
+            raise failure_from_http(
+                answer.status_code, dict(answer.headers), answer.content, now=time.time()
+            ) from None
+        except TimeoutError:
+            raise ProviderError(FailureKind.TIMED_OUT, "no byte in time") from None
+        except (APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+            # Only the type: the text holds URLs. A reset between answer and close is a cut too.
+            if began:
+                raise ProviderError(FailureKind.BROKEN_REPLY, "cut_off") from None
+            problem = type(error.__cause__ or error).__name__
+            raise ProviderError(FailureKind.UNREACHABLE, problem) from None
+
+    async def _post(self, body: bytes) -> httpx2.Response:
+        stream: bool = True  # not a literal, else the SDK's types want a class for its events
+        response: httpx2.Response = await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=body,
+            options=self._options,
+            stream=stream,
+        )
+        return response
+
+
+class _Reply:
+    """The body of one reply as it comes; each chunk winds the timeout up again."""
+
+    def __init__(
+        self, response: httpx2.Response, silence: asyncio.Timeout, timeout_s: float
+    ) -> None:
+        self._response = response
+        self._silence = silence
+        self._timeout_s = timeout_s
+        content_type = response.headers.get("content-type", "")
+        self.is_stream = "json" not in content_type
+        """False where a server answers a streaming request with a whole reply."""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the bytes; raises ProviderError (`too_large`) above REPLY_BYTES_MAX."""
+        loop = asyncio.get_running_loop()
+        size = 0
+        async for chunk in self._response.aiter_bytes():
+            size += len(chunk)
+            if size > REPLY_BYTES_MAX:
+                raise ProviderError(FailureKind.BROKEN_REPLY, "too_large")
+            self._silence.reschedule(None)  # a slow reader is not the provider's silence
+            yield chunk
+            self._silence.reschedule(loop.time() + self._timeout_s)
+
+    async def read(self) -> bytes:
+        """Return the whole."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+
+def _request_headers(endpoint: Endpoint) -> dict[str, str | Omit]:
+    given = {name.lower() for name in endpoint.headers}
+    headers: dict[str, str | Omit] = {"content-type": "application/json"}
+    headers |= {name: Omit() for name in _FROM_ENVIRONMENT if name.lower() not in given}
+    return headers if endpoint.api_key else headers | {"Authorization": Omit()}
+
+
+async def _read_stream(reply: _Reply, on_delta: OnDelta) -> Completion:
+    # Read to the end of the body, past [DONE]: only then is the connection used again.
+    streamed = StreamedReply()
+    async for chunk in reply.chunks():
+        for delta in streamed.feed(chunk):
+            await on_delta(delta)
+    for delta in streamed.end():
+        await on_delta(delta)
+    return streamed.completion()

@@ -1,0 +1,165 @@
+"""Requests from the wire, checked field by field, and answers to the wire.
+
+The only domain-side module that knows the protobuf messages; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from fathom.gateway.v1 import gateway_service_pb2 as service_pb2
+from fathom.gateway.v1 import generation_pb2 as pb2
+
+from common.errors import InvalidFieldError, NotBuiltYetError
+from llm_gateway.answers import Answer, FinishReason
+from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment
+from llm_gateway.prompts import Message, Prompt, Role
+
+_REQUEST_ID_CHARS_MAX = 256
+_STOP_MAX = 4
+_TEMPERATURE_MAX = 2.0
+_PAGE_SIZE_DEFAULT = 50
+_PAGE_SIZE_MAX = 500
+_ROLES = {
+    pb2.Message.ROLE_SYSTEM: Role.SYSTEM,
+    pb2.Message.ROLE_USER: Role.USER,
+    pb2.Message.ROLE_ASSISTANT: Role.ASSISTANT,
+}
+_FINISH_REASONS = {
+    FinishReason.STOP: pb2.Generation.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb2.Generation.FINISH_REASON_LENGTH,
+    FinishReason.FILTERED: pb2.Generation.FINISH_REASON_FILTERED,
+}
+
+Asking = service_pb2.GenerateRequest | service_pb2.StreamGenerateRequest | service_pb2.BatchItem
+
+
+def prompt_from(request: Asking) -> Prompt:
+    """Return what a request asks; raises InvalidFieldError naming every bad field.
+
+    The call's context is checked along, since it comes with each prompt.
+    """
+    if not request.HasField("prompt"):
+        raise InvalidFieldError("prompt", "is required")
+    prompt = request.prompt
+    violations = _message_violations(prompt) | _option_violations(prompt)
+    violations |= _context_violations(request.call)
+    if violations:
+        raise InvalidFieldError.many(violations)
+    if prompt.response_schema_json:
+        raise NotBuiltYetError(
+            "prompt.response_schema_json", "answers are not yet checked against a schema"
+        )
+    return Prompt(
+        tier=prompt.tier,
+        messages=tuple(Message(_ROLES[m.role], m.text) for m in prompt.messages),
+        output_tokens_max=prompt.output_tokens_max
+        if prompt.HasField("output_tokens_max")
+        else None,
+        temperature=prompt.temperature if prompt.HasField("temperature") else None,
+        stop=tuple(prompt.stop),
+        seed=prompt.seed if prompt.HasField("seed") else None,
+    )
+
+
+def _message_violations(prompt: pb2.Prompt) -> dict[str, str]:
+    violations = {}
+    if not prompt.messages:
+        violations["prompt.messages"] = "needs at least one message"
+    for index, message in enumerate(prompt.messages):
+        if message.role not in _ROLES:
+            violations[f"prompt.messages[{index}].role"] = "must be SYSTEM, USER or ASSISTANT"
+        if not message.text:
+            violations[f"prompt.messages[{index}].text"] = "must not be empty"
+    return violations
+
+
+def _option_violations(prompt: pb2.Prompt) -> dict[str, str]:
+    violations = {}
+    if not prompt.tier:
+        violations["prompt.tier"] = "is required: a tier's name or models/{model}"
+    if prompt.HasField("output_tokens_max") and prompt.output_tokens_max < 1:
+        violations["prompt.output_tokens_max"] = "must be at least 1"
+    if prompt.HasField("temperature") and not 0 <= prompt.temperature <= _TEMPERATURE_MAX:
+        violations["prompt.temperature"] = "must be between 0 and 2"
+    if len(prompt.stop) > _STOP_MAX:
+        violations["prompt.stop"] = f"may have at most {_STOP_MAX} texts"
+    for index, text in enumerate(prompt.stop):
+        if not text:
+            violations[f"prompt.stop[{index}]"] = "must not be empty"
+    return violations
+
+
+def _context_violations(call: pb2.CallContext) -> dict[str, str]:
+    violations = {}
+    if len(call.request_id) > _REQUEST_ID_CHARS_MAX:
+        violations["call.request_id"] = f"may have at most {_REQUEST_ID_CHARS_MAX} characters"
+    if call.turn < 0:
+        violations["call.turn"] = "must not be negative"
+    if call.batch_index < 0:
+        violations["call.batch_index"] = "must not be negative"
+    return violations
+
+
+def generation_to(answer: Answer, tier: str) -> pb2.Generation:
+    """Return an answer's wire form; `tier` is what was asked for."""
+    completion, spend = answer.completion, answer.spend
+    generation = pb2.Generation(
+        text=completion.text,
+        reasoning=completion.reasoning,
+        finish_reason=_FINISH_REASONS[completion.finish_reason],
+        usage=pb2.Usage(
+            input_tokens=spend.tokens.input,
+            output_tokens=spend.tokens.output,
+            cached_input_tokens=spend.tokens.cached_input,
+            reasoning_tokens=spend.tokens.reasoning,
+            cost_usd_nanos=spend.cost_usd_nanos,
+            calls=1,
+            estimated=spend.is_estimated,
+        ),
+        model=MODEL_PREFIX + answer.model,
+        tier="" if tier.startswith(MODEL_PREFIX) else tier,
+        attempts=answer.attempts,
+    )
+    generation.elapsed.FromNanoseconds(round(answer.elapsed_s * 1e9))
+    return generation
+
+
+def models_page(
+    models: list[Deployment], catalog: Catalog, request: service_pb2.ListModelsRequest
+) -> service_pb2.ListModelsResponse:
+    """Return the page that a request wants of `models`, which are sorted by name."""
+    if request.page_size < 0:
+        raise InvalidFieldError("page_size", "must not be negative")
+    size = min(request.page_size or _PAGE_SIZE_DEFAULT, _PAGE_SIZE_MAX)
+    after = _name_from(request.page_token)
+    left = [model for model in models if model.name > after]
+    page = left[:size]
+    return service_pb2.ListModelsResponse(
+        models=[_model_to(model, catalog) for model in page],
+        next_page_token=_token_from(page[-1].name) if len(left) > size else "",
+    )
+
+
+def _model_to(deployment: Deployment, catalog: Catalog) -> service_pb2.Model:
+    rates = deployment.price.bands[0]
+    return service_pb2.Model(
+        name=MODEL_PREFIX + deployment.name,
+        tiers=catalog.tiers_of(deployment.name),
+        context_tokens_max=deployment.context_tokens_max,
+        output_tokens_max=deployment.output_tokens_max,
+        input_usd_nanos_per_million_tokens=rates.input,
+        output_usd_nanos_per_million_tokens=rates.output,
+    )
+
+
+def _token_from(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _name_from(page_token: str) -> str:
+    try:
+        return base64.b64decode(page_token, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise InvalidFieldError("page_token", "is not one that ListModels returned") from None

@@ -1,0 +1,221 @@
+"""The configuration file: what is read, and how each mistake is told."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from pathlib import Path
+
+import pytest
+
+from common.config import ConfigError, Secret
+from llm_gateway.catalog import Catalog
+from llm_gateway.catalog_file import load_catalog
+from llm_gateway.errors import ModelNotOfferedError
+from llm_gateway.prices import FREE, Price, Rates
+
+ROOT = Path(__file__).resolve().parents[3]
+NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+GOOD = """
+[providers.one]
+base_url = "https://one.example/v1/"
+api_key_env = "ONE_KEY"
+timeout_s = 12.5
+headers = { x-team = "search" }
+
+[providers.local]
+base_url = "http://127.0.0.1:8000/v1"
+
+[[deployments]]
+name = "big"
+provider = "one"
+model = "gpt-5"
+context_tokens_max = 1000
+output_tokens_max = 100
+concurrency_max = 7
+omit_parameters = ["temperature"]
+price = { input_usd_per_million = 1.25, output_usd_per_million = 10, \
+cached_input_usd_per_million = 0.125 }
+
+[[deployments]]
+name = "little:8b"
+provider = "local"
+model = "acme/little"
+price = "free"
+
+[tiers]
+root = ["big", "little:8b"]
+sub = ["little:8b"]
+"""
+
+
+def load(text: str, folder: Path, **environ: str) -> Catalog:
+    path = folder / "gateway.toml"
+    path.write_text(text)
+    return load_catalog(path, {"ONE_KEY": "sk-1"} | environ, NOW)
+
+
+def replaced(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new, 1)
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    catalog = load(GOOD, tmp_path)
+
+    big, little = catalog.deployments.values()
+    assert big.provider.base_url == "https://one.example/v1"
+    assert big.provider.api_key == Secret("sk-1")
+    assert (big.provider.timeout_s, big.provider.headers) == (12.5, {"x-team": "search"})
+    assert (big.model, big.context_tokens_max, big.output_tokens_max) == ("gpt-5", 1000, 100)
+    assert (big.concurrency_max, big.omit_parameters) == (7, frozenset({"temperature"}))
+    assert big.price == Price(
+        (Rates(input=1_250_000_000, output=10_000_000_000, cached_input=125_000_000),)
+    )
+    assert (little.provider.api_key, little.price) == (None, FREE)
+    assert catalog.tiers == {"root": ("big", "little:8b"), "sub": ("little:8b",)}
+
+
+def test_cached_input_costs_what_input_costs_unless_said(tmp_path: Path) -> None:
+    text = re.sub(r",\s*cached_input_usd_per_million = 0.125", "", GOOD)
+
+    assert load(text, tmp_path).deployments["big"].price.bands[0].cached_input == 1_250_000_000
+
+
+def test_a_price_that_is_not_given_comes_from_the_table(tmp_path: Path) -> None:
+    text = re.sub(r"price = \{[^}]*\}", "", GOOD, count=1)
+
+    assert load(text, tmp_path).deployments["big"].price.bands[0].output == 10_000_000_000
+
+
+def test_the_window_of_the_table_fills_in_for_a_missing_one(tmp_path: Path) -> None:
+    text = re.sub(r"price = \{[^}]*\}", "", GOOD, count=1).replace("context_tokens_max = 1000", "")
+
+    assert load(text, tmp_path).deployments["big"].context_tokens_max == 400_000
+
+
+def test_a_key_is_read_from_a_file(tmp_path: Path) -> None:
+    """How Kubernetes mounts secrets."""
+    (tmp_path / "key").write_text("sk-file\n")
+    text = replaced('api_key_env = "ONE_KEY"', f'api_key_file = "{tmp_path / "key"}"')
+
+    assert load(text, tmp_path).deployments["big"].provider.api_key == Secret("sk-file")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "field"),
+    [
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://openai.com.example/v1", "max_tokens"),
+    ],
+)
+def test_openai_itself_gets_its_own_name_for_the_output_limit(
+    tmp_path: Path, base_url: str, field: str
+) -> None:
+    text = replaced("https://one.example/v1/", base_url)
+
+    assert load(text, tmp_path).deployments["big"].provider.output_limit_field == field
+
+
+MISTAKES = {
+    "not toml": ("[", "[[", "is not TOML"),
+    "typo": ("timeout_s = 12.5", "timeout = 12.5", "timeout: there is no such key"),
+    "unknown table": ("[tiers]", "[extra]\n[tiers]", "extra: there is no such key"),
+    "no url": ('base_url = "https://one.example/v1/"', "", "base_url: is missing"),
+    "bad url": ("https://one.example/v1/", "one.example", "must be an http or https URL"),
+    "key in url": ("https://one", "https://user:pw@one", "must hold no credential"),
+    "unset key": ("ONE_KEY", "TWO_KEY", "environment variable TWO_KEY is not set"),
+    "two keys": (
+        'api_key_env = "ONE_KEY"',
+        'api_key_env = "ONE_KEY"\napi_key_file = "x"',
+        "api_key_file: cannot stand beside api_key_env",
+    ),
+    "no key file": ('api_key_env = "ONE_KEY"', 'api_key_file = "/nowhere"', "cannot be read"),
+    "literal key": ('api_key_env = "ONE_KEY"', 'api_key = "sk"', "api_key: there is no such key"),
+    "key in header": ("x-team", "Authorization", "would put a key in this file"),
+    "header type": ('"search"', "3", "headers: must be a table of texts"),
+    "timeout 0": ("timeout_s = 12.5", "timeout_s = 0", "seconds above 0"),
+    "timeout nan": ("timeout_s = 12.5", "timeout_s = nan", "must be a finite number"),
+    "timeout text": ("timeout_s = 12.5", 'timeout_s = "9"', "must be a number"),
+    "field": (
+        "timeout_s = 12.5",
+        'output_limit_field = "tokens"',
+        "must be one of max_tokens, max_completion_tokens",
+    ),
+    "name": ('name = "big"', 'name = "big one"', "is not a name"),
+    "name twice": ('name = "little:8b"', 'name = "big"', "'big' is used twice"),
+    "provider": ('provider = "one"', 'provider = "two"', "not one of the providers: one, local"),
+    "model": ('model = "gpt-5"', 'model = ""', "model: must be a text in quotes, not empty"),
+    "window": ("context_tokens_max = 1000", "context_tokens_max = 0", "at least 1"),
+    "window bool": ("context_tokens_max = 1000", "context_tokens_max = true", "whole number"),
+    "omit": ('["temperature"]', '["messages"]', "'messages' is not one of temperature, stop"),
+    "price word": ('price = "free"', 'price = "cheap"', "price: must be a table"),
+    "unknown price": ('price = "free"', "", "does not know 'acme/little'; give price ="),
+    "price typo": ("input_usd_per_million", "input_usd", "input_usd_per_million: is missing"),
+    "negative price": ("= 1.25", "= -1.25", "0 or more"),
+    "no root": ("root = [", "boss = [", 'root: is missing; add root = ["name'),
+    "empty tier": ('sub = ["little:8b"]', "sub = []", "sub: needs at least one deployment"),
+    "tier of nothing": ('sub = ["little:8b"]', 'sub = ["x"]', "'x' is not one of big, little:8b"),
+    "tier twice": ('["little:8b"]', '["big", "big"]', "must be a list of different texts"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_with_its_place_and_remedy(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(replaced(old, new), tmp_path)
+
+    assert str(caught.value).startswith(str(tmp_path / "gateway.toml"))
+    assert message in str(caught.value)
+    assert "sk-1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["providers", "deployments", "tiers"])
+def test_a_file_without_a_part_is_refused(tmp_path: Path, table: str) -> None:
+    parts = {
+        "providers": r"\[providers[^\[]*",
+        "deployments": r"\[\[deployments.*(?=\[tiers)",
+        "tiers": r"\[tiers.*",
+    }
+
+    with pytest.raises(ConfigError, match=table):
+        load(re.sub(parts[table], "", GOOD, flags=re.DOTALL), tmp_path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_catalog(tmp_path / "none.toml", {}, NOW)
+
+
+@pytest.mark.parametrize("wanted", ["cheap", "models/none", "big", "models/", ""])
+def test_what_is_not_offered_has_no_pool(tmp_path: Path, wanted: str) -> None:
+    with pytest.raises(ModelNotOfferedError):
+        load(GOOD, tmp_path).pool(wanted)
+
+
+def test_a_pool_is_in_the_order_of_the_file(tmp_path: Path) -> None:
+    catalog = load(GOOD, tmp_path)
+
+    assert [d.name for d in catalog.pool("root")] == ["big", "little:8b"]
+    assert [d.name for d in catalog.pool("models/little:8b")] == ["little:8b"]
+    assert catalog.tiers_of("little:8b") == ("root", "sub")
+
+
+def test_the_example_file_is_good() -> None:
+    catalog = load_catalog(
+        ROOT / "deploy" / "gateway.example.toml", {"OPENAI_API_KEY": "sk-example"}, NOW
+    )
+
+    assert {"root", "sub"} <= catalog.tiers.keys()
+
+
+def test_every_key_is_documented() -> None:
+    """The page is what operators have; the code's table reader names the keys."""
+    source = (ROOT / "llm_gateway" / "catalog_file.py").read_text()
+    keys = set(re.findall(r'(?:table|prices|top)\.(?!fail)\w+\(\s*"(\w+)"', source))
+    page = (ROOT / "docs" / "gateway-config.md").read_text()
+
+    assert len(keys) > 15
+    assert not [key for key in keys if f"`{key}`" not in page]

@@ -1,0 +1,340 @@
+"""The path of a call, with providers in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from common.errors import ServiceError
+from llm_gateway.answers import Answer, Completion, Delta, Spend, Tokens
+from llm_gateway.calls import Call
+from llm_gateway.catalog import Deployment
+from llm_gateway.failures import FailureKind, ProviderError
+from llm_gateway.gateway import Gateway
+from llm_gateway.meter import Meter
+from llm_gateway.outlets import Started
+from llm_gateway.prompts import Prompt
+from llm_gateway.provider import OnDelta
+from llm_gateway.routes import RetryPolicy
+from llm_gateway.upstreams import make_upstreams
+from tests.support.eventually import eventually
+from tests.support.gateway import (
+    PRICE,
+    ManualClock,
+    MemoryProvider,
+    catalog,
+    completion,
+    deployment,
+    endpoint,
+    prompt,
+    token,
+)
+
+SERVER_ERROR = ProviderError(FailureKind.SERVER_ERROR, "HTTP 500", http_status=500)
+
+
+class Held:
+    """A behaviour that waits for the test, then answers."""
+
+    def __init__(self, then: Completion) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._then = then
+
+    async def __call__(
+        self, asked: Prompt, output_max: int, on_delta: OnDelta | None
+    ) -> Completion:
+        self.reached.set()
+        await self.opened.wait()
+        return self._then
+
+
+class Bench:
+    """A gateway over one provider in memory, with its meter and clock at hand."""
+
+    def __init__(self, *deployments: Deployment, drain_s: float = 5.0, **policy: Any) -> None:
+        offered = catalog(*(deployments or (deployment(),)))
+        self.provider = MemoryProvider()
+        self.meter = Meter()
+        self.clock = ManualClock()
+        self.gateway = Gateway(
+            offered,
+            make_upstreams(
+                offered, {d.provider.name: self.provider for d in offered.deployments.values()}
+            ),
+            self.meter,
+            policy=RetryPolicy(**policy),
+            output_tokens_default=4096,
+            abandoned_drain_s=drain_s,
+            sleep=self.clock.sleep,
+        )
+
+    async def ask(self, asked: Prompt | None = None, **changes: Any) -> Answer:
+        return await self.gateway.generate(call(asked, **changes))
+
+    async def stream(self, **changes: Any) -> list[Started | Delta | Answer]:
+        return [piece async for piece in self.gateway.stream(call(**changes))]
+
+
+def call(asked: Prompt | None = None, **changes: Any) -> Call:
+    values: dict[str, Any] = {"prompt": asked or prompt(), "token": token(), "arrived": 0.0}
+    return Call(**values | changes)
+
+
+async def test_retries_are_waited_for_and_counted() -> None:
+    bench = Bench()
+    bench.provider.plan(SERVER_ERROR, SERVER_ERROR)
+
+    answer = await bench.ask()
+
+    assert answer.attempts == 3
+    assert len(bench.clock.slept) == 2
+
+
+async def test_the_answer_costs_what_all_attempts_took() -> None:
+    bench = Bench(deployment(price=PRICE))
+    broken = ProviderError(
+        FailureKind.BROKEN_REPLY, "no_finish_reason", tokens=Tokens(input=10, output=90)
+    )
+    bench.provider.plan(broken)
+
+    answer = await bench.ask()
+
+    assert answer.spend == Spend(
+        tokens=Tokens(input=20, output=93), cost_usd_nanos=20_000 + 186_000
+    )
+    assert bench.meter.spend_of(token()).cost_usd_nanos == 206_000
+
+
+async def test_a_failure_that_nobody_bills_costs_nothing() -> None:
+    bench = Bench(deployment(price=PRICE))
+    bench.provider.plan(SERVER_ERROR)
+
+    assert (await bench.ask()).spend.tokens == Tokens(input=10, output=3)
+
+
+async def test_a_retry_that_the_run_cannot_afford_is_refused() -> None:
+    """Each attempt is reserved for by itself, so failed ones cannot add up beyond the limit."""
+    bench = Bench()
+    broken = ProviderError(FailureKind.BROKEN_REPLY, "x", tokens=Tokens(input=10, output=90))
+    bench.provider.plan(broken)
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask(prompt(output_tokens_max=90), token=token(tokens_max=150))
+
+    assert caught.value.metadata == {"limit": "tokens_max", "value": "150", "spent": "100"}
+
+
+async def test_a_call_over_the_limit_is_refused_before_anything_is_sent() -> None:
+    bench = Bench()
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask(token=token(tokens_max=20))
+
+    assert caught.value.reason_name == "ERROR_REASON_RUN_LIMIT_EXCEEDED"
+    assert bench.provider.asked == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most", "sent"),
+    [(None, 0, 4096), (None, 1000, 1000), (None, 9000, 4096), (50, 1000, 50), (5000, 1000, 1000)],
+)
+async def test_the_provider_is_always_told_a_limit(
+    wanted: int | None, most: int, sent: int
+) -> None:
+    """Without one no worst case could be reserved."""
+    bench = Bench(deployment(output_tokens_max=most))
+
+    await bench.ask(prompt(output_tokens_max=wanted))
+
+    assert bench.provider.asked == [("small", sent)]
+
+
+async def test_an_answer_is_shortened_to_what_the_run_has_left() -> None:
+    bench = Bench()
+
+    await bench.ask(prompt("x" * 84), token=token(tokens_max=1100))
+
+    assert bench.provider.asked == [("small", 1000)]
+
+
+async def test_pieces_are_followed_by_the_whole() -> None:
+    bench = Bench()
+
+    started, delta, answer = await bench.stream()
+
+    assert (started, delta) == (Started("small"), Delta(text="hello there"))
+    assert isinstance(answer, Answer)
+    assert answer.completion.text == "hello there"
+
+
+async def test_a_stream_fails_over_before_its_first_piece() -> None:
+    bench = Bench(deployment("a"), deployment("b"), attempts_per_deployment_max=1)
+    bench.provider.plan(SERVER_ERROR)
+
+    pieces = await bench.stream()
+
+    assert pieces[0] == Started("b")
+
+
+@pytest.mark.parametrize("kind", [FailureKind.TIMED_OUT, FailureKind.SERVER_ERROR])
+async def test_a_stream_that_broke_after_its_first_piece_does_not_go_on_elsewhere(
+    kind: FailureKind,
+) -> None:
+    """And what it has said is paid, whatever the provider calls the failure."""
+
+    async def break_off(asked: Prompt, output_max: int, on_delta: OnDelta | None) -> Completion:
+        assert on_delta is not None
+        await on_delta(Delta(reasoning="hm"))
+        raise ProviderError(kind, "no byte in time")
+
+    bench = Bench(deployment("a", price=PRICE), deployment("b"))
+    bench.provider.plan(break_off)
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.stream()
+
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.reason_name == "ERROR_REASON_PROVIDER_BROKEN_REPLY"
+    assert [name for name, _ in bench.provider.asked] == ["a"]
+    assert bench.meter.spend_of(token()).cost_usd_nanos == 3_000 + 2_000, "by estimate"
+
+
+async def test_a_deadline_cuts_a_slow_provider() -> None:
+    bench, held = Bench(), Held(completion())
+    bench.provider.plan(held)
+    soon = asyncio.get_running_loop().time() + 0.02
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask(deadline=soon)
+
+    assert caught.value.reason_name == "ERROR_REASON_PROVIDER_TIMEOUT"
+    held.opened.set()
+    await eventually(lambda: bench.meter.spend_of(token()).tokens == 13)
+
+
+async def test_a_deadline_ends_the_wait_for_room_in_the_limits() -> None:
+    bench, held = Bench(), Held(completion())
+    bench.provider.plan(held)
+    limited = token(tokens_max=5000)
+    first = asyncio.create_task(bench.ask(prompt(output_tokens_max=4900), token=limited))
+    await held.reached.wait()
+    soon = asyncio.get_running_loop().time() + 0.02
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask(prompt(output_tokens_max=4900), token=limited, deadline=soon)
+
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    held.opened.set()
+    await first
+    assert bench.meter.spend_of(limited).tokens_held == 0
+
+
+async def test_an_abandoned_exchange_settles_with_its_real_usage() -> None:
+    bench, held = Bench(), Held(completion(tokens=Tokens(input=7, output=70)))
+    bench.provider.plan(held)
+    asking = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+
+    asking.cancel()
+    held.opened.set()
+
+    await eventually(lambda: bench.meter.spend_of(token()).tokens == 77)
+    assert bench.meter.spend_of(token()).tokens_held == 0
+
+
+async def test_an_abandoned_exchange_is_ended_after_its_time() -> None:
+    bench, held = Bench(drain_s=0.0), Held(completion())
+    bench.provider.plan(held)
+    asking = asyncio.create_task(bench.ask(prompt("x" * 39)))
+    await held.reached.wait()
+
+    asking.cancel()
+
+    await eventually(lambda: bench.meter.spend_of(token()).tokens_held == 0)
+    assert bench.meter.spend_of(token()).tokens == 10 + 1, "what was sent, by estimate"
+
+
+async def test_closing_the_gateway_ends_abandoned_exchanges() -> None:
+    bench, held = Bench(drain_s=60.0), Held(completion())
+    bench.provider.plan(held)
+    asking = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+    await bench.gateway.close()
+
+    assert bench.meter.spend_of(token()).tokens_held == 0
+
+
+async def test_a_stream_left_in_the_middle_is_drained() -> None:
+    """A reader who goes away must not keep the exchange waiting for room either."""
+
+    async def say_much(asked: Prompt, output_max: int, on_delta: OnDelta | None) -> Completion:
+        assert on_delta is not None
+        for _ in range(1000):
+            await on_delta(Delta(text="x"))
+        return completion(tokens=Tokens(input=5, output=1000))
+
+    bench = Bench()
+    bench.provider.plan(say_much)
+    stream = bench.gateway.stream(call())
+    await anext(stream)
+
+    await stream.aclose()  # type: ignore[attr-defined]
+
+    await eventually(lambda: bench.meter.spend_of(token()).tokens == 1005)
+
+
+async def test_no_more_exchanges_are_under_way_than_a_deployment_takes() -> None:
+    bench = Bench(deployment(concurrency_max=2))
+    held = [Held(completion()) for _ in range(3)]
+    bench.provider.plan(*held)
+    asking = [asyncio.create_task(bench.ask()) for _ in range(3)]
+    await held[1].reached.wait()
+
+    assert not held[2].reached.is_set()
+    held[0].opened.set()
+    await held[2].reached.wait()
+    held[1].opened.set()
+    held[2].opened.set()
+    await asyncio.gather(*asking)
+
+
+async def test_a_call_that_gives_up_waiting_for_a_slot_holds_nothing() -> None:
+    bench, held = Bench(deployment(concurrency_max=1)), Held(completion())
+    bench.provider.plan(held)
+    first = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+    held_by_first = bench.meter.spend_of(token()).tokens_held
+    soon = asyncio.get_running_loop().time() + 0.02
+
+    with pytest.raises(ServiceError):
+        await bench.ask(deadline=soon)
+
+    assert bench.meter.spend_of(token()).tokens_held == held_by_first
+    held.opened.set()
+    await first
+
+
+async def test_a_defect_of_a_provider_leaves_nothing_held() -> None:
+    bench = Bench(deployment(concurrency_max=1))
+    bench.provider.plan(RuntimeError("a defect"))
+
+    with pytest.raises(RuntimeError):
+        await bench.ask()
+
+    assert bench.meter.spend_of(token()).tokens_held == 0
+    assert (await bench.ask()).attempts == 1
+
+
+async def test_a_deployment_with_a_refused_credential_is_passed_by() -> None:
+    bench = Bench(deployment("a"), deployment("b", provider=endpoint("other")))
+    bench.provider.plan(ProviderError(FailureKind.CREDENTIAL, "HTTP 401", http_status=401))
+
+    assert (await bench.ask()).model == "b"
+    assert bench.clock.slept == []

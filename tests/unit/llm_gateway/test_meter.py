@@ -1,0 +1,302 @@
+"""The meter: no set of concurrent calls crosses a run's limits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.run_token import RunToken
+from llm_gateway.answers import Spend, Tokens
+from llm_gateway.errors import RunLimitExceededError
+from llm_gateway.meter import Demand, Meter
+from llm_gateway.prices import FREE, Price
+from tests.support.gateway import PRICE, token
+
+
+def demand(
+    input_max: int, output_max: int, output_min: int | None = None, price: Price = FREE
+) -> Demand:
+    return Demand(
+        input_tokens_max=input_max,
+        output_tokens_max=output_max,
+        output_tokens_min=output_max if output_min is None else output_min,
+        price=price,
+    )
+
+
+def spend(sent: int, received: int, price: Price = FREE) -> Spend:
+    tokens = Tokens(input=sent, output=received)
+    return Spend(tokens=tokens, cost_usd_nanos=price.cost_usd_nanos(tokens))
+
+
+async def settled() -> None:
+    """Let every task that can go on go on."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_call_that_fits_exactly_is_admitted() -> None:
+    reservation = await Meter().reserve(token(tokens_max=100), demand(60, 40))
+
+    assert (reservation.output_tokens_max, reservation.tokens) == (40, 100)
+
+
+async def test_a_call_one_token_over_is_refused_with_the_limit() -> None:
+    with pytest.raises(RunLimitExceededError) as caught:
+        await Meter().reserve(token(tokens_max=100, tokens_spent=1), demand(60, 40))
+
+    assert caught.value.reason_name == "ERROR_REASON_RUN_LIMIT_EXCEEDED"
+    assert caught.value.metadata == {"limit": "tokens_max", "value": "100", "spent": "1"}
+
+
+async def test_money_is_limited_to_the_billionth() -> None:
+    """60 tokens at 1000 and 40 at 2000 nano-dollars."""
+    enough = await Meter().reserve(token(cost_usd_nanos_max=140_000), demand(60, 40, price=PRICE))
+    with pytest.raises(RunLimitExceededError) as caught:
+        await Meter().reserve(token(cost_usd_nanos_max=139_999), demand(60, 40, price=PRICE))
+
+    assert enough.cost_usd_nanos == 140_000
+    assert caught.value.metadata == {
+        "limit": "cost_usd_nanos_max",
+        "value": "139999",
+        "spent": "0",
+    }
+
+
+async def test_no_money_permits_free_models_only() -> None:
+    broke = token(cost_usd_nanos_max=0)
+
+    await Meter().reserve(broke, demand(60, 40))
+    with pytest.raises(RunLimitExceededError):
+        await Meter().reserve(broke, demand(1, 1, price=PRICE))
+
+
+async def test_what_was_not_used_is_free_again() -> None:
+    meter, limited = Meter(), token(tokens_max=100)
+    (await meter.reserve(limited, demand(60, 40))).settle(spend(10, 5))
+
+    assert (await meter.reserve(limited, demand(45, 40))).tokens == 85
+
+
+async def test_settling_twice_books_once() -> None:
+    meter, limited = Meter(), token(tokens_max=100)
+    reservation = await meter.reserve(limited, demand(60, 40))
+    reservation.settle(spend(10, 5))
+    reservation.settle(spend(10, 5))
+
+    assert meter.spend_of(limited).tokens == 15
+    assert meter.spend_of(limited).tokens_held == 0
+
+
+async def test_a_call_waits_for_others_of_its_run_to_settle() -> None:
+    """Worst cases are far above what calls really take; refusing at once would waste limits."""
+    meter, limited = Meter(), token(tokens_max=100)
+    first = await meter.reserve(limited, demand(60, 40))
+    second = asyncio.create_task(meter.reserve(limited, demand(50, 30)))
+    await settled()
+    assert not second.done()
+
+    first.settle(spend(10, 5))
+
+    assert (await second).tokens == 80
+
+
+async def test_a_waiting_call_is_refused_once_nothing_else_could_make_room() -> None:
+    meter, limited = Meter(), token(tokens_max=100)
+    first = await meter.reserve(limited, demand(60, 40))
+    second = asyncio.create_task(meter.reserve(limited, demand(50, 30)))
+    await settled()
+
+    first.settle(spend(60, 40))
+
+    with pytest.raises(RunLimitExceededError) as caught:
+        await second
+    assert caught.value.metadata["spent"] == "100"
+
+
+async def test_a_small_call_does_not_overtake_a_large_one() -> None:
+    """Otherwise a stream of small calls would starve it."""
+    meter, limited, order = Meter(), token(tokens_max=100), list[str]()
+
+    async def take(name: str, size: int) -> None:
+        reservation = await meter.reserve(limited, demand(size, 0))
+        order.append(name)
+        reservation.settle(spend(0, 0))
+
+    first = await meter.reserve(limited, demand(90, 0))
+    tasks = [asyncio.create_task(take("large", 80)), asyncio.create_task(take("small", 5))]
+    await settled()
+    assert order == []
+    first.settle(spend(0, 0))
+    await asyncio.gather(*tasks)
+
+    assert order == ["large", "small"]
+
+
+async def test_a_waiting_call_that_is_cancelled_lets_the_next_one_go() -> None:
+    meter, limited = Meter(), token(tokens_max=100)
+    first = await meter.reserve(limited, demand(50, 0))
+    large = asyncio.create_task(meter.reserve(limited, demand(80, 0)))
+    small = asyncio.create_task(meter.reserve(limited, demand(50, 0)))
+    await settled()
+
+    large.cancel()
+
+    assert (await small).tokens == 50
+    first.settle(Spend())
+
+
+async def test_a_call_cancelled_as_it_is_granted_gives_its_part_back() -> None:
+    """Grant and cancellation may come in the same turn of the loop."""
+    meter, limited = Meter(), token(tokens_max=100)
+    first = await meter.reserve(limited, demand(100, 0))
+    second = asyncio.create_task(meter.reserve(limited, demand(100, 0)))
+    await settled()
+
+    first.settle(Spend())
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+
+    assert meter.spend_of(limited).tokens_held == 0
+
+
+async def test_an_answer_is_shortened_where_nothing_else_is_under_way() -> None:
+    reservation = await Meter().reserve(token(tokens_max=1000), demand(500, 4096, 256))
+
+    assert reservation.output_tokens_max == 500
+
+
+async def test_an_answer_is_not_shortened_below_its_least_size() -> None:
+    limited = token(tokens_max=755)
+
+    with pytest.raises(RunLimitExceededError):
+        await Meter().reserve(limited, demand(500, 4096, 256))
+    assert (await Meter().reserve(token(tokens_max=756), demand(500, 4096, 256))).tokens == 756
+
+
+async def test_an_answer_is_shortened_to_what_the_money_pays() -> None:
+    limited = token(cost_usd_nanos_max=1_000_000)  # 500 tokens sent, 250 received
+
+    reservation = await Meter().reserve(limited, demand(500, 4096, 100, PRICE))
+
+    assert reservation.output_tokens_max == 250
+
+
+async def test_a_call_waits_rather_than_be_shortened() -> None:
+    meter, limited = Meter(), token(tokens_max=6000)
+    first = await meter.reserve(limited, demand(500, 1000))
+    second = asyncio.create_task(meter.reserve(limited, demand(500, 5000, 256)))
+    await settled()
+    assert not second.done()
+
+    first.settle(spend(100, 100))
+
+    assert (await second).output_tokens_max == 5000
+
+
+async def test_the_tokens_own_figures_are_a_floor() -> None:
+    """A gateway that was restarted does not start a run from zero."""
+    meter = Meter()
+    with pytest.raises(RunLimitExceededError):
+        await meter.reserve(token(tokens_max=100, tokens_spent=90), demand(11, 0))
+
+    reservation = await meter.reserve(token(tokens_max=100, tokens_spent=0), demand(10, 0))
+    assert reservation.tokens == 10
+
+
+async def test_runs_and_tenants_do_not_share_a_meter() -> None:
+    meter = Meter()
+    await meter.reserve(token(tokens_max=100), demand(100, 0))
+
+    await meter.reserve(token(tokens_max=100, run="runs/2"), demand(100, 0))
+    await meter.reserve(token(tokens_max=100, tenant="other"), demand(100, 0))
+
+
+async def test_a_run_is_forgotten_after_its_last_token_has_expired() -> None:
+    """Memory does not grow with the number of runs ever seen."""
+    now = [1000.0]
+    meter = Meter(lambda: now[0])
+    (await meter.reserve(token(expires_at=1100.0), demand(1, 1))).settle(spend(1, 1))
+    now[0] = 1099.0
+    assert meter.spend_of(token(run="runs/2", expires_at=2000.0)).tokens == 0
+    assert meter.spend_of(token(expires_at=1100.0)).tokens == 2
+
+    now[0] = 1200.0
+    assert meter.spend_of(token(expires_at=1300.0)).tokens == 0
+
+
+async def test_a_run_with_a_call_under_way_is_not_forgotten() -> None:
+    now = [1000.0]
+    meter = Meter(lambda: now[0])
+    await meter.reserve(token(expires_at=1100.0), demand(1, 1))
+    now[0] = 5000.0
+
+    assert meter.spend_of(token(expires_at=6000.0)).tokens_held == 2
+
+
+calls = st.lists(
+    st.tuples(
+        st.integers(min_value=0, max_value=400),  # input
+        st.integers(min_value=1, max_value=400),  # output
+        st.booleans(),  # may be shortened
+        st.sampled_from(["settles", "is cancelled"]),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    calls=calls,
+    tokens_max=st.none() | st.integers(min_value=0, max_value=3000),
+    cost_max=st.none() | st.integers(min_value=0, max_value=3_000_000),
+    seed=st.integers(min_value=0, max_value=2**32),
+)
+def test_concurrent_calls_never_spend_more_than_the_limits(
+    calls: list[tuple[int, int, bool, str]],
+    tokens_max: int | None,
+    cost_max: int | None,
+    seed: int,
+) -> None:
+    """The promise of the meter, with providers that honour the limit they are given."""
+    limited = token(tokens_max=tokens_max, cost_usd_nanos_max=cost_max)
+
+    state = asyncio.run(_spend_all(calls, limited, random.Random(seed)))
+
+    assert tokens_max is None or state[0] <= tokens_max
+    assert cost_max is None or state[1] <= cost_max
+    assert state[2:] == (0, 0)
+
+
+async def _spend_all(
+    calls: list[tuple[int, int, bool, str]], limited: RunToken, chance: random.Random
+) -> tuple[int, int, int, int]:
+    meter = Meter()
+
+    async def one(sent: int, received: int, shortens: bool, ending: str) -> None:
+        await asyncio.sleep(chance.choice([0, 0.0001]))
+        wanted = demand(sent, received, min(received, 5) if shortens else received, PRICE)
+        try:
+            reservation = await meter.reserve(limited, wanted)
+        except RunLimitExceededError:
+            return
+        used = chance.choice([0.0, 0.5, 1.0])
+        try:
+            await asyncio.sleep(chance.choice([0, 0.0001]))
+        finally:
+            received_really = int(reservation.output_tokens_max * used)
+            reservation.settle(spend(int(sent * used), received_really, PRICE))
+
+    tasks = [asyncio.create_task(one(*call)) for call in calls]
+    for task, call in zip(tasks, calls, strict=True):
+        if call[3] == "is cancelled":
+            await asyncio.sleep(0)
+            task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    spent = meter.spend_of(limited)
+    return spent.tokens, spent.cost_usd_nanos, spent.tokens_held, spent.cost_usd_nanos_held
