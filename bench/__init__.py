@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench NAME`, or `all`. They run the real services as real processes."""

@@ -1,0 +1,39 @@
+"""Run benchmarks: `python -m bench path` or `all`; `--json` prints one JSON object a line.
+
+Ends with 0 also where a goal is missed: a figure is a fact, and the goal stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from bench import path
+from bench.measurement import print_json, print_table
+
+BENCHES = {path.NAME: path.measure}
+
+
+async def _run(names: list[str], *, as_json: bool) -> None:
+    for name in names:
+        measurements = []
+        async for measurement in BENCHES[name]():
+            measurements.append(measurement)
+            if as_json:
+                print_json(measurement)
+        if not as_json:
+            print_table(measurements)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", choices=[*BENCHES, "all"])
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    options = parser.parse_args()
+    names = list(BENCHES) if options.name == "all" else [options.name]
+    asyncio.run(_run(names, as_json=options.json))
+
+
+if __name__ == "__main__":
+    main()

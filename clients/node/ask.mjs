@@ -1,0 +1,114 @@
+// Asks fathom a question about a file: uploads it, creates a run, watches it, prints the answer.
+//
+//   node ask.mjs HOST:PORT "QUESTION" FILE
+//
+// The answer goes to stdout, progress to stderr. The exit status is 0 when the question was
+// answered, 3 for a partial answer and 1 when there is none.
+
+import { randomUUID } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { basename } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+
+import grpc from '@grpc/grpc-js'
+import protoLoader from '@grpc/proto-loader'
+
+const PROTO_FOLDERS = ['../../protos', '../../third_party/googleapis'].map((folder) =>
+  fileURLToPath(new URL(folder, import.meta.url))
+)
+const CHUNK_BYTES = 1024 * 1024
+const UPLOAD_TIMEOUT_S = 600
+const CALL_TIMEOUT_S = 30
+const RUN_TIMEOUT_S = 3600
+const WATCH_ATTEMPTS = 10
+const EXIT_STATUS = { STATE_ANSWERED: 0, STATE_PARTIAL: 3 }
+
+function loadServices() {
+  const files = ['context_service.proto', 'orchestrator_service.proto']
+  const definition = protoLoader.loadSync(
+    files.map((file) => `fathom/orchestrator/v1/${file}`),
+    { includeDirs: PROTO_FOLDERS, keepCase: true, longs: Number, enums: String, oneofs: true }
+  )
+  return grpc.loadPackageDefinition(definition).fathom.orchestrator.v1
+}
+
+const after = (seconds) => ({ deadline: Date.now() + seconds * 1000 })
+
+// Sends the file in chunks, waiting whenever the connection is full.
+async function upload(contexts, path) {
+  let call
+  const stored = new Promise((resolve, reject) => {
+    call = contexts.UploadContext(after(UPLOAD_TIMEOUT_S), (error, response) =>
+      error ? reject(error) : resolve(response.context)
+    )
+  })
+  stored.catch(() => {}) // Reported by whoever awaits it below.
+  const send = async (message) => {
+    const drained = new Promise((resolve) => call.once('drain', resolve))
+    // A server that refuses the upload never drains it: the refusal ends the wait.
+    if (!call.write(message)) await Promise.race([drained, stored])
+  }
+  await send({ start: { kind: 'KIND_TEXT', title: basename(path) } })
+  let offset = 0
+  for await (const data of createReadStream(path, { highWaterMark: CHUNK_BYTES })) {
+    await send({ chunk: { offset_bytes: offset, data } })
+    offset += data.length
+  }
+  call.end()
+  return stored
+}
+
+// Yields the run's events up to the last one. A connection that breaks is made again, and the
+// events go on where they stopped.
+async function* watch(orchestrator, name) {
+  let sequence = 0
+  for (let attempt = 1; ; attempt++) {
+    const request = { name, after_sequence: sequence }
+    try {
+      for await (const { event } of orchestrator.WatchRun(request, after(RUN_TIMEOUT_S))) {
+        sequence = event.sequence
+        attempt = 1
+        yield event
+      }
+      return
+    } catch (error) {
+      if (error.code !== grpc.status.UNAVAILABLE || attempt === WATCH_ATTEMPTS) throw error
+      await new Promise((resolve) => setTimeout(resolve, 200 * attempt))
+    }
+  }
+}
+
+async function ask(address, question, path) {
+  const services = loadServices()
+  const credentials = grpc.credentials.createInsecure()
+  const contexts = new services.ContextService(address, credentials)
+  const orchestrator = new services.OrchestratorService(address, credentials)
+  const createRun = promisify(orchestrator.CreateRun.bind(orchestrator))
+
+  const context = await upload(contexts, path)
+  const request = { spec: { question, context: context.name }, request_id: randomUUID() }
+  const { run } = await createRun(request, after(CALL_TIMEOUT_S))
+  console.error(run.name)
+
+  let last = run
+  for await (const event of watch(orchestrator, run.name)) {
+    if (event.turn_started) console.error(`turn ${event.turn}`)
+    if (event.run_changed) last = event.run_changed
+  }
+  if (last.answer) console.log(last.answer.text)
+  if (last.error) console.error(`${last.state}: ${last.error.message}`)
+  return EXIT_STATUS[last.state] ?? 1
+}
+
+const [address, question, path] = process.argv.slice(2)
+if (!path) {
+  console.error('usage: node ask.mjs HOST:PORT "QUESTION" FILE')
+  process.exit(2)
+}
+try {
+  process.exit(await ask(address, question, path))
+} catch (error) {
+  console.error(`error: ${error.message}`)
+  process.exit(1)
+}

@@ -1,0 +1,169 @@
+"""The client of an orchestrator: upload, ask, watch, cancel, look up.
+
+A thin, typed shell around the generated stubs; every call has a deadline, and every failure is a
+`CallError`. Nothing here prints, reads the environment or starts processes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from fathom.orchestrator.v1 import (
+    context_pb2,
+    context_service_pb2,
+    context_service_pb2_grpc,
+    orchestrator_service_pb2,
+    orchestrator_service_pb2_grpc,
+    run_event_pb2,
+    run_pb2,
+)
+
+from fathom_client import uploads, watching
+from fathom_client.channel import open_channel
+from fathom_client.errors import from_rpc_error
+from fathom_client.limits import Limits
+from fathom_client.results import Result
+
+_TIMEOUT_S = 30.0
+
+Answered = TypeVar("Answered")
+
+
+class Client:
+    """A connection to one orchestrator; use it as an asynchronous context manager."""
+
+    def __init__(self, address: str) -> None:
+        """Prepare a connection to `host:port`; it is made with the first call."""
+        self._address = address
+        self._channel = open_channel(address)
+        self._orchestrator: orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub = (
+            orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
+        )
+        self._contexts: context_service_pb2_grpc.ContextServiceAsyncStub = (
+            context_service_pb2_grpc.ContextServiceStub(self._channel)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        await self._channel.close()
+
+    async def upload(
+        self, source: uploads.Upload, *, on_progress: Callable[[int], None] | None = None
+    ) -> context_pb2.Context:
+        """Store files as a context; the same bytes twice are one context.
+
+        `on_progress` gets the bytes sent so far. Raises InputChangedError, OSError or CallError.
+        """
+        response = await uploads.upload(self._address, source, on_progress=on_progress)
+        return response.context
+
+    async def get_context(self, name: str) -> context_pb2.Context:
+        """Return the description of `contexts/{context}`."""
+        request = context_service_pb2.GetContextRequest(name=name)
+        response = await _answer(self._contexts.GetContext(request, timeout=_TIMEOUT_S))
+        return response.context
+
+    async def create(
+        self,
+        question: str,
+        context: str,
+        *,
+        limits: Limits | None = None,
+        root_tier: str = "",
+        sub_tier: str = "",
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        """Start a run over `contexts/{context}` and return at once.
+
+        Without a `request_id` one is made, so that a retry of the connection starts no second
+        run; pass your own to make a repeat by yourself safe too.
+        """
+        spec = run_pb2.RunSpec(
+            question=question,
+            context=context,
+            limits=(limits or Limits()).to_wire(),
+            root_tier=root_tier,
+            sub_tier=sub_tier,
+        )
+        request = orchestrator_service_pb2.CreateRunRequest(
+            spec=spec, request_id=request_id or str(uuid.uuid4())
+        )
+        response = await _answer(self._orchestrator.CreateRun(request, timeout=_TIMEOUT_S))
+        return response.run
+
+    async def ask(
+        self,
+        question: str,
+        context: str | uploads.Upload,
+        *,
+        limits: Limits | None = None,
+        on_event: Callable[[run_event_pb2.RunEvent], None] | None = None,
+    ) -> Result:
+        """Upload if need be, start a run and wait for its end.
+
+        A run that ends partial, failed or cancelled is a Result too; look at its `status`.
+        """
+        name = context if isinstance(context, str) else (await self.upload(context)).name
+        run = await self.create(question, name, limits=limits)
+        async for event in self.watch(run.name):
+            if on_event is not None:
+                on_event(event)
+        return Result(await self.get(run.name))
+
+    def watch(self, name: str, *, after_sequence: int = 0) -> AsyncIterator[run_event_pb2.RunEvent]:
+        """Yield the run's events after `after_sequence`, then live ones, up to the last.
+
+        A connection that breaks is resumed without a gap or a repeat.
+        """
+        return watching.watch(self._orchestrator, name, after_sequence=after_sequence)
+
+    async def get(self, name: str) -> run_pb2.Run:
+        """Return `runs/{run}` as it stands."""
+        request = orchestrator_service_pb2.GetRunRequest(name=name)
+        response = await _answer(self._orchestrator.GetRun(request, timeout=_TIMEOUT_S))
+        return response.run
+
+    async def list_runs(
+        self, *, count_max: int, states: Iterable[run_pb2.Run.State.ValueType] = ()
+    ) -> list[run_pb2.Run]:
+        """Return the newest runs, at most `count_max`, in one of `states` where any is given."""
+        runs: list[run_pb2.Run] = []
+        states, page_token = tuple(states), ""
+        while len(runs) < count_max:
+            request = orchestrator_service_pb2.ListRunsRequest(
+                page_size=min(count_max - len(runs), 500), page_token=page_token, states=states
+            )
+            page = await _answer(self._orchestrator.ListRuns(request, timeout=_TIMEOUT_S))
+            runs.extend(page.runs)
+            page_token = page.next_page_token
+            if not page_token:
+                break
+        return runs
+
+    async def cancel(self, name: str) -> run_pb2.Run:
+        """Ask a run to stop and return without waiting; it is safe to repeat."""
+        request = orchestrator_service_pb2.CancelRunRequest(name=name)
+        response = await _answer(self._orchestrator.CancelRun(request, timeout=_TIMEOUT_S))
+        return response.run
+
+
+async def _answer(call: Awaitable[Answered]) -> Answered:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error

@@ -1,0 +1,97 @@
+"""Showing how a run ended: the answer on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from fathom_client.command.failures import explain
+from fathom_client.command.following import Followed
+from fathom_client.command.invocation import Invocation, error_object, print_json
+from fathom_client.command.progress_line import SEPARATOR
+from fathom_client.command.terminal import plain
+from fathom_client.figures import count_text, plural, span_text, usd_text
+from fathom_client.results import Result
+
+_LAST_SAID_CHARACTERS = 600
+
+
+def show_outcome(invocation: Invocation, followed: Followed, *, with_answer: bool = True) -> None:
+    """Print the answer, or why there is none, then what it took and where to look next.
+
+    `with_answer` is False where the events on standard output hold it.
+    """
+    result = Result(followed.run)
+    if invocation.as_json:
+        print_json(outcome_object(result))
+    elif with_answer:
+        show_answer(result)
+    terminal = invocation.terminal
+    if result.status == "partial":
+        limit = followed.run.answer.limit_reached
+        terminal.say(terminal.style(f"partial answer: {limit} was reached", "yellow"))
+    if result.error is not None:
+        failure = explain(result.error, run=followed.run.name, fathom=invocation.fathom)
+        terminal.error(f"{terminal.style(result.status + ':', 'red')} {plain(failure.cause)}")
+        if followed.progress.last_said:
+            terminal.say(f"the model said last:\n{_indented(followed.progress.last_said)}")
+        terminal.error(f"cost so far: {usd_text(followed.run.usage.cost_usd_nanos)}")
+        terminal.error(f"try: {failure.attempt}")
+    terminal.say(terminal.style(took_line(result), "dim"))
+    terminal.say(steps_line(invocation, followed.run.name))
+
+
+def show_answer(result: Result) -> None:
+    """Print the answer; to a terminal without anything that it would obey."""
+    if result.text is not None:
+        click.echo(plain(result.text) if sys.stdout.isatty() else result.text)
+
+
+def took_line(result: Result) -> str:
+    """Return what the run took: `$0.31 · 41 s · 3 turns · 212 calls · 1.4M tok`."""
+    run = result.run
+    return SEPARATOR.join(
+        [
+            usd_text(run.usage.cost_usd_nanos),
+            span_text(result.elapsed_s),
+            plural(run.turns, "turn"),
+            plural(run.sub_calls, "call"),
+            f"{count_text(result.tokens)} tok",
+        ]
+    )
+
+
+def steps_line(invocation: Invocation, run: str) -> str:
+    """Return where a run's steps can be seen."""
+    text = f"steps: {invocation.fathom} runs show {run}"
+    return invocation.terminal.style(text, "dim")
+
+
+def outcome_object(result: Result) -> dict[str, object]:
+    """Return a run as `--json` shows it."""
+    run, error = result.run, result.error
+    return {
+        "run": run.name,
+        "status": result.status,
+        "question": run.spec.question,
+        "context": run.spec.context,
+        "answer": result.text,
+        "answer_is_json": run.answer.is_json,
+        "limit_reached": run.answer.limit_reached or None,
+        "error": None if error is None else error_object(error),
+        "turns": run.turns,
+        "sub_calls": run.sub_calls,
+        "input_tokens": run.usage.input_tokens,
+        "output_tokens": run.usage.output_tokens,
+        "cost_usd": result.cost_usd,
+        "cost_usd_nanos": run.usage.cost_usd_nanos,
+        "elapsed_s": round(result.elapsed_s, 3),
+    }
+
+
+def _indented(text: str) -> str:
+    shown = plain(text.strip())
+    if len(shown) > _LAST_SAID_CHARACTERS:
+        shown = shown[:_LAST_SAID_CHARACTERS] + " …"
+    return "\n".join(f"  {line}" for line in shown.splitlines())

@@ -1,0 +1,179 @@
+"""`fathom ask`: a question over files, answered on standard output."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fathom_client.client import Client
+from fathom_client.command import exit_codes, options
+from fathom_client.command.answers import show_outcome
+from fathom_client.command.following import RunFollower, cancelling_on_interrupt
+from fathom_client.command.interrupts import Interrupts
+from fathom_client.command.invocation import Invocation, invoke, print_json
+from fathom_client.command.progress_line import SEPARATOR
+from fathom_client.command.server_choice import server_to_ask
+from fathom_client.command.terminal import Terminal
+from fathom_client.figures import bytes_text
+from fathom_client.inputs import STDIN, InputError, Inputs, read_inputs, split_question
+from fathom_client.limits import Limits
+from fathom_client.uploads import Upload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for on the command line."""
+
+    question: str
+    """The question."""
+    inputs: Inputs
+    """The data."""
+    limits: Limits
+    """What the run may consume."""
+    root_tier: str
+    """Tier or model of the root model; empty for the server's."""
+    sub_tier: str
+    """Tier or model of sub-calls; empty for the server's."""
+    as_events: bool
+    """True where standard output gets each event."""
+    detach: bool
+    """True to return once the run is created."""
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="QUESTION [PATH|DIR|GLOB|-]...")
+@click.option("--question", "named_question", metavar="TEXT", help="The question, named outright.")
+@click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="More data; repeatable.")
+@click.option("--paths-from", metavar="FILE|-", help="File of further paths, one a line.")
+@click.option("--json-input", is_flag=True, help="Give the one file as a JSON value, not as text.")
+@options.limits
+@click.option("--root-model", default="", metavar="TIER", help="Tier or model that leads.")
+@click.option("--sub-model", default="", metavar="TIER", help="Tier or model for sub-calls.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent, and stop.")
+@click.option("--detach", is_flag=True, help="Print the run's name and return at once.")
+@options.as_json
+@options.as_events
+@options.quiet
+@options.verbose
+@options.server
+def ask(**chosen: Any) -> None:
+    """Ask a question over files, directories, globs or standard input.
+
+    Existing paths are data; the remaining argument is the question. Directories honour
+    .gitignore. The answer goes to stdout, everything else to stderr.
+
+    Exit status: 0 answered, 1 failed, 2 usage, 3 partial (a limit was hit), 4 not authorised,
+    5 service unreachable, 130 interrupted.
+    """
+    quiet, verbose = chosen.pop("quiet"), chosen.pop("verbose")
+    as_json, server = chosen.pop("as_json"), chosen.pop("server")
+    dry_run = chosen.pop("dry_run")
+    if as_json and chosen["as_events"]:
+        raise click.UsageError("--json and --events exclude each other")
+
+    async def main(invocation: Invocation, interrupts: Interrupts) -> int:
+        request = _read_request(chosen)
+        invocation.terminal.say(trust_line(request.inputs, request.limits))
+        _note_skipped(invocation.terminal, request.inputs)
+        if dry_run:
+            return exit_codes.ANSWERED
+        async with server_to_ask(invocation) as chosen_server:
+            if request.detach and chosen_server.is_private:
+                raise InputError("--detach needs services that stay: start them with `fathom up`")
+            async with Client(chosen_server.address) as client:
+                return await _ask(client, invocation, interrupts, request)
+
+    invoke(main, quiet=quiet, verbose=verbose, as_json=as_json, server=server)
+
+
+def trust_line(inputs: Inputs, limits: Limits) -> str:
+    """Return what is about to be sent and may be spent, before any of it is."""
+    return SEPARATOR.join([inputs.describe(), f"limits {limits.describe()}"])
+
+
+async def upload(client: Client, terminal: Terminal, source: Upload) -> str:
+    """Upload with progress and return the context's name."""
+
+    def show(sent_bytes: int) -> None:
+        total = bytes_text(source.size_bytes)
+        terminal.live(f"uploading {bytes_text(sent_bytes)} of {total}")
+
+    context = await client.upload(source, on_progress=show)
+    terminal.end_live()
+    if context.malformed_sequences:
+        terminal.say(
+            f"{context.malformed_sequences:,} malformed UTF-8 sequences are read as U+FFFD"
+        )
+    terminal.note(
+        f"{context.name}: {context.lines:,} lines, about {context.tokens_estimated:,} tokens"
+    )
+    return context.name
+
+
+async def _ask(
+    client: Client, invocation: Invocation, interrupts: Interrupts, request: Request
+) -> int:
+    context = await upload(client, invocation.terminal, request.inputs.upload)
+    run = await client.create(
+        request.question,
+        context,
+        limits=request.limits,
+        root_tier=request.root_tier,
+        sub_tier=request.sub_tier,
+    )
+    invocation.run = run.name
+    if request.detach:
+        if invocation.as_json:
+            print_json({"run": run.name, "status": "queued"})
+        else:
+            click.echo(run.name)
+        invocation.terminal.say(f"follow it: {invocation.fathom} runs watch {run.name}")
+        return exit_codes.ANSWERED
+    invocation.terminal.note(run.name)
+    follower = RunFollower(client, invocation, as_events=request.as_events)
+    async with cancelling_on_interrupt(client, invocation, interrupts, run.name):
+        followed = await follower.follow(run.name)
+    show_outcome(invocation, followed, with_answer=not request.as_events)
+    return exit_codes.INTERRUPTED if interrupts.happened else exit_codes.of_run(followed.run.state)
+
+
+def _read_request(chosen: dict[str, Any]) -> Request:
+    limits = options.limits_of(chosen)
+    arguments = list(chosen["arguments"])
+    question = chosen["named_question"]
+    if question is None:
+        question, arguments = split_question(arguments)
+    paths = [*arguments, *chosen["files"], *_listed_paths(chosen["paths_from"])]
+    if not paths:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("no data: name files, directories or globs, or pipe text in")
+        paths = [STDIN]
+    return Request(
+        question=question,
+        inputs=read_inputs(paths, read_stdin=_read_stdin, as_json=chosen["json_input"]),
+        limits=limits,
+        root_tier=chosen["root_model"],
+        sub_tier=chosen["sub_model"],
+        as_events=chosen["as_events"],
+        detach=chosen["detach"],
+    )
+
+
+def _listed_paths(source: str | None) -> list[str]:
+    if source is None:
+        return []
+    text = _read_stdin().decode() if source == STDIN else Path(source).read_text()
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _note_skipped(terminal: Terminal, inputs: Inputs) -> None:
+    for entry in inputs.skipped:
+        terminal.note(f"skipped {entry.path} ({entry.why})")

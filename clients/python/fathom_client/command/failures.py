@@ -1,0 +1,123 @@
+"""What went wrong, in words: the cause, the cost so far and the next thing to try.
+
+The one place that turns exceptions into messages and exit statuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fathom_client.command import exit_codes
+from fathom_client.errors import (
+    CallError,
+    DeadlineExceededError,
+    FathomError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from fathom_client.home import HomeInUseError
+from fathom_client.inputs import InputError
+from fathom_client.local_stack import StackEndedError
+from fathom_client.model_settings import ModelSettingsError, NoKeyError
+from fathom_client.processes import ServiceStartError
+
+_TRIES_BY_REASON = {
+    "ERROR_REASON_PROVIDER_UNAVAILABLE": "check the provider's address, then ask again",
+    "ERROR_REASON_PROVIDER_CREDENTIAL": "check the provider's key and its funds",
+    "ERROR_REASON_PROVIDER_RATE_LIMITED": "wait a little, or lower --max-calls",
+    "ERROR_REASON_PROVIDER_REJECTED": "check the models' names in FATHOM_ROOT_MODEL and _SUB_MODEL",
+    "ERROR_REASON_PROVIDER_BROKEN_REPLY": "ask again",
+    "ERROR_REASON_PROVIDER_TIMEOUT": "ask again, with more time: --max-time",
+    "ERROR_REASON_CONTEXT_WINDOW_EXCEEDED": "name a root model with a larger window: --root-model",
+    "ERROR_REASON_RUN_INTERRUPTED": "ask again",
+    "ERROR_REASON_MODEL_NOT_OFFERED": "use one of the models that the message names",
+    "ERROR_REASON_RUN_LIMIT_EXCEEDED": "raise the limit that the message names",
+    "ERROR_REASON_LIMIT_ABOVE_CEILING": "lower the limit that the message names",
+    "ERROR_REASON_RUN_QUEUE_FULL": "wait for a run to end: {fathom} runs list",
+    "ERROR_REASON_GUEST_NOT_PREPARED": "fathom-prepare-guest",
+    "ERROR_REASON_CONTEXT_TOO_LARGE": "ask over fewer or smaller files",
+    "ERROR_REASON_SANDBOX_CAPACITY": "wait for other runs to end, then ask again",
+}
+_WHERE_RUNS_ARE = "{fathom} runs list"
+
+
+class NoServerError(FathomError):
+    """There is no service to ask and no way to start one."""
+
+
+_NO_SERVER = (
+    "set OPENAI_API_KEY and ask again, or use services that run elsewhere:"
+    " {fathom} ask --server HOST:PORT (to see it work without a key: {fathom} demo)"
+)
+_HOME_IN_USE = (
+    "wait for it to end, or run `{fathom} up` once for all commands, or set FATHOM_HOME to another"
+    " folder"
+)
+_GATEWAY_START = (
+    "check models and prices: FATHOM_ROOT_MODEL, FATHOM_SUB_MODEL, and FATHOM_ROOT_PRICE and"
+    " FATHOM_SUB_PRICE as INPUT/OUTPUT in US dollars a million tokens, such as 1.25/10, or free"
+)
+_TRIES_BY_CLASS: tuple[tuple[type[Exception], str, int], ...] = (
+    (InputError, "{fathom} ask --help", exit_codes.USAGE),
+    (ModelSettingsError, "correct the variable", exit_codes.USAGE),
+    (NoKeyError, "set OPENAI_API_KEY, or {fathom} up --scripted-model", exit_codes.NOT_AUTHORISED),
+    (NoServerError, _NO_SERVER, exit_codes.NOT_AUTHORISED),
+    (HomeInUseError, _HOME_IN_USE, exit_codes.UNREACHABLE),
+    (ServiceStartError, "{fathom} doctor", exit_codes.UNREACHABLE),
+    (StackEndedError, "{fathom} doctor", exit_codes.UNREACHABLE),
+    (OSError, "check the path, its permissions and the free space", exit_codes.FAILED),
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure as people and scripts see it."""
+
+    cause: str
+    """What went wrong."""
+    attempt: str
+    """What to do next."""
+    exit_code: int
+    """The command's exit status."""
+
+
+def explain(error: Exception, *, run: str = "", fathom: str = "fathom") -> Failure:
+    """Return what to say of an error.
+
+    `run` is the run that was being worked on, if any; `fathom` is how the user names the command.
+    """
+    failure = _explain_call(error, run) if isinstance(error, CallError) else _explain(error)
+    return replace(failure, attempt=failure.attempt.replace("{fathom}", fathom))
+
+
+def _explain(error: Exception) -> Failure:
+    if isinstance(error, ServiceStartError) and error.service == "gateway":
+        return Failure(str(error), _GATEWAY_START, exit_codes.UNREACHABLE)
+    for error_class, attempt, exit_code in _TRIES_BY_CLASS:
+        if isinstance(error, error_class):
+            return Failure(str(error), attempt, exit_code)
+    return Failure(str(error), "{fathom} doctor", exit_codes.FAILED)
+
+
+def _explain_call(error: CallError, run: str) -> Failure:
+    cause = str(error)
+    for field, description in error.field_violations.items():
+        if description not in cause:
+            cause += f"\n  {field}: {description}"
+    if offered := error.metadata.get("offered"):
+        cause += f" (offered: {offered})"
+    if error.retry_after_s:
+        cause += f" (try again after {error.retry_after_s:.0f} s)"
+    again = f"{{fathom}} runs watch {run}" if run else "{fathom} doctor"
+    if isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
+        attempt, exit_code = "check the credential", exit_codes.NOT_AUTHORISED
+    elif isinstance(error, UnavailableError) and not error.reason:
+        cause = f"the service cannot be reached: {cause}"
+        attempt, exit_code = again, exit_codes.UNREACHABLE
+    elif isinstance(error, (UnavailableError, DeadlineExceededError)):
+        attempt, exit_code = again, exit_codes.UNREACHABLE
+    else:
+        attempt = f"{{fathom}} runs show {run}" if run else _WHERE_RUNS_ARE
+        exit_code = exit_codes.FAILED
+    return Failure(cause, _TRIES_BY_REASON.get(error.reason, attempt), exit_code)

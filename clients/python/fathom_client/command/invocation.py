@@ -1,0 +1,151 @@
+"""One use of the command: its surroundings, what it has spent so far, and how it ends.
+
+Every verb runs through `invoke`, so that errors, Ctrl-C and exit statuses are alike everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from fathom_client.command import exit_codes
+from fathom_client.command.failures import explain
+from fathom_client.command.interrupts import Interrupts
+from fathom_client.command.terminal import Terminal, plain
+from fathom_client.errors import CallError, FathomError
+from fathom_client.figures import usd_text
+from fathom_client.home import Home, home_of
+
+
+@dataclass(kw_only=True)
+class Invocation:
+    """What a verb works with."""
+
+    terminal: Terminal
+    """Standard error."""
+    environ: Mapping[str, str]
+    """The user's environment."""
+    as_json: bool = False
+    """True where standard output gets JSON, errors included."""
+    server: str | None = None
+    """The orchestrator that was named, `host:port`."""
+    run: str = ""
+    """The run being worked on, `runs/{run}`, for messages."""
+    cost_usd_nanos: int = 0
+    """What that run has cost so far."""
+    fathom: str = "fathom"
+    """How the user names this command, for messages that tell what to type next."""
+    home: Home = field(init=False)
+    """The user's home folder of fathom."""
+
+    def __post_init__(self) -> None:
+        self.home = home_of(self.environ)
+
+
+def invoke(
+    main: Callable[[Invocation, Interrupts], Awaitable[int]],
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    as_json: bool = False,
+    server: str | None = None,
+) -> None:
+    """Run a verb and exit with its status."""
+    invocation = Invocation(
+        terminal=Terminal(os.environ, quiet=quiet, verbose=verbose),
+        environ=os.environ,
+        as_json=as_json,
+        server=server or os.environ.get("FATHOM_SERVER") or None,
+        fathom=_name_of_command(Path(sys.argv[0])),
+    )
+    try:
+        code = asyncio.run(_run(main, invocation))
+    except BrokenPipeError:
+        # Whoever read standard output, such as `head`, has seen enough. Python would complain when
+        # it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = exit_codes.FAILED
+    except (FathomError, OSError) as error:
+        code = _report(error, invocation)
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        code = _report_interrupted(invocation)
+    sys.exit(code)
+
+
+def print_json(value: object) -> None:
+    """Write one JSON object and a line feed to standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+async def _run(
+    main: Callable[[Invocation, Interrupts], Awaitable[int]], invocation: Invocation
+) -> int:
+    main_task = asyncio.current_task()
+    assert main_task is not None
+    interrupts = Interrupts(main_task)
+    with interrupts.caught():
+        return await main(invocation, interrupts)
+
+
+def _report(error: Exception, invocation: Invocation) -> int:
+    failure = explain(error, run=invocation.run, fathom=invocation.fathom)
+    terminal = invocation.terminal
+    terminal.end_live()
+    terminal.error(f"{terminal.style('error:', 'red')} {plain(failure.cause)}")
+    terminal.error(f"cost so far: {_cost(invocation)}")
+    terminal.error(f"try: {failure.attempt}")
+    if invocation.as_json:
+        print_json(
+            {
+                "run": invocation.run or None,
+                "status": "failed",
+                "answer": None,
+                "error": error_object(error),
+                "cost_usd_nanos": invocation.cost_usd_nanos,
+            }
+        )
+    return failure.exit_code
+
+
+def error_object(error: Exception) -> dict[str, object]:
+    """Return an error as `--json` shows it: code, reason, message and metadata."""
+    call = error if isinstance(error, CallError) else None
+    return {
+        "code": call.code.name if call else None,
+        "reason": (call.reason or None) if call else None,
+        "message": str(error),
+        "metadata": call.metadata if call else {},
+    }
+
+
+def _report_interrupted(invocation: Invocation) -> int:
+    terminal = invocation.terminal
+    terminal.end_live()
+    terminal.error(f"interrupted; cost so far: {_cost(invocation)}")
+    if invocation.run:
+        terminal.error(f"try: {invocation.fathom} runs show {invocation.run}")
+    return exit_codes.INTERRUPTED
+
+
+def _name_of_command(program: Path) -> str:
+    """Return `fathom` where the shell finds it under that name, else the path that was typed."""
+    if program.name != "fathom":
+        return "fathom"
+    found = shutil.which("fathom")
+    if found is not None and Path(found).samefile(program):
+        return "fathom"
+    program = program.absolute()
+    is_below = program.is_relative_to(Path.cwd())
+    return str(program.relative_to(Path.cwd()) if is_below else program)
+
+
+def _cost(invocation: Invocation) -> str:
+    return usd_text(invocation.cost_usd_nanos) if invocation.run else "nothing"

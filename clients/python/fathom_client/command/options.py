@@ -1,0 +1,64 @@
+"""Options that several verbs share, so that each is spelled and explained once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from fathom_client.command.quantities import CountType, DurationType, UsdType
+from fathom_client.limits import Limits
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+server = click.option(
+    "--server",
+    metavar="HOST:PORT",
+    help="Orchestrator to use. Without it: FATHOM_SERVER, a running `fathom up`, else services of"
+    " this command's own.",
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="Nothing but the answer and errors.")
+verbose = click.option("-v", "--verbose", is_flag=True, help="More about what is going on.")
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+as_events = click.option(
+    "--events", "as_events", is_flag=True, help="Each event as one line of JSON on stdout."
+)
+
+USD_DEFAULT = "5"
+TIME_DEFAULT = "10m"
+TURNS_DEFAULT = 20
+
+
+def limits(verb: Verb) -> Verb:
+    """Add the `--max-*` options; the verb gets them as keyword arguments for `limits_of`."""
+    options = (
+        click.option("--max-usd", type=UsdType(), default=USD_DEFAULT, help="Money; default $5."),
+        click.option(
+            "--max-time", type=DurationType(), default=TIME_DEFAULT, help="Time; default 10m."
+        ),
+        click.option(
+            "--max-turns",
+            type=CountType(least=1),
+            default=TURNS_DEFAULT,
+            help="Turns of the root model; default 20.",
+        ),
+        click.option("--max-calls", type=CountType(), help="Calls to sub-models."),
+        click.option("--max-tokens", type=CountType(least=1), help="Tokens in and out."),
+        click.option("--max-depth", type=CountType(), help="Nesting of child runs."),
+    )
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+def limits_of(chosen: dict[str, Any]) -> Limits:
+    """Take the `--max-*` values out of a verb's arguments and return them as limits."""
+    return Limits(
+        usd=chosen.pop("max_usd"),
+        time_s=chosen.pop("max_time"),
+        turns=chosen.pop("max_turns"),
+        sub_calls=chosen.pop("max_calls"),
+        tokens=chosen.pop("max_tokens"),
+        depth=chosen.pop("max_depth"),
+    )

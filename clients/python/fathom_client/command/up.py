@@ -1,0 +1,78 @@
+"""`fathom up`: all services on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from fathom_client.command import exit_codes, options
+from fathom_client.command.guest import prepare_guest
+from fathom_client.command.interrupts import Interrupts
+from fathom_client.command.invocation import Invocation, invoke
+from fathom_client.command.server_choice import SCRIPTED_NOTICE
+from fathom_client.local_stack import LocalStack, StackOptions, local_stack
+from fathom_client.model_settings import settings_of
+
+
+@click.command()
+@click.option(
+    "--listen",
+    default="127.0.0.1:7311",
+    metavar="HOST:PORT",
+    help="Where the orchestrator listens; default 127.0.0.1:7311. Port 0 takes any free one.",
+)
+@click.option(
+    "--scripted-model",
+    is_flag=True,
+    help="Without a key: models that follow written rules. They are no language models.",
+)
+@options.quiet
+@options.verbose
+def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
+    """Run all services on this machine until Ctrl-C; other fathom commands find them."""
+
+    async def main(invocation: Invocation, interrupts: Interrupts) -> int:
+        terminal = invocation.terminal
+        models = None if scripted_model else settings_of(invocation.environ)
+        await prepare_guest(terminal)
+        stack_options = StackOptions(
+            home=invocation.home,
+            environ=invocation.environ,
+            models=models,
+            listen=listen,
+            shared=True,
+            on_step=lambda name: terminal.live(f"starting the {name}"),
+        )
+        async with local_stack(stack_options) as stack:
+            terminal.end_live()
+            terminal.say(SCRIPTED_NOTICE if models is None else f"models: {models.describe}")
+            for process in stack.processes:
+                terminal.note(f"{process.name}: process {process.pid}, log {process.log}")
+            terminal.say(f"state and logs: {invocation.home.path}")
+            ready = terminal.style("ready", "green")
+            ask = f'{invocation.fathom} ask "QUESTION" FILE...'
+            terminal.say(f"{ready}; in another terminal: {ask}")
+            terminal.say("Ctrl-C ends it; the orchestrator listens at")
+            # For programs too: whoever reads this line can connect.
+            click.echo(stack.address)
+            await _until_interrupted(stack, interrupts)
+            terminal.say("ending")
+        return exit_codes.ANSWERED
+
+    invoke(main, quiet=quiet, verbose=verbose)
+
+
+async def _until_interrupted(stack: LocalStack, interrupts: Interrupts) -> None:
+    """Return at the first interrupt. Raises StackEndedError where a service ends before."""
+    interrupted = asyncio.Event()
+    end = asyncio.create_task(stack.wait_for_end())
+    interrupt = asyncio.create_task(interrupted.wait())
+    try:
+        with interrupts.first_means(interrupted.set):
+            await asyncio.wait({end, interrupt}, return_when=asyncio.FIRST_COMPLETED)
+        if end.done():
+            await end
+    finally:
+        end.cancel()
+        interrupt.cancel()

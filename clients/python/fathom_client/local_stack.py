@@ -1,0 +1,210 @@
+"""The three services on this machine, as processes of their own, with SQLite and a local store.
+
+For one user and loopback only. What a cluster does instead is in `deploy/`; no service's code is
+imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fathom_client.errors import FathomError
+from fathom_client.home import Home, Running
+from fathom_client.model_settings import ModelSettings, scripted_settings
+from fathom_client.processes import ServiceProcess
+
+_LOOPBACK = "127.0.0.1:0"
+_NOWHERE = "127.0.0.1:9"
+"""Nothing listens there: for an orchestrator that only looks things up."""
+
+_SHARED_VARIABLES = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "LANG", "LC_ALL", "TZ")
+_NETWORK_VARIABLES = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+_PREFIXES = {
+    "gateway": "FATHOM_GATEWAY_",
+    "sandbox": "FATHOM_SANDBOX_",
+    "orchestrator": "FATHOM_ORCHESTRATOR_",
+}
+
+
+class StackEndedError(FathomError):
+    """A service ended by itself while it was needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """How to start the services."""
+
+    home: Home
+    """Where they keep their state."""
+    environ: Mapping[str, str]
+    """The user's environment; each service gets only its own part."""
+    models: ModelSettings | None = None
+    """The provider; None starts the scripted model server and asks that."""
+    listen: str = _LOOPBACK
+    """Where the orchestrator listens."""
+    shared: bool = False
+    """True where other commands may use the services."""
+    on_step: Callable[[str], None] = lambda _: None
+    """Told what is being started."""
+
+
+class LocalStack:
+    """Running services; made by `local_stack` and `reading_stack`."""
+
+    def __init__(self, address: str, processes: list[ServiceProcess]) -> None:
+        """Describe services that run."""
+        self.address = address
+        """Where the orchestrator listens, `host:port`."""
+        self.processes = processes
+        """The processes, in the order of their start."""
+
+    async def wait_for_end(self) -> None:
+        """Wait until a service ends by itself, then raise StackEndedError."""
+        waits = {asyncio.create_task(each.wait_end()): each for each in self.processes}
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        task = done.pop()
+        process = waits[task]
+        raise StackEndedError(f"the {process.name} ended ({task.result()})\n{process.log_tail()}")
+
+
+@contextlib.asynccontextmanager
+async def local_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
+    """Run all services inside the block.
+
+    The sandbox's Python guest must have been prepared. Raises HomeInUseError or
+    ServiceStartError.
+    """
+    home = options.home
+    async with contextlib.AsyncExitStack() as exits:
+        exits.enter_context(home.owned())
+        starter = _Starter(options, exits)
+        models = options.models or await starter.start_scripted_model()
+        config = home.path / "gateway.toml"
+        _write_private(config, models.config_toml)
+        token_key = secrets.token_hex(32)
+        gateway = await starter.start_service(
+            "gateway",
+            "llm_gateway",
+            FATHOM_GATEWAY_CONFIG=str(config),
+            FATHOM_GATEWAY_RUN_TOKEN_KEY=token_key,
+            **models.secrets,
+        )
+        sandbox = await starter.start_service(
+            "sandbox",
+            "sandbox_service",
+            FATHOM_SANDBOX_GATEWAY_ADDRESS=gateway,
+            FATHOM_SANDBOX_OBJECT_STORE=str(home.objects),
+        )
+        address = await starter.start_orchestrator(token_key, gateway, sandbox)
+        running = Running(
+            pid=os.getpid(),
+            address=address,
+            shared=options.shared,
+            scripted=options.models is None,
+        )
+        exits.enter_context(home.announced(running))
+        yield LocalStack(address, starter.processes)
+
+
+@contextlib.asynccontextmanager
+async def reading_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
+    """Run an orchestrator alone inside the block, to look runs up; it can start none."""
+    async with contextlib.AsyncExitStack() as exits:
+        exits.enter_context(options.home.owned())
+        starter = _Starter(options, exits)
+        address = await starter.start_orchestrator(secrets.token_hex(32), _NOWHERE, _NOWHERE)
+        yield LocalStack(address, starter.processes)
+
+
+def environment_of(
+    service: str, environ: Mapping[str, str], settings: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the whole environment of one service: what it needs of the user's, and `settings`.
+
+    `service` is `gateway`, `sandbox` or `orchestrator`. A key that the user's environment holds
+    is not passed on unless `settings` has it.
+    """
+    names = [*_SHARED_VARIABLES, *(_NETWORK_VARIABLES if service == "gateway" else ())]
+    prefix = _PREFIXES[service]
+    passed = {name: environ[name] for name in names if name in environ}
+    own = {name: value for name, value in environ.items() if name.startswith((prefix, "OTEL_"))}
+    return passed | own | dict(settings)
+
+
+class _Starter:
+    """Starts processes one by one, and has each of them ended when the stack ends."""
+
+    def __init__(self, options: StackOptions, exits: contextlib.AsyncExitStack) -> None:
+        self._options = options
+        self._exits = exits
+        self.processes: list[ServiceProcess] = []
+
+    async def start_scripted_model(self) -> ModelSettings:
+        logs = self._options.home.logs
+        address_file = logs / "scripted-model.address"
+        process = ServiceProcess(
+            "scripted model",
+            "fathom_demo.scripted_model",
+            arguments=("--address-file", str(address_file)),
+            environment=_minimal(self._options.environ),
+            address_file=address_file,
+            log=logs / "scripted-model.log",
+        )
+        return scripted_settings(await self._start(process))
+
+    async def start_orchestrator(self, token_key: str, gateway: str, sandbox: str) -> str:
+        home = self._options.home
+        return await self.start_service(
+            "orchestrator",
+            "orchestrator",
+            FATHOM_ORCHESTRATOR_LISTEN=self._options.listen,
+            FATHOM_ORCHESTRATOR_GATEWAY_ADDRESS=gateway,
+            FATHOM_ORCHESTRATOR_SANDBOX_ADDRESS=sandbox,
+            FATHOM_ORCHESTRATOR_DATABASE_URL=home.database_url,
+            FATHOM_ORCHESTRATOR_OBJECT_STORE=str(home.objects),
+            FATHOM_ORCHESTRATOR_RUN_TOKEN_KEY=token_key,
+        )
+
+    async def start_service(self, name: str, module: str, **settings: str) -> str:
+        """Start one service and return its address."""
+        prefix, logs = _PREFIXES[name], self._options.home.logs
+        address_file = logs / f"{name}.address"
+        common = {f"{prefix}LISTEN": _LOOPBACK, f"{prefix}ADDRESS_FILE": str(address_file)}
+        process = ServiceProcess(
+            name,
+            module,
+            environment=environment_of(name, self._options.environ, common | settings),
+            address_file=address_file,
+            log=logs / f"{name}.log",
+        )
+        return await self._start(process)
+
+    async def _start(self, process: ServiceProcess) -> str:
+        self._options.on_step(process.name)
+        # Registered first: a start that is broken off ends what it has started.
+        self._exits.push_async_callback(process.stop)
+        await process.start()
+        self.processes.append(process)
+        return await process.wait_ready()
+
+
+def _minimal(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: environ[name] for name in _SHARED_VARIABLES if name in environ}
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)

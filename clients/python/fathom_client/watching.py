@@ -1,0 +1,75 @@
+"""Following a run's events across broken connections, without a gap and without a repeat.
+
+The one owner of retries for a watch; other calls are retried by the channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+from fathom.orchestrator.v1 import (
+    orchestrator_service_pb2,
+    orchestrator_service_pb2_grpc,
+    run_event_pb2,
+    run_pb2,
+)
+
+from fathom_client.errors import from_rpc_error
+
+TERMINAL_STATES = frozenset(
+    {
+        run_pb2.Run.STATE_ANSWERED,
+        run_pb2.Run.STATE_PARTIAL,
+        run_pb2.Run.STATE_FAILED,
+        run_pb2.Run.STATE_CANCELLED,
+    }
+)
+"""States that a run never leaves."""
+
+_WATCH_TIMEOUT_S = 3600.0
+_BACKOFF_FIRST_S = 0.2
+_BACKOFF_MAX_S = 3.0
+_RESUMED_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+async def watch(
+    orchestrator: orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub,
+    name: str,
+    *,
+    after_sequence: int = 0,
+    patience_s: float = 30.0,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncIterator[run_event_pb2.RunEvent]:
+    """Yield the run's events in order, ending after its last one.
+
+    A connection that breaks is made again, and the events go on where they stopped; the error
+    is raised once `patience_s` seconds passed without an event reaching us after a break.
+    """
+    sequence = after_sequence
+    backoff_s, broken_since = _BACKOFF_FIRST_S, None
+    while True:
+        call = orchestrator.WatchRun(
+            orchestrator_service_pb2.WatchRunRequest(name=name, after_sequence=sequence),
+            timeout=_WATCH_TIMEOUT_S,
+        )
+        try:
+            async for response in call:
+                if response.event.sequence <= sequence:
+                    continue
+                sequence = response.event.sequence
+                backoff_s, broken_since = _BACKOFF_FIRST_S, None
+                yield response.event
+        except grpc.aio.AioRpcError as error:
+            broken_since = broken_since or time.monotonic()
+            waited_s = time.monotonic() - broken_since
+            if error.code() not in _RESUMED_CODES or waited_s + backoff_s > patience_s:
+                raise from_rpc_error(error) from error
+        else:
+            return
+        finally:
+            call.cancel()
+        await pause(backoff_s)
+        backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)

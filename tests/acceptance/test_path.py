@@ -1,0 +1,195 @@
+"""The built wheel as its users have it: commands, real processes, a generic gRPC tool."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Installed, Stack
+from tests.support.eventually import eventually
+
+BUF = str(Path(sysconfig.get_path("scripts")) / "buf")
+PACKAGE = "fathom.orchestrator.v1"
+
+
+def run(command: list[str], environ: dict[str, str], **options: object) -> tuple[int, str, str]:
+    done = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=100, check=False,
+        stdin=subprocess.DEVNULL, **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def buf_curl(stack: Stack, method: str, *messages: object) -> list[dict[str, object]]:
+    """Call a method with buf, which knows it by reflection alone; return the responses."""
+    done = subprocess.run(
+        [BUF, "curl", "--http2-prior-knowledge", "--data", "@-",
+         f"http://{stack.orchestrator_address}/{PACKAGE}.{method}"],
+        input="\n".join(json.dumps(message) for message in messages),
+        env=stack.environ, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    decoder, text, responses = json.JSONDecoder(), done.stdout.strip(), []
+    while text:
+        response, end = decoder.raw_decode(text)
+        responses.append(response)
+        text = text[end:].lstrip()
+    return responses
+
+
+def test_the_wheel_runs_without_the_checkout(
+    installed: Installed, user_environ: dict[str, str], tmp_path: Path
+) -> None:
+    """A file that is missing from the wheel must not be found in the checkout instead."""
+    code = "import fathom_client, orchestrator, common; print(orchestrator.__file__)"
+
+    status, printed, error = run([installed.python, "-c", code], user_environ, cwd=tmp_path)
+
+    assert status == 0, error
+    assert Path(printed.strip()).is_relative_to(installed.bin.parent)
+
+
+def test_a_generic_grpc_tool_uploads_asks_and_watches(stack: Stack) -> None:
+    text = "The vault code of the Hamburg office is 4711.\n" + "Nothing to see here.\n" * 2000
+    data = base64.b64encode(text.encode()).decode()
+    [uploaded] = buf_curl(
+        stack,
+        "ContextService/UploadContext",
+        {"start": {"kind": "KIND_TEXT", "title": "notes"}},
+        {"chunk": {"offsetBytes": "0", "data": data}},
+    )
+    spec = {
+        "question": "What is the vault code of the Hamburg office?",
+        "context": uploaded["context"]["name"],  # type: ignore[index]
+    }
+    [created] = buf_curl(stack, "OrchestratorService/CreateRun", {"spec": spec})
+    name = created["run"]["name"]  # type: ignore[index]
+
+    events = buf_curl(stack, "OrchestratorService/WatchRun", {"name": name})
+
+    sequences = [int(response["event"]["sequence"]) for response in events]  # type: ignore[index]
+    assert sequences == list(range(1, len(events) + 1))
+    last = events[-1]["event"]["runChanged"]  # type: ignore[index]
+    assert last["state"] == "STATE_ANSWERED"
+    assert "4711" in last["answer"]["text"]
+
+
+def test_the_demo_answers_both_questions_rightly(
+    installed: Installed, user_environ: dict[str, str], tmp_path: Path
+) -> None:
+    """What `make run` shows, over a smaller text: a search, and a count through sub-calls."""
+    environ = user_environ | {"FATHOM_HOME": str(tmp_path)}
+
+    status, _, told = run([installed.fathom, "demo", "--lines", "50000", "--seed", "5"], environ)
+
+    assert status == 0, told
+    assert "not a language model" in told
+
+
+def test_ask_prints_the_answer_alone_on_stdout(installed: Installed, stack: Stack) -> None:
+    """What comes out can be piped into another program."""
+    library = Path(sysconfig.get_path("stdlib")) / "json"
+
+    status, answer, told = run(
+        [installed.fathom, "ask", "What does the JSON decoder do?", str(library)], stack.environ
+    )
+
+    assert status == 0, told
+    assert answer.strip()
+    assert "limits" in told
+    assert "runs/" in told
+
+
+def test_an_asked_run_can_be_shown_afterwards(installed: Installed, stack: Stack) -> None:
+    file = stack.home / "notes.txt"
+    file.write_text("The magic number of the lighthouse is 8128.\n" + "Filler line.\n" * 100)
+    command = [installed.fathom, "ask", "--json", "What is the magic number of the lighthouse?"]
+    status, printed, told = run([*command, str(file)], stack.environ)
+    assert status == 0, told
+    result = json.loads(printed)
+
+    status, shown, told = run([installed.fathom, "runs", "show", result["run"]], stack.environ)
+
+    assert status == 0, told
+    assert "8128" in shown
+
+
+def test_a_limit_gives_a_partial_answer_and_says_so(installed: Installed, stack: Stack) -> None:
+    file = stack.home / "some.txt"
+    file.write_text("Filler line about the harbour.\n" * 1000)
+    command = [installed.fathom, "ask", "--max-turns", "1", "What is said about the harbour?"]
+
+    status, _, told = run([*command, str(file)], stack.environ)
+
+    assert status == 3
+    assert "turns" in told
+
+
+def test_without_a_key_or_services_ask_names_the_remedies(
+    installed: Installed, user_environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    environ = user_environ | {"FATHOM_HOME": str(tmp_path / "home")}
+
+    status, answer, told = run([installed.fathom, "ask", "Why?", "a.txt"], environ, cwd=tmp_path)
+
+    assert (status, answer) == (4, "")
+    assert "OPENAI_API_KEY" in told
+
+
+@pytest.mark.parametrize("service", ["orchestrator", "sandbox", "gateway"])
+def test_a_mistyped_setting_stops_a_service_with_one_line(
+    installed: Installed, user_environ: dict[str, str], service: str
+) -> None:
+    environ = user_environ | {f"FATHOM_{service.upper()}_LISTEM": "127.0.0.1:0"}
+
+    status, _, told = run([str(installed.bin / f"fathom-{service}")], environ)
+
+    assert status != 0
+    assert f"FATHOM_{service.upper()}_LISTEM: there is no such setting" in told
+    assert "Traceback" not in told
+
+
+async def test_killing_the_command_leaves_no_service_behind(
+    installed: Installed, user_environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Even SIGKILL, which the command cannot handle, must not leave processes running."""
+    environ = user_environ | {"FATHOM_HOME": str(tmp_path)}
+    command = [installed.fathom, "up", "--scripted-model", "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(
+        command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    children = descendants(process.pid)
+    assert len(children) >= 5
+
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+    await eventually(lambda: not any(is_alive(pid) for pid in children), within_s=20)
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"
