@@ -1,0 +1,1 @@
+"""Contexts: the data that runs read, stored once by content."""

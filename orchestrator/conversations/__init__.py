@@ -1,0 +1,1 @@
+"""Conversations: sessions that several runs share. In the contract, not built yet."""

@@ -1,0 +1,101 @@
+"""The gateway as the orchestrator calls it: the root model's calls, and what models there are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+import grpc
+from fathom.errors.v1.error_reason_pb2 import ErrorReason
+from fathom.gateway.v1 import gateway_service_pb2 as pb
+from fathom.gateway.v1 import gateway_service_pb2_grpc
+from fathom.gateway.v1.generation_pb2 import CallContext, Generation, Prompt
+
+from common.errors import ReceivedError, received
+from common.run_token import RUN_TOKEN_METADATA
+from orchestrator.runs.ports import ModelCall
+
+MESSAGE_BYTES_MAX = 32 << 20
+"""As the gateway's contract says."""
+_PAGE_SIZE = 500
+_LIST_TIMEOUT_S = 5.0
+_ATTEMPTS_MAX = 5
+_RETRY_S = 0.2
+
+
+class ModelSource(Protocol):
+    """Where models are listed."""
+
+    async def list_models(self, run_token: str) -> list[pb.Model]:
+        """Return the deployments that a run token permits; raises ReceivedError."""
+
+
+class GatewayClient:
+    """Calls of one gateway. The channel belongs to the caller."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = gateway_service_pb2_grpc.GatewayServiceStub(channel)
+
+    async def generate(self, call: ModelCall) -> Generation:
+        """Ask the root model; raises ReceivedError.
+
+        The gateway owns the retries towards providers. What is retried here is only the way to
+        the gateway itself, as when it restarts; the request id makes that safe.
+        """
+        until_s = time.monotonic() + call.timeout_s
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._generate(call, until_s - time.monotonic())
+            except ReceivedError as error:
+                wait_s = _RETRY_S * 2 ** (attempt - 1)
+                is_last = attempt == _ATTEMPTS_MAX or time.monotonic() + wait_s >= until_s
+                if not _is_gateway_away(error) or is_last:
+                    raise
+            await asyncio.sleep(wait_s)
+
+    async def _generate(self, call: ModelCall, timeout_s: float) -> Generation:
+        prompt = Prompt(
+            tier=call.tier, messages=call.messages, output_tokens_max=call.output_tokens_max
+        )
+        request = pb.GenerateRequest(
+            prompt=prompt, call=CallContext(request_id=call.request_id, turn=call.turn)
+        )
+        try:
+            response = await self._stub.Generate(
+                request, timeout=timeout_s, metadata=_metadata(call.run_token)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+        return response.generation
+
+    async def list_models(self, run_token: str) -> list[pb.Model]:
+        """Return the deployments that a run token permits; raises ReceivedError."""
+        models: list[pb.Model] = []
+        page_token = ""
+        while True:
+            request = pb.ListModelsRequest(page_size=_PAGE_SIZE, page_token=page_token)
+            try:
+                response = await self._stub.ListModels(
+                    request, timeout=_LIST_TIMEOUT_S, metadata=_metadata(run_token)
+                )
+            except grpc.aio.AioRpcError as error:
+                raise received(error) from error
+            models.extend(response.models)
+            page_token = response.next_page_token
+            if not page_token:
+                return models
+
+
+def _metadata(run_token: str) -> tuple[tuple[str, str]]:
+    return ((RUN_TOKEN_METADATA, run_token),)
+
+
+def _is_gateway_away(error: ReceivedError) -> bool:
+    """Whether the gateway could not be reached, as opposed to having answered with an error."""
+    return error.code is grpc.StatusCode.UNAVAILABLE and error.reason in {
+        ErrorReason.ERROR_REASON_UNSPECIFIED,
+        ErrorReason.ERROR_REASON_DRAINING,
+    }

@@ -1,0 +1,50 @@
+"""Page tokens: where the next page of a list begins, opaque to clients and checked when it comes
+back. They hold nothing secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+
+from common.errors import InvalidFieldError
+
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 500
+_CHECK_BYTES = 8
+
+
+def page_size(asked: int) -> int:
+    """Return the size to use for the size asked; raises InvalidFieldError."""
+    if asked < 0:
+        raise InvalidFieldError("page_size", "must be at least 0")
+    return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def make_page_token(scope: str, last: str) -> str:
+    """Return the token for what comes after `last`. `scope` names the list and its filter."""
+    return base64.urlsafe_b64encode(_check(scope, last) + last.encode()).decode()
+
+
+def read_page_token(scope: str, token: str) -> str:
+    """Return what `make_page_token` was given, empty for an empty token; raises
+    InvalidFieldError for a token of another list, another filter or no list at all."""
+    if not token:
+        return ""
+    try:
+        data = base64.urlsafe_b64decode(token.encode("ascii"))
+        last = data[_CHECK_BYTES:].decode()
+    except (binascii.Error, UnicodeError):
+        raise _error() from None
+    if data[:_CHECK_BYTES] != _check(scope, last):
+        raise _error()
+    return last
+
+
+def _check(scope: str, last: str) -> bytes:
+    return hashlib.blake2b(f"{scope}\0{last}".encode(), digest_size=_CHECK_BYTES).digest()
+
+
+def _error() -> InvalidFieldError:
+    return InvalidFieldError("page_token", "is not one that this list gave for this filter")

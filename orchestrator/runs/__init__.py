@@ -1,0 +1,1 @@
+"""Runs: one question each, from acceptance to a terminal state."""

@@ -1,0 +1,88 @@
+"""How a cell ended: in words for the model, and as the event that is kept."""
+
+from __future__ import annotations
+
+from fathom.orchestrator.v1.run_event_pb2 import CellFinished, VariableSummary
+from fathom.sandbox.v1.execution_pb2 import ExecutionResult, Variable
+
+from common.errors import ReceivedError
+from orchestrator.runs.budget import limit_in
+from orchestrator.runs.shown_output import ShownOutput
+
+WELL_ENDED = frozenset({ExecutionResult.ENDING_COMPLETED, ExecutionResult.ENDING_EXITED})
+_LOST_ENDING = "SESSION_LOST"
+_UNDONE = "its effects are undone"
+_WORDS = {
+    ExecutionResult.ENDING_COMPLETED: "ran without error",
+    ExecutionResult.ENDING_RAISED: "raised an exception; what it did before that is kept",
+    ExecutionResult.ENDING_SYNTAX_ERROR: "does not parse as Python, so none of it was run",
+    ExecutionResult.ENDING_EXITED: "ended with sys.exit; the session goes on",
+    ExecutionResult.ENDING_OUT_OF_FUEL: f"was stopped because it computed too much; {_UNDONE}",
+    ExecutionResult.ENDING_TIMED_OUT: f"was stopped because it took too long; {_UNDONE}",
+    ExecutionResult.ENDING_OUT_OF_MEMORY: f"was stopped for lack of memory; {_UNDONE}",
+    ExecutionResult.ENDING_INTERRUPTED: f"was interrupted; {_UNDONE}",
+    ExecutionResult.ENDING_TRAPPED: f"broke the interpreter; {_UNDONE}",
+}
+
+
+def whole_output(written: str, result: ExecutionResult) -> str:
+    """Return what a cell wrote, with its traceback where that is not among it."""
+    trace = result.error.traceback.strip()
+    if not trace or trace in written:
+        return written
+    return f"{written}\n{trace}" if written else trace
+
+
+def words_for(result: ExecutionResult, shown: str) -> tuple[str, str]:
+    """Return how the cell ended, and what it printed, as the model is told."""
+    ending = _WORDS.get(result.ending, "ended in an unknown way")
+    error = error_line(result)
+    if error and error not in shown:
+        ending += f" ({error})"
+    if not shown.strip():
+        return ending, "It printed nothing."
+    return ending, f"It printed:\n<output>\n{shown.rstrip()}\n</output>"
+
+
+def finished_event(
+    result: ExecutionResult, shown: ShownOutput, *, characters: int, key: str, sub_calls: int
+) -> CellFinished:
+    """Return the event of a cell's end; `key` is that of the whole output, where it is stored."""
+    return CellFinished(
+        ending=ExecutionResult.Ending.Name(result.ending).removeprefix("ENDING_"),
+        output_shown=shown.text,
+        output_characters=characters,
+        output_key=key,
+        error=error_line(result),
+        own_time=result.own_time,
+        wait_time=result.wait_time,
+        sub_calls=sub_calls,
+        variables=[_summary(variable) for variable in result.variables],
+    )
+
+
+def lost_event(*, sub_calls: int) -> CellFinished:
+    """Return the event of a cell whose session was lost."""
+    return CellFinished(
+        ending=_LOST_ENDING, error="the sandbox lost the session", sub_calls=sub_calls
+    )
+
+
+def limit_of(result: ExecutionResult) -> str:
+    """Return the limit of the run that stopped a sub-call, named as in the contract; else
+    empty."""
+    if not result.HasField("limit_reached"):
+        return ""
+    return limit_in(ReceivedError(result.limit_reached))
+
+
+def error_line(result: ExecutionResult) -> str:
+    """Return the exception and its message in one line; empty where there is none."""
+    return ": ".join(part for part in (result.error.type, result.error.message) if part)
+
+
+def _summary(variable: Variable) -> VariableSummary:
+    length = variable.length if variable.HasField("length") else None
+    return VariableSummary(
+        name=variable.name, type=variable.type, preview=variable.preview, length=length
+    )

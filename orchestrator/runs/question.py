@@ -1,0 +1,61 @@
+"""The first message to the root model: the question, and the facts of the data it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
+from orchestrator.runs.limits import RunLimits
+from orchestrator.runs.prompt_book import PromptBook
+
+_NAMES_SHOWN = 20
+_SHAPES = {
+    ContextKind.TEXT: "one text, a `str`",
+    ContextKind.JSON: "what `json.loads` gave for one JSON value",
+}
+
+
+def question_message(
+    prompts: PromptBook,
+    question: str,
+    context: StoredContext,
+    documents: Sequence[StoredDocument],
+    limits: RunLimits,
+) -> str:
+    """Return the message."""
+    malformed = ""
+    if context.shape.malformed_sequences:
+        count = context.shape.malformed_sequences
+        malformed = f" {count:,} byte sequences were not UTF-8 and are U+FFFD in it."
+    return prompts.text(
+        "question",
+        question=question.strip(),
+        shape=_shape(context),
+        characters=context.shape.characters,
+        lines=context.shape.lines,
+        tokens=context.tokens_estimated,
+        documents=_names(documents),
+        malformed=malformed,
+        turns=limits.turns_max,
+        sub_calls=limits.sub_calls_max,
+        time=_duration(limits.time_max_s),
+    )
+
+
+def _shape(context: StoredContext) -> str:
+    if context.kind is not ContextKind.DOCUMENTS:
+        return _SHAPES[context.kind]
+    return f"a `dict` from the name to the text of {context.document_count:,} documents"
+
+
+def _names(documents: Sequence[StoredDocument]) -> str:
+    if not documents:
+        return ""
+    lines = [f"- {d.name} ({d.characters:,} characters)" for d in documents[:_NAMES_SHOWN]]
+    if len(documents) > _NAMES_SHOWN:
+        lines.append(f"- and {len(documents) - _NAMES_SHOWN:,} more: see `list(context)`")
+    return "\n\nThe documents:\n" + "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

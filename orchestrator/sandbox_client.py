@@ -1,0 +1,108 @@
+"""The sandbox service as the orchestrator calls it: sessions opened, code run, sessions ended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+import grpc
+from fathom.sandbox.v1 import sandbox_service_pb2 as pb
+from fathom.sandbox.v1 import sandbox_service_pb2_grpc
+from fathom.sandbox.v1.execution_pb2 import ExecutionEvent
+from fathom.sandbox.v1.session_pb2 import ContextMount, DocumentRange, SessionLimits, TextShape
+
+from common.errors import received
+from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
+from orchestrator.runs.ports import CellOrder, SessionOrder
+
+MESSAGE_BYTES_MAX = 16 << 20
+"""A context of many documents is described in one message."""
+_SHORT_TIMEOUT_S = 5.0
+_KINDS = {
+    ContextKind.TEXT: ContextMount.KIND_TEXT,
+    ContextKind.DOCUMENTS: ContextMount.KIND_DOCUMENTS,
+    ContextKind.JSON: ContextMount.KIND_JSON,
+}
+
+
+class SandboxClient:
+    """Calls of one sandbox service. The channel belongs to the caller."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = sandbox_service_pb2_grpc.SandboxServiceStub(channel)
+
+    async def open_session(self, order: SessionOrder) -> str:
+        """Open a session with the context mounted; raises ReceivedError."""
+        request = pb.CreateSessionRequest(
+            request_id=order.request_id,
+            limits=SessionLimits(sub_calls_max=order.sub_calls_max),
+            contexts=[_mount(order.context, order.documents)],
+            run_token=order.run_token,
+            sub_tier=order.sub_tier,
+            labels={"run": order.run_id},
+        )
+        request.limits.execute_time_max.FromNanoseconds(int(order.execute_time_max_s * 1e9))
+        request.idle_ttl.FromNanoseconds(int(order.idle_ttl_s * 1e9))
+        try:
+            response = await self._stub.CreateSession(request, timeout=order.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+        return response.session.name
+
+    async def execute(self, order: CellOrder) -> AsyncGenerator[ExecutionEvent, None]:
+        """Run code and yield what happens; raises ReceivedError. Leaving early interrupts it."""
+        request = pb.ExecuteRequest(
+            name=order.session,
+            code=order.code,
+            run_token=order.run_token,
+            call_prefix=order.call_prefix,
+            turn=order.turn,
+            report_variables=True,
+        )
+        call = self._stub.Execute(request, timeout=order.timeout_s)
+        try:
+            async for response in call:
+                yield response.event
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+        finally:
+            call.cancel()
+
+    async def interrupt(self, session: str) -> None:
+        """Stop the running code; raises ReceivedError."""
+        try:
+            await self._stub.InterruptExecution(
+                pb.InterruptExecutionRequest(name=session), timeout=_SHORT_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+
+    async def delete_session(self, session: str) -> None:
+        """End a session; raises ReceivedError."""
+        request = pb.DeleteSessionRequest(name=session, allow_missing=True)
+        try:
+            await self._stub.DeleteSession(request, timeout=_SHORT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+
+
+def _mount(context: StoredContext, documents: Sequence[StoredDocument]) -> ContextMount:
+    return ContextMount(
+        variable="context",
+        kind=_KINDS[context.kind],
+        blob_key=context.blob_key,
+        size_bytes=context.size_bytes,
+        text_shape=TextShape(
+            characters=context.shape.characters, code_point_max=context.shape.code_point_max
+        ),
+        documents=[
+            DocumentRange(
+                name=document.name,
+                offset_bytes=document.offset_bytes,
+                size_bytes=document.size_bytes,
+                text_shape=TextShape(
+                    characters=document.characters, code_point_max=document.code_point_max
+                ),
+            )
+            for document in documents
+        ],
+    )
