@@ -29,7 +29,7 @@ def run(command: list[str], environ: dict[str, str], **options: object) -> tuple
 def buf_curl(stack: Stack, method: str, *messages: object) -> list[dict[str, object]]:
     """Call a method with buf, which knows it by reflection alone; return the responses."""
     done = subprocess.run(
-        [BUF, "curl", "--http2-prior-knowledge", "--data", "@-",
+        [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", "@-",
          f"http://{stack.orchestrator_address}/{PACKAGE}.{method}"],
         input="\n".join(json.dumps(message) for message in messages),
         env=stack.environ, capture_output=True, text=True, timeout=60, check=False,
