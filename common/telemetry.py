@@ -55,7 +55,7 @@ class Telemetry:
         if _ENDPOINT in environ or "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in environ:
             readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
         if config.metrics_listen:
-            readers.append(PrometheusMetricReader())
+            readers.append(PrometheusMetricReader(scope_info_enabled=False))
         self._metrics = MeterProvider(readers, resource=resource)
         self._endpoint: WSGIServer | None = None
 
