@@ -1,0 +1,1 @@
+"""The sandbox service: untrusted Python in WebAssembly sessions, in worker processes."""

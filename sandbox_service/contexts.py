@@ -1,0 +1,141 @@
+"""The contexts of one session on the worker's side: open blobs, and how to hand them over.
+
+Small texts travel inline. A large one is allocated by the guest at its final size and filled
+here, straight into the session's saved pages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from sandbox_service import texts
+from sandbox_service.engine import GuestMemory
+from sandbox_service.frames import Mount, Text
+from sandbox_service.guest_calls import MountOutline, TextOutline
+from sandbox_service.image import SessionImage
+from sandbox_service.texts import TextShapeError
+
+INLINE_BYTES_MAX = 64 << 10
+"""A text of up to this size goes to the guest inline."""
+_INLINE_TOTAL_BYTES = 4 << 20
+_OBJECT_BYTES = 128
+"""At least what a `str` and its place in a dict take besides the characters."""
+
+
+class ContextError(Exception):
+    """A context cannot be loaded as described."""
+
+    def __init__(self, variable: str, message: str) -> None:
+        super().__init__(message)
+        self.variable = variable
+
+
+class Contexts:
+    """The blobs of a session's mounts, open until the guest has loaded them."""
+
+    def __init__(self, mounts: list[Mount], fds: list[int]) -> None:
+        """Take over one open file a mount."""
+        self._mounts = mounts
+        self._fds = fds
+
+    def memory_bytes(self) -> int:
+        """Return the least memory that the loaded contexts take."""
+        return sum(
+            _OBJECT_BYTES
+            + max(_stored_bytes(mount, text), text.size_bytes * (mount.kind == "json"))
+            for mount in self._mounts
+            for text in mount.texts
+        )
+
+    @property
+    def first_variable(self) -> str:
+        """The first context's variable, or nothing."""
+        return self._mounts[0].variable if self._mounts else ""
+
+    def outlines(self) -> list[MountOutline]:
+        """Describe the mounts to the guest."""
+        return [
+            MountOutline(variable=mount.variable, kind=mount.kind, count=len(mount.texts))
+            for mount in self._mounts
+        ]
+
+    def texts_from(self, mount_number: int, start: int) -> list[TextOutline]:
+        """Describe the texts of a mount from a position on, as many as fit one answer."""
+        mount = self._mounts[mount_number]
+        outlines: list[TextOutline] = []
+        inline_bytes = 0
+        for text in mount.texts[start:]:
+            outline = self._outline(mount_number, text)
+            inline_bytes += _OBJECT_BYTES + (text.size_bytes if outline.inline is not None else 0)
+            outlines.append(outline)
+            if inline_bytes > _INLINE_TOTAL_BYTES:
+                break
+        return outlines
+
+    def fill(
+        self,
+        mount_number: int,
+        text_number: int,
+        address: int,
+        image: SessionImage,
+        memory: GuestMemory,
+    ) -> None:
+        """Write a large text to the guest's memory; raises ContextError where it differs."""
+        mount = self._mounts[mount_number]
+        text = mount.texts[text_number]
+        try:
+            image.fill(
+                memory, address, _stored_bytes(mount, text), self._pieces(mount_number, text)
+            )
+        except ValueError as error:  # TextShapeError, or more or less than was announced
+            raise ContextError(mount.variable, f"{_called(mount, text)}{error}") from error
+
+    def close(self) -> None:
+        """Close the blobs."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _pieces(self, mount_number: int, text: Text) -> Iterator[bytes]:
+        fd, mount = self._fds[mount_number], self._mounts[mount_number]
+        if mount.kind == "json":
+            return texts.raw_pieces(fd, text.offset_bytes, text.size_bytes)
+        form = texts.form_of(text.code_point_max)
+        return texts.stored_pieces(fd, text.offset_bytes, text.size_bytes, form)
+
+    def _outline(self, mount_number: int, text: Text) -> TextOutline:
+        mount = self._mounts[mount_number]
+        is_json = mount.kind == "json"
+        inline = None
+        if text.size_bytes <= INLINE_BYTES_MAX:
+            inline = self._inline(mount_number, text)
+        return TextOutline(
+            name=text.name,
+            inline=inline,
+            form="raw" if is_json else texts.form_of(text.code_point_max),
+            units=text.size_bytes if is_json else text.characters,
+        )
+
+    def _inline(self, mount_number: int, text: Text) -> str:
+        mount = self._mounts[mount_number]
+        try:
+            pieces = texts.raw_pieces(self._fds[mount_number], text.offset_bytes, text.size_bytes)
+            decoded = b"".join(pieces).decode("utf-8", "replace")
+        except TextShapeError as error:
+            raise ContextError(mount.variable, f"{_called(mount, text)}{error}") from error
+        if mount.kind != "json" and len(decoded) != text.characters:
+            raise ContextError(
+                mount.variable,
+                f"{_called(mount, text)}{len(decoded)} characters, not {text.characters}",
+            )
+        return decoded
+
+
+def _stored_bytes(mount: Mount, text: Text) -> int:
+    if mount.kind == "json":
+        return text.size_bytes
+    return texts.size_of(texts.form_of(text.code_point_max), text.characters)
+
+
+def _called(mount: Mount, text: Text) -> str:
+    return f"document {text.name!r}: " if mount.kind == "documents" else ""

@@ -1,0 +1,87 @@
+"""What the sandbox service tells its clients when it cannot do what they ask."""
+
+from __future__ import annotations
+
+import grpc
+from fathom.errors.v1.error_reason_pb2 import ErrorReason
+
+from common.errors import ServiceError
+
+RETRY_AFTER_S = 1.0
+
+
+class CapacityError(ServiceError):
+    """No worker can take another session."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_SANDBOX_CAPACITY
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=RETRY_AFTER_S)
+
+
+class SessionBusyError(ServiceError):
+    """Another execution is running in the session."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_SESSION_BUSY
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"{session} is running another execution", session=session)
+
+
+class SessionLostError(ServiceError):
+    """The session's worker died and took its memory with it."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = ErrorReason.ERROR_REASON_SESSION_LOST
+
+    def __init__(self, session: str, cause: str) -> None:
+        super().__init__(f"{session} is lost: {cause}", session=session, cause=cause)
+
+
+class ContextTooLargeError(ServiceError):
+    """A context does not fit the session's memory."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_CONTEXT_TOO_LARGE
+
+    def __init__(self, context: str, bytes_needed: int, memory_bytes_max: int) -> None:
+        super().__init__(
+            f"{context} needs {bytes_needed} bytes of memory; the session has {memory_bytes_max}",
+            context=context,
+            bytes_needed=bytes_needed,
+            memory_bytes_max=memory_bytes_max,
+        )
+
+
+class ContextUnreadableError(ServiceError):
+    """A context's blob is missing, or differs from its description."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_CONTEXT_UNREADABLE
+
+    def __init__(self, context: str, problem: str) -> None:
+        super().__init__(f"{context} cannot be read: {problem}", context=context, problem=problem)
+
+
+class GuestMissingError(ServiceError):
+    """The Python guest has not been prepared on this host, or does not load."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_GUEST_NOT_PREPARED
+
+
+class SubCallLimitError(ServiceError):
+    """The session has made as many sub-calls as it may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_RUN_LIMIT_EXCEEDED
+
+    def __init__(self, sub_calls_max: int) -> None:
+        super().__init__(
+            f"the limit of {sub_calls_max} sub-calls is used up",
+            limit="sub_calls_max",
+            value=sub_calls_max,
+            spent=sub_calls_max,
+        )

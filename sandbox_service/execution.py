@@ -1,0 +1,131 @@
+"""One execution inside a worker: its time, its output, and the reasons to stop it.
+
+Used by the session's own thread, but for `interrupt`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import codecs
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from sandbox_service.frames import OUTPUT_TEXT_MAX
+from sandbox_service.limits import Limits
+
+_FLUSH_BYTES = 16 << 10
+Stream = Literal["stdout", "stderr"]
+_STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
+
+
+class StopError(Exception):
+    """The execution must end here: its time is up, or someone interrupted it."""
+
+    def __init__(self, ending: Literal["timed_out", "interrupted"]) -> None:
+        super().__init__(ending)
+        self.ending = ending
+
+
+class Execution:
+    """What is measured and limited while a cell runs."""
+
+    def __init__(self, number: int, limits: Limits, send: Callable[[Stream, str], None]) -> None:
+        self.number = number
+        self.output = OutputBuffer(limits.output_bytes_max, send)
+        self.wait_time_s = 0.0
+        """Spent waiting for sub-calls so far."""
+        self._time_max_s = limits.execute_time_max_s
+        self._started = time.monotonic()
+        self._interrupted = threading.Event()
+
+    @property
+    def own_time_s(self) -> float:
+        """Wall time so far, waits for sub-calls left out."""
+        return max(time.monotonic() - self._started - self.wait_time_s, 0.0)
+
+    def interrupt(self) -> None:
+        """Stop at the next tick."""
+        self._interrupted.set()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._interrupted.is_set()
+
+    def on_tick(self) -> None:
+        """Send what is waiting to be sent; raises StopError when it is time to stop."""
+        self.output.flush()
+        if self._interrupted.is_set():
+            raise StopError("interrupted")
+        if self.own_time_s > self._time_max_s:
+            raise StopError("timed_out")
+
+    def sleep(self, duration_s: float) -> None:
+        """Let time pass, at most until it is time to stop."""
+        self.on_tick()
+        self._interrupted.wait(min(duration_s, self._time_max_s - self.own_time_s + 0.001))
+        self.on_tick()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the block's time as waiting."""
+        self.output.flush()
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.wait_time_s += time.monotonic() - started
+
+
+class OutputBuffer:
+    """Output of one execution: joined into pieces worth sending, cut at the limit."""
+
+    def __init__(self, bytes_max: int, send: Callable[[Stream, str], None]) -> None:
+        self.written_bytes = 0
+        """Bytes that the code wrote, kept or dropped."""
+        self.dropped_bytes = 0
+        """Bytes dropped at the limit."""
+        self._bytes_max = bytes_max
+        self._send = send
+        self._stream: Stream = "stdout"
+        self._pending = bytearray()
+        self._decoders = {
+            name: codecs.getincrementaldecoder("utf-8")("replace") for name in _STREAMS.values()
+        }
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that are still kept."""
+        return max(self._bytes_max - self.written_bytes, 0)
+
+    def write(self, stream_number: int, data: bytes, size_bytes: int) -> None:
+        """Take a write: `data` is the part of its `size_bytes` that there was room for."""
+        stream = _STREAMS[stream_number]
+        if stream != self._stream:
+            self.flush()
+            self._stream = stream
+        self.written_bytes += size_bytes
+        self.dropped_bytes += size_bytes - len(data)
+        self._pending += data
+        if len(self._pending) >= _FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is waiting, but for a character whose end has not come yet."""
+        if not self._pending:
+            return
+        self._emit(self._stream, self._decoders[self._stream].decode(bytes(self._pending)))
+        self._pending.clear()
+
+    def finish(self) -> None:
+        """Send the rest; a character cut in two by the limit is left out."""
+        self.flush()
+        if not self.dropped_bytes:
+            for stream, decoder in self._decoders.items():
+                self._emit(stream, decoder.decode(b"", final=True))
+
+    def _emit(self, stream: Stream, text: str) -> None:
+        for start in range(0, len(text), OUTPUT_TEXT_MAX):
+            self._send(stream, text[start : start + OUTPUT_TEXT_MAX])

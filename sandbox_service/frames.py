@@ -1,0 +1,299 @@
+"""What supervisor and worker say to each other: length-prefixed msgpack, strictly typed.
+
+A worker runs untrusted code, so the supervisor takes each frame as hostile: sizes are capped,
+types are checked, and whatever does not fit is a FrameError that ends the worker.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sandbox_service.limits import Limits
+
+FRAME_BYTES_MAX = 64 << 20
+OUTPUT_TEXT_MAX = 64 << 10
+"""Characters of one Output."""
+BATCH_PROMPTS_MAX = 100_000
+_LENGTH = struct.Struct("<I")
+
+Natural = Annotated[int, Meta(ge=0)]
+Name = Annotated[str, Meta(max_length=256)]
+Ending = Literal[
+    "completed",
+    "raised",
+    "syntax_error",
+    "exited",
+    "out_of_fuel",
+    "timed_out",
+    "out_of_memory",
+    "interrupted",
+    "trapped",
+]
+
+
+class FrameError(Exception):
+    """The peer sent something that the protocol does not allow."""
+
+
+# Parts
+
+
+class Text(Struct, frozen=True, kw_only=True):
+    """A text within a blob, and what decoding it is said to give."""
+
+    name: str
+    """Of a document; empty for a text that is a whole context."""
+    offset_bytes: Natural
+    """First byte within the blob."""
+    size_bytes: Natural
+    """Length within the blob."""
+    characters: Natural
+    """Code points of the decoded text."""
+    code_point_max: Natural
+    """Its largest code point."""
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    """A context to load; its blob comes along as an open file."""
+
+    variable: str
+    """Name that the guest's code finds it under."""
+    kind: Literal["text", "documents", "json"]
+    """What is made of the texts."""
+    texts: list[Text]
+    """One, or one a document."""
+
+
+class Message(Struct, frozen=True):
+    """One message of a prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    text: Annotated[str, Meta(min_length=1)]
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """What a cell asks of sub-models, by one call or by a batch."""
+
+    prompts: Annotated[
+        list[Annotated[list[Message], Meta(min_length=1)]],
+        Meta(min_length=1, max_length=BATCH_PROMPTS_MAX),
+    ]
+    """One in a single call."""
+    is_batch: bool
+    """Whether it came from `llm_query_batched`."""
+    tier: Name
+    """The tier that is asked."""
+    output_tokens_max: Annotated[int, Meta(ge=1, lt=1 << 31)] | None
+    """Tokens to answer with; the gateway's default where None."""
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None
+    """The provider's default where None."""
+
+
+class Answer(Struct, frozen=True, tag="answer"):
+    """What a sub-model said."""
+
+    text: str
+
+
+class Refusal(Struct, frozen=True, tag="refusal"):
+    """Why there is no answer to a sub-call."""
+
+    reason: str
+    message: str
+    is_limit: bool = False
+    """True where a limit of the run is used up, so that asking again is of no use."""
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """What ended an execution before its end."""
+
+    type: Name = ""
+    message: Annotated[str, Meta(max_length=4096)] = ""
+    traceback: Annotated[str, Meta(max_length=64 << 10)] = ""
+
+
+class Final(Struct, frozen=True, kw_only=True):
+    """The answer that the code gave."""
+
+    text: Annotated[str, Meta(max_length=1 << 20)]
+    is_json: bool
+    variable: Name
+
+
+class Variable(Struct, frozen=True, kw_only=True):
+    """One variable of the namespace."""
+
+    name: Name
+    type: Name
+    length: int | None
+    preview: Annotated[str, Meta(max_length=200)]
+
+
+# To the worker
+
+
+class Start(Struct, frozen=True, kw_only=True, tag="start"):
+    """First frame: where the prepared guest is."""
+
+    compiled: str
+    library: str
+    warm_image: str
+
+
+class Open(Struct, frozen=True, kw_only=True, tag="open"):
+    """Start a session. One open file a mount comes along, in the order of the mounts."""
+
+    session: int
+    limits: Limits
+    mounts: list[Mount]
+
+
+class Run(Struct, frozen=True, kw_only=True, tag="run"):
+    """Run a cell in an idle session."""
+
+    session: int
+    execution: int
+    code: str
+    report_variables: bool
+
+
+class SubCallAnswers(Struct, frozen=True, kw_only=True, tag="sub_call_answers"):
+    """The outcomes of a SubCalls, in the order of its prompts."""
+
+    session: int
+    call: int
+    outcomes: list[Answer | Refusal]
+
+
+class Interrupt(Struct, frozen=True, kw_only=True, tag="interrupt"):
+    """Stop an execution if it is still running."""
+
+    session: int
+    execution: int
+
+
+class Close(Struct, frozen=True, kw_only=True, tag="close"):
+    """End a session; a running execution is interrupted."""
+
+    session: int
+
+
+ToWorker = Start | Open | Run | SubCallAnswers | Interrupt | Close
+
+
+# From the worker
+
+
+class Started(Struct, frozen=True, kw_only=True, tag="started"):
+    """First frame: the guest is loaded, or cannot be for the reason in `problem`."""
+
+    problem: str = ""
+
+
+class Opened(Struct, frozen=True, kw_only=True, tag="opened"):
+    """The session is ready."""
+
+    session: int
+    memory_bytes: Natural
+
+
+class OpenFailed(Struct, frozen=True, kw_only=True, tag="open_failed"):
+    """The session could not be started; it is gone."""
+
+    session: int
+    problem: Literal["too_large", "unreadable"]
+    variable: Name
+    message: Annotated[str, Meta(max_length=4096)]
+    bytes_needed: Natural = 0
+
+
+class Output(Struct, frozen=True, kw_only=True, tag="output"):
+    """Text that the running code wrote."""
+
+    session: int
+    execution: int
+    stream: Literal["stdout", "stderr"]
+    text: Annotated[str, Meta(min_length=1, max_length=OUTPUT_TEXT_MAX)]
+
+
+class SubCalls(Struct, frozen=True, kw_only=True, tag="sub_calls"):
+    """The running code asks sub-models and waits."""
+
+    session: int
+    execution: int
+    call: Annotated[int, Meta(ge=1)]
+    """Position among the session's requests, from 1."""
+    question: Question
+
+
+class Ended(Struct, frozen=True, kw_only=True, tag="ended"):
+    """The execution is over."""
+
+    session: int
+    execution: int
+    ending: Ending
+    state_kept: bool
+    failure: Failure | None
+    final: Final | None
+    variables: Annotated[list[Variable], Meta(max_length=200)]
+    output_bytes: Natural
+    output_bytes_dropped: Natural
+    own_time_s: Annotated[float, Meta(ge=0)]
+    wait_time_s: Annotated[float, Meta(ge=0)]
+    fuel_used: Natural
+    memory_bytes: Natural
+
+
+class Lost(Struct, frozen=True, kw_only=True, tag="lost"):
+    """The session broke by a fault of the worker's own; it is gone."""
+
+    session: int
+    cause: Annotated[str, Meta(max_length=4096)]
+
+
+class Closed(Struct, frozen=True, kw_only=True, tag="closed"):
+    """Last frame of a session that was closed."""
+
+    session: int
+
+
+FromWorker = Started | Opened | OpenFailed | Output | SubCalls | Ended | Lost | Closed
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames of one direction."""
+
+    def __init__(self, frame_type: object) -> None:
+        """Take the union of frames that may come."""
+        self._decoder = msgspec.msgpack.Decoder(frame_type)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Yield the frames that are complete; raises FrameError for what cannot be one."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > FRAME_BYTES_MAX:
+                raise FrameError(f"a frame of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            payload = bytes(memoryview(self._buffer)[_LENGTH.size : end])
+            del self._buffer[:end]
+            try:
+                yield self._decoder.decode(payload)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise FrameError(f"a frame that does not decode: {error}") from error
+
+
+def encode(frame: ToWorker | FromWorker) -> bytes:
+    """Return a frame's bytes; raises FrameError for one that is too large."""
+    payload = msgspec.msgpack.encode(frame)
+    if len(payload) > FRAME_BYTES_MAX:
+        raise FrameError(f"a frame of {len(payload)} bytes; at most {FRAME_BYTES_MAX}")
+    return _LENGTH.pack(len(payload)) + payload

@@ -1,0 +1,194 @@
+"""`llm_query` and `llm_query_batched`: what a cell uses to ask sub-models.
+
+A failure never looks like an answer: single calls raise, failed items of a batch are
+`FailedQuery` objects that refuse every use as text.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from . import host
+
+_DEFAULT_TIER = "sub"
+_ROLES = ("system", "user", "assistant")
+
+
+class LLMQueryError(RuntimeError):
+    """A sub-model gave no answer; `reason` says why in one word."""
+
+    __module__ = "__main__"  # tracebacks show the plain name, the one that cells catch
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class LimitExceededError(LLMQueryError):
+    """A limit of the run is used up: no further call will be answered.
+
+    `results` has what a batch got before the limit: answers and `FailedQuery` objects.
+    """
+
+    __module__ = "__main__"
+
+    def __init__(self, message: str, reason: str = "", results: list[Any] | None = None) -> None:
+        super().__init__(message, reason)
+        self.results = results or []
+
+
+class FailedQuery:
+    """A failed item of a batch: falsy, and an error wherever a text is expected."""
+
+    def __init__(self, index: int, reason: str, message: str) -> None:
+        self.index = index
+        self.reason = reason
+        self.message = message
+
+    def __repr__(self) -> str:
+        return f"<FailedQuery #{self.index}: {self.reason}: {self.message}>"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(
+            f"item {self.index} of the batch failed ({self.reason}: {self.message}) and has no "
+            "text; check each item with `if item:` or isinstance(item, FailedQuery)"
+        )
+
+    # Declared one by one: Python looks operators up on the class, not through __getattr__.
+    __str__ = __format__ = _refuse
+    __len__ = __iter__ = __contains__ = __getitem__ = __int__ = __float__ = _refuse
+    __add__ = __radd__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if hasattr(str, name) and not name.startswith("__"):
+            self._refuse()
+        raise AttributeError(f"FailedQuery has no attribute {name!r}")
+
+
+def llm_query(
+    prompt: Any,
+    *,
+    tier: str | None = None,
+    max_output_tokens: int | None = None,
+    temperature: float | None = None,
+) -> str:
+    """Ask a sub-model and return its answer.
+
+    `prompt` is a text, or a list of {"role": ..., "content": ...}. Raises LLMQueryError when
+    there is no answer, LimitExceededError when a limit of the run is used up.
+    """
+    request = _request([_messages(prompt)], False, tier, max_output_tokens, temperature)
+    outcome = _asked(request)[0]
+    if outcome.get("is_limit"):
+        raise LimitExceededError(outcome["message"], outcome["reason"])
+    if "text" not in outcome:
+        raise LLMQueryError(outcome["message"], outcome["reason"])
+    return str(outcome["text"])
+
+
+def llm_query_batched(
+    prompts: Iterable[Any],
+    *,
+    tier: str | None = None,
+    max_output_tokens: int | None = None,
+    temperature: float | None = None,
+) -> list[Any]:
+    """Ask many sub-models at once and return the answers in the order of the prompts.
+
+    A failed item is a FailedQuery. Raises LimitExceededError, with what was answered in its
+    `results`, as soon as one item failed because a limit of the run is used up.
+    """
+    if isinstance(prompts, (str, bytes, dict)):
+        raise TypeError("llm_query_batched takes a list of prompts; use llm_query for one")
+    batch = [_messages(prompt) for prompt in prompts]
+    if not batch:
+        return []
+    outcomes = _asked(_request(batch, True, tier, max_output_tokens, temperature))
+    results = [_result(index, outcome) for index, outcome in enumerate(outcomes)]
+    for outcome in outcomes:
+        if outcome.get("is_limit"):
+            raise LimitExceededError(outcome["message"], outcome["reason"], results)
+    return results
+
+
+def rlm_query(*_: object, **__: object) -> NoReturn:
+    """Child runs are not offered by this service; always raises LLMQueryError."""
+    raise LLMQueryError(
+        "child runs are not available here: split the text and use llm_query or llm_query_batched",
+        "NOT_AVAILABLE",
+    )
+
+
+def rlm_query_batched(*_: object, **__: object) -> NoReturn:
+    """Child runs are not offered by this service; always raises LLMQueryError."""
+    rlm_query()
+
+
+def _asked(request: dict[str, Any]) -> list[dict[str, Any]]:
+    # What was printed before the question is seen before the answer.
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    outcomes: list[dict[str, Any]] = host.ask(request)["outcomes"]
+    return outcomes
+
+
+def _result(index: int, outcome: dict[str, Any]) -> Any:
+    if "text" in outcome:
+        return outcome["text"]
+    return FailedQuery(index, outcome["reason"], outcome["message"])
+
+
+def _request(
+    batch: list[list[dict[str, str]]],
+    is_batch: bool,
+    tier: str | None,
+    max_output_tokens: int | None,
+    temperature: float | None,
+) -> dict[str, Any]:
+    if tier is not None and not isinstance(tier, str):
+        raise TypeError(f"tier is a str, not {type(tier).__name__}")
+    if max_output_tokens is not None:
+        max_output_tokens = int(max_output_tokens)
+        if not 0 < max_output_tokens < 1 << 31:
+            raise ValueError("max_output_tokens must be 1 or more")
+    if temperature is not None:
+        temperature = float(temperature)
+        if not 0 <= temperature <= 2:
+            raise ValueError("temperature must be from 0 to 2")
+    return {
+        "call": "sub_calls",
+        "prompts": batch,
+        "is_batch": is_batch,
+        "tier": tier or _DEFAULT_TIER,
+        "output_tokens_max": max_output_tokens,
+        "temperature": temperature,
+    }
+
+
+def _messages(prompt: Any) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise TypeError(
+            "a prompt is a str or a list of {'role': ..., 'content': ...}, "
+            f"not {type(prompt).__name__}"
+        )
+    return [_message(message) for message in prompt]
+
+
+def _message(message: Any) -> dict[str, str]:
+    if not isinstance(message, dict):
+        raise TypeError(f"a message is a dict with role and content, not {type(message).__name__}")
+    role, text = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        raise ValueError(f"a message's role is one of {', '.join(_ROLES)}, not {role!r}")
+    if not isinstance(text, str):
+        raise TypeError(f"a message's content is a str, not {type(text).__name__}")
+    if not text:
+        raise ValueError("a prompt must not be empty")
+    return {"role": role, "text": text}

@@ -1,0 +1,252 @@
+"""A session's memory as layers of mapped pages: warm image, saved pages, private pages.
+
+The warm image (a file that all sessions share) and the session's saved pages (an anonymous
+file of its own) are mapped copy-on-write over the guest's linear memory, so only what a cell
+writes costs memory. At rest a guest is nothing but its memory: mapping the same layers over
+a fresh instance gives the session back as it was at the last save.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from sandbox_service.engine import GuestMemory
+
+PAGE_BYTES = 4096
+_REMAP_PAGES = 64
+"""A changed run this long is mapped back from the saved file, which frees the private copy.
+
+Shorter runs stay private and are saved again each time: that costs less than the page faults
+that the next cell would pay, and keeps the number of mappings small.
+"""
+_COPY_BYTES = 4 << 20
+_PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
+_MAP_FIXED = 0x10
+_ZERO_PAGE = bytes(PAGE_BYTES)
+
+Expected = Callable[[int, int], bytes]
+"""Gives the bytes that the layers hold: start and size to data."""
+
+
+class WarmImage:
+    """The memory of a guest that has imported and prepared everything sessions start with."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an image file."""
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size_bytes = os.fstat(self.fd).st_size
+
+    @staticmethod
+    def write(path: Path, memory: GuestMemory) -> None:
+        """Write a guest's memory to a file, with holes for its empty pages."""
+        size_bytes = memory.size_bytes
+        with path.open("wb") as file:
+            file.truncate(size_bytes)
+            for start in range(0, size_bytes, PAGE_BYTES):
+                page = memory.read(start, PAGE_BYTES)
+                if page != _ZERO_PAGE:
+                    os.pwrite(file.fileno(), page, start)
+
+
+class SessionImage:
+    """What a session's memory holds besides the warm image, as of the last save."""
+
+    def __init__(self, warm: WarmImage, changes: ChangeFinder) -> None:
+        self._warm = warm
+        self._changes = changes
+        self._fd = os.memfd_create("session", os.MFD_CLOEXEC)
+        self._size_bytes = warm.size_bytes
+
+    def attach(self, memory: GuestMemory) -> None:
+        """Map the layers over a fresh instance's memory."""
+        memory.grow_to(self._size_bytes)
+        _map(memory, 0, self._warm.size_bytes, self._warm.fd)
+        for start, end in _extents(self._fd):
+            _map(memory, start, end - start, self._fd)
+
+    def save(self, memory: GuestMemory) -> None:
+        """Take over every page that changed since the layers were last mapped."""
+        size_bytes = memory.size_bytes
+        os.ftruncate(self._fd, size_bytes)
+        content = memory.view()
+        for start, end in list(self._changes.find(memory, self._expected)):
+            _write_all(self._fd, content[start:end], start)
+            if end - start >= _REMAP_PAGES * PAGE_BYTES:
+                _map(memory, start, end - start, self._fd)
+        self._size_bytes = size_bytes
+
+    def fill(
+        self, memory: GuestMemory, start: int, size_bytes: int, pieces: Iterable[bytes]
+    ) -> None:
+        """Put data straight into the saved layer and map it: its memory is needed only once.
+
+        The pieces must add up to `size_bytes`; ValueError where they do not, and then the
+        memory must not be used any more.
+        """
+        memory.address_of(start, size_bytes)
+        end = start + size_bytes
+        first = min(-(-start // PAGE_BYTES) * PAGE_BYTES, end)
+        last = max(end // PAGE_BYTES * PAGE_BYTES, first)
+        _discard(memory, first, last - first)
+        os.ftruncate(self._fd, memory.size_bytes)
+        position = start
+        for piece in pieces:
+            if position + len(piece) > end:
+                raise ValueError("the data is longer than announced")
+            head = piece[: max(first - position, 0)]
+            memory.write(position, head)
+            middle = memoryview(piece)[len(head) : max(last - position, len(head))]
+            _write_all(self._fd, middle, position + len(head))
+            memory.write(position + len(head) + len(middle), piece[len(head) + len(middle) :])
+            position += len(piece)
+        if position != end:
+            raise ValueError("the data is shorter than announced")
+        if last > first:
+            _map(memory, first, last - first, self._fd)
+
+    def close(self) -> None:
+        """Give the saved pages back."""
+        os.close(self._fd)
+
+    def _expected(self, start: int, size_bytes: int) -> bytes:
+        """Return what the layers hold in a range, whether or not it was changed since."""
+        expected = bytearray(os.pread(self._warm.fd, size_bytes, start))
+        expected.extend(bytes(size_bytes - len(expected)))
+        for low, high in _extents(self._fd, start, start + size_bytes):
+            expected[low - start : high - start] = os.pread(self._fd, high - low, low)
+        return bytes(expected)
+
+
+class ChangeFinder:
+    """Finds the pages that differ from the layers below them.
+
+    A changed page of a private file mapping is anonymous, and the kernel tells which are in
+    /proc/self/pagemap. Where that is missing or not faithful (some containers, gVisor),
+    memory is compared with the layers instead, which is slower and gives the same result.
+    """
+
+    def __init__(self, page_map_path: str = "/proc/self/pagemap") -> None:
+        self._fd = _open_page_map(page_map_path)
+
+    def find(self, memory: GuestMemory, expected: Expected) -> Iterator[tuple[int, int]]:
+        """Yield the changed ranges in order, as offsets into the guest's memory."""
+        if self._fd is None:
+            return _compared(memory, expected)
+        return _anonymous(self._fd, memory.base, memory.size_bytes)
+
+
+# The top byte of an entry: bit 63 present, 62 swapped, 61 backed by a file or shared.
+_CHANGED = bytes(1 if entry & 0xC0 and not entry & 0x20 else 0 for entry in range(256))
+_CHANGED_RUN = re.compile(b"\x01+")
+
+
+def _anonymous(page_map: int, base: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+    wanted = size_bytes // PAGE_BYTES * 8
+    entries = b""
+    while len(entries) < wanted:
+        offset = base // PAGE_BYTES * 8 + len(entries)
+        more = os.pread(page_map, wanted - len(entries), offset)
+        if not more:
+            raise OSError(f"the page map has no entry at {offset}")
+        entries += more
+    for run in _CHANGED_RUN.finditer(entries[7::8].translate(_CHANGED)):
+        yield run.start() * PAGE_BYTES, run.end() * PAGE_BYTES
+
+
+def _compared(memory: GuestMemory, expected: Expected) -> Iterator[tuple[int, int]]:
+    block_bytes = 64 * PAGE_BYTES
+    size_bytes = memory.size_bytes
+    begin = None
+    for block in range(0, size_bytes, block_bytes):
+        length = min(block_bytes, size_bytes - block)
+        actual, known = memory.read(block, length), expected(block, length)
+        for page in range(0, length, PAGE_BYTES):
+            end = page + PAGE_BYTES
+            is_changed = actual != known and actual[page:end] != known[page:end]
+            if is_changed and begin is None:
+                begin = block + page
+            elif not is_changed and begin is not None:
+                yield begin, block + page
+                begin = None
+    if begin is not None:
+        yield begin, size_bytes
+
+
+def _open_page_map(path: str) -> int | None:
+    """Open the page map and try it on a page of known state; None where it cannot be used."""
+    try:
+        page_map = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    file = os.memfd_create("page-map-probe", os.MFD_CLOEXEC)
+    try:
+        os.pwrite(file, b"x" * 2 * PAGE_BYTES, 0)
+        with mmap.mmap(file, 2 * PAGE_BYTES, mmap.MAP_PRIVATE, _PROTECTION) as probe:
+            probe[0] = probe[PAGE_BYTES]
+            address = ctypes.addressof(ctypes.c_char.from_buffer(probe))
+            runs = list(_anonymous(page_map, address, 2 * PAGE_BYTES))
+    except OSError:
+        runs = []
+    finally:
+        os.close(file)
+    if runs == [(0, PAGE_BYTES)]:
+        return page_map
+    os.close(page_map)
+    return None
+
+
+def _extents(fd: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a sparse file that hold data."""
+    stop = os.fstat(fd).st_size if stop is None else min(stop, os.fstat(fd).st_size)
+    while start < stop:
+        try:
+            low = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        if low >= stop:
+            return
+        start = os.lseek(fd, low, os.SEEK_HOLE)
+        yield low, min(start, stop)
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data[:_COPY_BYTES], offset)
+        data, offset = data[written:], offset + written
+
+
+def _map(memory: GuestMemory, start: int, size_bytes: int, fd: int) -> None:
+    """Map a file's range copy-on-write over the same range of the guest's memory."""
+    address = memory.address_of(start, size_bytes)
+    flags = mmap.MAP_PRIVATE | _MAP_FIXED
+    result = _libc().mmap(address, size_bytes, _PROTECTION, flags, fd, start)
+    if result != address:
+        raise OSError(ctypes.get_errno(), "cannot map an image over the guest's memory")
+
+
+def _discard(memory: GuestMemory, start: int, size_bytes: int) -> None:
+    """Give back the pages of a range that is about to be overwritten."""
+    if size_bytes:
+        _libc().madvise(memory.address_of(start, size_bytes), size_bytes, mmap.MADV_DONTNEED)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    ]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return libc

@@ -1,0 +1,150 @@
+"""The two steps of preparation that run the engine, each in a child process of `prepare`."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sandbox_service import guest_calls
+from sandbox_service.engine import (
+    THREAD_STACK_BYTES,
+    GuestEngine,
+    GuestInstance,
+    HostFunction,
+    compile_guest,
+)
+from sandbox_service.guest_build import runtime_sources
+from sandbox_service.image import WarmImage
+from sandbox_service.wasi import Wasi
+
+_WARM_MEMORY_BYTES_MAX = 1 << 30
+_WARM_FUEL = 1_000_000_000_000
+_REHEARSALS = 20
+PACKAGE = "fathom_guest"
+"""Name of our package inside the guest."""
+START = f"__import__('sys').modules['{PACKAGE}'].session.start()".encode()
+# What is frozen is never visited by a collection, so its pages stay shared.
+_TIDY = (
+    b"import gc, linecache; linecache.clearcache(); gc.collect(); gc.freeze(); del gc, linecache"
+)
+RUN = f"__import__('sys').modules['{PACKAGE}'].session.run()".encode()
+
+
+def run(step: str, *paths: str) -> None:
+    """Run a step by name on the big stack that the guest needs."""
+    steps: dict[str, Callable[..., None]] = {
+        "compile_guest": compile_guest,
+        "write_warm_image": write_warm_image,
+    }
+    failures: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            steps[step](*map(Path, paths))
+        except BaseException as error:  # handed to the main thread
+            failures.append(error)
+
+    threading.stack_size(THREAD_STACK_BYTES)
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def write_warm_image(compiled: Path, library: Path, image: Path) -> None:
+    """Start a guest, load our runtime into it, and write its memory to a file."""
+    engine = GuestEngine(compiled)
+    output = _Output()
+    wasi = Wasi(output, library.read_bytes())
+    rehearsal = _Rehearsal()
+    functions: dict[str, HostFunction] = {**wasi.functions(), "call": rehearsal.call}
+    instance = engine.instantiate(functions, _nothing, _WARM_MEMORY_BYTES_MAX)
+    wasi.memory = instance.memory
+    rehearsal.instance = instance
+    instance.fuel = _WARM_FUEL
+    _turn(instance, _loader(runtime_sources()).encode(), output)
+    # The interpreter specialises code that it has run a few times: let the image have that.
+    for _ in range(_REHEARSALS):
+        _turn(instance, START, output)
+        _turn(instance, RUN, output)
+    _turn(instance, _TIDY, output)
+    WarmImage.write(image, instance.memory)
+    instance.close()
+
+
+def _turn(instance: GuestInstance, source: bytes, output: _Output) -> None:
+    status = instance.turn(source)
+    if status:
+        text = output.written.decode("utf-8", "replace")
+        raise RuntimeError(f"the guest did not start (status {status}):\n{text}")
+
+
+def _loader(sources: dict[str, str]) -> str:
+    """Return the program that makes our package inside the guest, leaving no other trace."""
+    return f"""
+def _load(package_name, sources):
+    import sys, types
+    package = sys.modules[package_name] = types.ModuleType(package_name)
+    package.__path__ = []
+    for name, source in sources.items():
+        module = types.ModuleType(f"{{package_name}}.{{name}}")
+        module.__package__ = package_name
+        module.__file__ = f"<fathom {{name}}>"
+        sys.modules[module.__name__] = module
+        exec(compile(source, module.__file__, "exec"), module.__dict__)
+        setattr(package, name, module)
+    package.session = package.prelude.prepare()
+_load({PACKAGE!r}, {json.dumps(sources)})
+del _load
+"""
+
+
+class _Output:
+    """Keeps what the guest writes while it is prepared."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def output_room(self) -> int:
+        """Return the bytes that are still kept."""
+        return (1 << 16) - len(self.written)
+
+    def write_output(self, stream: int, data: bytes, size_bytes: int) -> None:  # noqa: ARG002
+        """Keep some output."""
+        self.written += data
+
+    def sleep(self, duration_s: float) -> None:
+        """Let a little time pass; imports only ever try out a wait of no length."""
+        time.sleep(min(duration_s, 1.0))
+
+
+class _Rehearsal:
+    """Answers the runtime as a host does that has no contexts and an empty cell."""
+
+    instance: GuestInstance
+    """Set before the guest runs."""
+
+    def call(self, start: int, size: int, result_start: int, result_size: int) -> int:
+        """Answer one request."""
+        memory = self.instance.memory
+        request = guest_calls.decode(memory.read(start, size))
+        answer = b""
+        if isinstance(request, guest_calls.FetchMounts):
+            answer = b"[]"
+        elif isinstance(request, guest_calls.FetchCell):
+            answer = msgspec.json.encode(guest_calls.Cell(source="None", number=0, report=True))
+        address = self.instance.allocate(len(answer))
+        memory.write(address, answer)
+        memory.write_u32(result_start, address)
+        memory.write_u32(result_size, len(answer))
+        return 0
+
+
+def _nothing() -> None:
+    """Preparation has no deadline."""

@@ -1,0 +1,95 @@
+"""The workers of the service: started before anything else, replaced when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from sandbox_service.errors import CapacityError
+from sandbox_service.guest_build import GuestBuild
+from sandbox_service.worker_process import WORKER_COMMAND, WorkerProcess, WorkerStartError
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 1.0
+_RETRY_MAX_S = 30.0
+
+
+class WorkerPool:
+    """A fixed number of worker processes; a context manager that ends them."""
+
+    def __init__(
+        self, build: GuestBuild, count: int, command: Sequence[str] = WORKER_COMMAND
+    ) -> None:
+        self.build = build
+        """The guest that the workers run."""
+        self._count = count
+        self._command = command
+        self._workers: list[WorkerProcess] = []
+        self._tasks = asyncio.TaskGroup()
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Start the workers; raises WorkerStartError where the guest does not load."""
+        workers = [WorkerProcess(self.build, self._command) for _ in range(self._count)]
+        try:
+            await asyncio.gather(*[worker.greet() for worker in workers])
+        except BaseException:
+            for worker in workers:
+                await worker.end()
+            raise
+        self._workers = list(workers)
+        await self._tasks.__aenter__()
+        self._keepers = [self._tasks.create_task(self._keep(worker)) for worker in workers]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """The workers that live."""
+        return [worker for worker in self._workers if not worker.death]
+
+    def least_busy(self) -> WorkerProcess:
+        """Return the worker with the fewest sessions; CapacityError where none lives."""
+        if not self.workers:
+            raise CapacityError("every worker is being restarted")
+        return min(self.workers, key=lambda worker: worker.session_count)
+
+    async def _keep(self, worker: WorkerProcess) -> None:
+        """Serve one place in the pool: a worker, then its replacement, and so on."""
+        while True:
+            try:
+                await worker.serve()
+            finally:
+                self._workers.remove(worker)
+            _log.error("worker %d died: %s", worker.pid, worker.death)
+            worker = await self._replacement()
+            self._workers.append(worker)
+
+    async def _replacement(self) -> WorkerProcess:
+        delay_s = _RETRY_S
+        while True:
+            worker = WorkerProcess(self.build, self._command)
+            try:
+                await worker.greet()
+            except WorkerStartError as error:
+                _log.error("a worker could not be replaced: %s", error)
+                await worker.end()
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _RETRY_MAX_S)
+            except BaseException:
+                await worker.end()
+                raise
+            else:
+                return worker

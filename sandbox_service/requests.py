@@ -1,0 +1,227 @@
+"""Reads and checks what comes over the wire; every complaint names its field."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from fathom.sandbox.v1 import sandbox_service_pb2 as wire
+from fathom.sandbox.v1 import session_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from common.errors import InvalidFieldError, LimitAboveCeilingError, NotBuiltYetError
+from sandbox_service.config import SandboxConfig
+from sandbox_service.execution_stream import ExecutionOptions
+from sandbox_service.frames import Mount, Text
+from sandbox_service.limits import Limits
+from sandbox_service.objects import is_key
+from sandbox_service.session_table import ContextBlob, SessionOptions
+
+CODE_BYTES_MAX = 1 << 20
+_CONTEXTS_MAX = 16
+_DOCUMENTS_MAX = 100_000
+_LABELS_MAX = 16
+_TEXT_CHARACTERS_MAX = 256
+_MEMORY_BYTES_MIN = 64 << 20
+_NAME = re.compile(r"sessions/[0-9a-z][0-9a-z-]{0,63}")
+_KINDS: dict[int, Literal["text", "documents", "json"]] = {
+    session_pb2.ContextMount.KIND_TEXT: "text",
+    session_pb2.ContextMount.KIND_DOCUMENTS: "documents",
+    session_pb2.ContextMount.KIND_JSON: "json",
+}
+
+
+def session_name(name: str) -> str:
+    """Return a session's name; raises InvalidFieldError for what is none."""
+    if not _NAME.fullmatch(name):
+        raise InvalidFieldError("name", f"must be sessions/ and an id; got {name[:80]!r}")
+    return name
+
+
+def request_id(value: str) -> str:
+    """Return a request id; raises InvalidFieldError where it is too long."""
+    if len(value) > _TEXT_CHARACTERS_MAX:
+        raise InvalidFieldError(
+            "request_id", f"must have at most {_TEXT_CHARACTERS_MAX} characters"
+        )
+    return value
+
+
+def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -> SessionOptions:
+    """Return what a new session is to be."""
+    if request.HasField("determinism"):
+        raise NotBuiltYetError("determinism", "clocks and randomness are the host's")
+    if len(request.contexts) > _CONTEXTS_MAX:
+        raise InvalidFieldError("contexts", f"must be at most {_CONTEXTS_MAX}")
+    blobs = [_blob(f"contexts[{i}]", mount) for i, mount in enumerate(request.contexts)]
+    names = [blob.mount.variable for blob in blobs]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise InvalidFieldError(f"contexts[{i}].variable", "must differ from the others'")
+    return SessionOptions(
+        limits=_limits(request.limits, config),
+        contexts=blobs,
+        idle_ttl_s=_idle_ttl_s(request, config),
+        run_token=request.run_token,
+        labels=_labels(request.labels),
+    )
+
+
+def execution_options(request: wire.ExecuteRequest) -> ExecutionOptions:
+    """Return how a cell is to be run."""
+    if not request.code:
+        raise InvalidFieldError("code", "must not be empty")
+    size_bytes = len(request.code.encode())
+    if size_bytes > CODE_BYTES_MAX:
+        raise InvalidFieldError("code", f"must be at most {CODE_BYTES_MAX} bytes, not {size_bytes}")
+    # Room for the sequence number that each sub-call's request_id adds.
+    if len(request.call_prefix) > _TEXT_CHARACTERS_MAX - 16:
+        limit = _TEXT_CHARACTERS_MAX - 16
+        raise InvalidFieldError("call_prefix", f"must have at most {limit} characters")
+    if request.turn < 0:
+        raise InvalidFieldError("turn", "must be 0 or larger")
+    return ExecutionOptions(
+        code=request.code,
+        call_prefix=request.call_prefix,
+        turn=request.turn,
+        report_variables=request.report_variables,
+    )
+
+
+def default_limits(config: SandboxConfig) -> Limits:
+    """Return what a session gets that asks for nothing."""
+    return Limits(
+        memory_bytes_max=config.memory_bytes_default,
+        fuel_max=config.fuel_default,
+        execute_time_max_s=config.execute_time_default_s,
+        output_bytes_max=config.output_bytes_default,
+        sub_calls_max=config.sub_calls_default,
+    )
+
+
+def ceiling_limits(config: SandboxConfig) -> Limits:
+    """Return what a session may ask for at most."""
+    return Limits(
+        memory_bytes_max=config.memory_bytes_max,
+        fuel_max=config.fuel_max,
+        execute_time_max_s=config.execute_time_max_s,
+        output_bytes_max=config.output_bytes_max,
+        sub_calls_max=config.sub_calls_max,
+    )
+
+
+def _limits(asked: session_pb2.SessionLimits, config: SandboxConfig) -> Limits:
+    default, ceiling = default_limits(config), ceiling_limits(config)
+
+    def whole(name: str, least: int) -> int:
+        if not asked.HasField(name):  # type: ignore[arg-type]
+            return int(getattr(default, name))
+        value, most = int(getattr(asked, name)), int(getattr(ceiling, name))
+        if value < least:
+            raise InvalidFieldError(f"limits.{name}", f"must be at least {least}")
+        if value > most:
+            raise LimitAboveCeilingError(f"limits.{name}", value, most)
+        return value
+
+    return Limits(
+        memory_bytes_max=whole("memory_bytes_max", _MEMORY_BYTES_MIN),
+        fuel_max=whole("fuel_max", 1),
+        execute_time_max_s=_execute_time_s(asked, default, ceiling),
+        output_bytes_max=whole("output_bytes_max", 0),
+        sub_calls_max=whole("sub_calls_max", 0),
+    )
+
+
+def _execute_time_s(asked: session_pb2.SessionLimits, default: Limits, ceiling: Limits) -> float:
+    if not asked.HasField("execute_time_max"):
+        return default.execute_time_max_s
+    field = "limits.execute_time_max"
+    time_s = _seconds(asked.execute_time_max)
+    if time_s <= 0:
+        raise InvalidFieldError(field, "must be above 0")
+    if time_s > ceiling.execute_time_max_s:
+        raise LimitAboveCeilingError(field, f"{time_s:g} s", f"{ceiling.execute_time_max_s:g} s")
+    return time_s
+
+
+def _idle_ttl_s(request: wire.CreateSessionRequest, config: SandboxConfig) -> float:
+    if not request.HasField("idle_ttl"):
+        return config.session_idle_ttl_s
+    ttl_s = _seconds(request.idle_ttl)
+    if ttl_s <= 0:
+        raise InvalidFieldError("idle_ttl", "must be above 0")
+    if ttl_s > config.session_idle_ttl_max_s:
+        ceiling = f"{config.session_idle_ttl_max_s:g} s"
+        raise LimitAboveCeilingError("idle_ttl", f"{ttl_s:g} s", ceiling)
+    return ttl_s
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if len(labels) > _LABELS_MAX:
+        raise InvalidFieldError("labels", f"must be at most {_LABELS_MAX}")
+    for key, value in labels.items():
+        if not key or max(len(key), len(value)) > _TEXT_CHARACTERS_MAX:
+            limit = _TEXT_CHARACTERS_MAX
+            raise InvalidFieldError("labels", f"keys have 1, values 0 to {limit} characters")
+    return dict(labels)
+
+
+def _blob(field: str, mount: session_pb2.ContextMount) -> ContextBlob:
+    variable = mount.variable
+    if not variable.isidentifier() or keyword.iskeyword(variable) or len(variable) > 256:
+        raise InvalidFieldError(f"{field}.variable", "must be a Python identifier")
+    if mount.kind not in _KINDS:
+        raise InvalidFieldError(f"{field}.kind", "must be text, documents or JSON")
+    if not is_key(mount.blob_key):
+        raise InvalidFieldError(f"{field}.blob_key", "must be the key of a blob")
+    if mount.size_bytes < 0:
+        raise InvalidFieldError(f"{field}.size_bytes", "must be 0 or larger")
+    kind = _KINDS[mount.kind]
+    return ContextBlob(
+        mount=Mount(variable=variable, kind=kind, texts=_texts(field, mount)),
+        key=mount.blob_key,
+        size_bytes=mount.size_bytes,
+    )
+
+
+def _texts(field: str, mount: session_pb2.ContextMount) -> list[Text]:
+    if mount.kind != session_pb2.ContextMount.KIND_DOCUMENTS:
+        if mount.documents:
+            raise InvalidFieldError(f"{field}.documents", "must be empty unless of KIND_DOCUMENTS")
+        return [_text(f"{field}.text_shape", "", 0, mount.size_bytes, mount.text_shape)]
+    if len(mount.documents) > _DOCUMENTS_MAX:
+        raise InvalidFieldError(f"{field}.documents", f"must be at most {_DOCUMENTS_MAX}")
+    texts, names = [], set()
+    for i, document in enumerate(mount.documents):
+        place = f"{field}.documents[{i}]"
+        offset, size = document.offset_bytes, document.size_bytes
+        if offset < 0 or size < 0 or offset + size > mount.size_bytes:
+            raise InvalidFieldError(place, "must be a range of bytes within the blob")
+        if document.name in names:
+            raise InvalidFieldError(f"{place}.name", "must be unique in the context")
+        names.add(document.name)
+        shape = document.text_shape
+        texts.append(_text(f"{place}.text_shape", document.name, offset, size, shape))
+    return texts
+
+
+def _text(
+    field: str, name: str, offset_bytes: int, size_bytes: int, shape: session_pb2.TextShape
+) -> Text:
+    if not 0 <= shape.characters <= size_bytes:
+        raise InvalidFieldError(f"{field}.characters", "must be from 0 to the text's bytes")
+    if not 0 <= shape.code_point_max <= 0x10FFFF:
+        raise InvalidFieldError(f"{field}.code_point_max", "must be a code point")
+    return Text(
+        name=name,
+        offset_bytes=offset_bytes,
+        size_bytes=size_bytes,
+        characters=shape.characters,
+        code_point_max=shape.code_point_max,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

@@ -1,0 +1,151 @@
+"""Writes what goes over the wire, from the service's own values."""
+
+from __future__ import annotations
+
+from fathom.gateway.v1.generation_pb2 import Generation
+from fathom.sandbox.v1 import execution_pb2, session_pb2
+from fathom.sandbox.v1 import sandbox_service_pb2 as wire
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from common.errors import ServiceError
+from sandbox_service import frames
+from sandbox_service.execution_stream import Ended, Event
+from sandbox_service.limits import Limits
+from sandbox_service.session import Session, SessionState
+from sandbox_service.sub_calls import SubCallFinished, SubCallStarted
+
+_ANSWER_HEAD_CHARACTERS = 500
+_STATES = {
+    SessionState.IDLE: session_pb2.Session.STATE_IDLE,
+    SessionState.BUSY: session_pb2.Session.STATE_BUSY,
+    SessionState.LOST: session_pb2.Session.STATE_LOST,
+}
+_STREAMS = {
+    "stdout": execution_pb2.OutputChunk.STREAM_STDOUT,
+    "stderr": execution_pb2.OutputChunk.STREAM_STDERR,
+}
+_ENDINGS: dict[frames.Ending, execution_pb2.ExecutionResult.Ending.ValueType] = {
+    "completed": execution_pb2.ExecutionResult.ENDING_COMPLETED,
+    "raised": execution_pb2.ExecutionResult.ENDING_RAISED,
+    "syntax_error": execution_pb2.ExecutionResult.ENDING_SYNTAX_ERROR,
+    "exited": execution_pb2.ExecutionResult.ENDING_EXITED,
+    "out_of_fuel": execution_pb2.ExecutionResult.ENDING_OUT_OF_FUEL,
+    "timed_out": execution_pb2.ExecutionResult.ENDING_TIMED_OUT,
+    "out_of_memory": execution_pb2.ExecutionResult.ENDING_OUT_OF_MEMORY,
+    "interrupted": execution_pb2.ExecutionResult.ENDING_INTERRUPTED,
+    "trapped": execution_pb2.ExecutionResult.ENDING_TRAPPED,
+}
+
+
+def session(value: Session) -> session_pb2.Session:
+    """Return a session's wire form."""
+    return session_pb2.Session(
+        name=value.name,
+        state=_STATES[value.state],
+        limits=limits(value.limits),
+        create_time=_timestamp(value.created_at),
+        expire_time=_timestamp(value.expires_at),
+        memory_bytes=value.memory_bytes,
+        sub_calls=value.meter.made,
+        executions=value.executions,
+        labels=value.labels,
+    )
+
+
+def limits(value: Limits) -> session_pb2.SessionLimits:
+    """Return the limits' wire form."""
+    return session_pb2.SessionLimits(
+        memory_bytes_max=value.memory_bytes_max,
+        fuel_max=value.fuel_max,
+        execute_time_max=_duration(value.execute_time_max_s),
+        output_bytes_max=value.output_bytes_max,
+        sub_calls_max=value.sub_calls_max,
+    )
+
+
+def event(value: int | Event) -> wire.ExecuteResponse:
+    """Return an event's wire form; the number of an execution is its start."""
+    return wire.ExecuteResponse(event=_event(value))
+
+
+def _event(value: int | Event) -> execution_pb2.ExecutionEvent:
+    if isinstance(value, int):
+        start = execution_pb2.ExecutionStart(execution=value)
+        return execution_pb2.ExecutionEvent(start=start)
+    if isinstance(value, frames.Output):
+        chunk = execution_pb2.OutputChunk(stream=_STREAMS[value.stream], text=value.text)
+        return execution_pb2.ExecutionEvent(output=chunk)
+    if isinstance(value, SubCallStarted):
+        started = execution_pb2.SubCallStarted(
+            sub_call=value.number,
+            batch=value.batch,
+            tier=value.tier,
+            prompt_characters=value.prompt_characters,
+            prompt_head=value.prompt_head,
+        )
+        return execution_pb2.ExecutionEvent(sub_call_started=started)
+    if isinstance(value, SubCallFinished):
+        return execution_pb2.ExecutionEvent(sub_call_finished=_finished(value))
+    return execution_pb2.ExecutionEvent(result=_result(value))
+
+
+def _finished(value: SubCallFinished) -> execution_pb2.SubCallFinished:
+    finished = execution_pb2.SubCallFinished(
+        sub_call=value.number, elapsed=_duration(value.elapsed_s)
+    )
+    if isinstance(value.outcome, ServiceError):
+        finished.error.CopyFrom(value.outcome.to_status())
+    else:
+        shown = Generation()
+        shown.CopyFrom(value.outcome)
+        shown.text = shown.text[:_ANSWER_HEAD_CHARACTERS]
+        shown.reasoning = ""
+        finished.generation.CopyFrom(shown)
+    return finished
+
+
+def _result(value: Ended) -> execution_pb2.ExecutionResult:
+    ended = value.frame
+    result = execution_pb2.ExecutionResult(
+        ending=_ENDINGS[ended.ending],
+        state_kept=ended.state_kept,
+        output_bytes=ended.output_bytes,
+        output_bytes_dropped=ended.output_bytes_dropped,
+        own_time=_duration(ended.own_time_s),
+        wait_time=_duration(ended.wait_time_s),
+        fuel_used=ended.fuel_used,
+        memory_bytes=ended.memory_bytes,
+        variables=[_variable(variable) for variable in ended.variables],
+    )
+    if ended.failure is not None:
+        failure = ended.failure
+        result.error.type = failure.type
+        result.error.message = failure.message
+        result.error.traceback = failure.traceback
+    if ended.final is not None:
+        final = ended.final
+        result.final.text = final.text
+        result.final.is_json = final.is_json
+        result.final.variable = final.variable
+    if value.limit_reached is not None:
+        result.limit_reached.CopyFrom(value.limit_reached.to_status())
+    return result
+
+
+def _variable(value: frames.Variable) -> execution_pb2.Variable:
+    return execution_pb2.Variable(
+        name=value.name, type=value.type, length=value.length, preview=value.preview
+    )
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    value = Timestamp()
+    value.FromNanoseconds(int(seconds * 1e9))
+    return value
+
+
+def _duration(seconds: float) -> Duration:
+    value = Duration()
+    value.FromNanoseconds(int(seconds * 1e9))
+    return value

@@ -1,0 +1,134 @@
+"""SandboxService over gRPC: wire in, domain call, wire out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from fathom.sandbox.v1 import sandbox_service_pb2 as wire
+from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceServicer
+
+from common.errors import NotBuiltYetError, NotFoundError
+from sandbox_service import requests, responses
+from sandbox_service.config import SandboxConfig
+from sandbox_service.guest_build import PYTHON_VERSION, engine_version
+from sandbox_service.page_tokens import make_page_token, page_size, read_page_token
+from sandbox_service.session_table import SessionTable
+from sandbox_service.session_telemetry import SessionTelemetry
+from sandbox_service.sub_calls import SubModels
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SandboxServicer(SandboxServiceServicer):
+    """The service's RPCs; see the contract for what each promises."""
+
+    def __init__(
+        self, sessions: SessionTable, sub_models: SubModels, config: SandboxConfig
+    ) -> None:
+        self._sessions = sessions
+        self._sub_models = sub_models
+        self._config = config
+        self._telemetry = SessionTelemetry(sessions.count_by_state)
+
+    async def CreateSession(
+        self, request: wire.CreateSessionRequest, _context: Context
+    ) -> wire.CreateSessionResponse:
+        """Start a guest with its contexts."""
+        options = requests.session_options(request, self._config)
+        session = await self._sessions.create(options, requests.request_id(request.request_id))
+        return wire.CreateSessionResponse(session=responses.session(session))
+
+    async def Execute(
+        self, request: wire.ExecuteRequest, _context: Context
+    ) -> AsyncIterator[wire.ExecuteResponse]:
+        """Run one piece of code and stream what happens."""
+        name = requests.session_name(request.name)
+        options = requests.execution_options(request)
+        session = self._sessions.find(name)
+        events = session.execute(options, self._sub_models, self._sessions.tasks, request.run_token)
+        with self._telemetry.execution() as observe:
+            async with aclosing(events):
+                async for event in events:
+                    observe(event)
+                    yield responses.event(event)
+
+    async def InterruptExecution(
+        self, request: wire.InterruptExecutionRequest, _context: Context
+    ) -> wire.InterruptExecutionResponse:
+        """Stop what runs in a session."""
+        session = self._sessions.find(requests.session_name(request.name))
+        was_running = await session.interrupt()
+        return wire.InterruptExecutionResponse(was_running=was_running)
+
+    async def ForkSession(
+        self, _request: wire.ForkSessionRequest, _context: Context
+    ) -> wire.ForkSessionResponse:
+        """Answer that forks come later."""
+        raise NotBuiltYetError("ForkSession", "sessions cannot be copied")
+
+    async def CheckpointSession(
+        self, _request: wire.CheckpointSessionRequest, _context: Context
+    ) -> wire.CheckpointSessionResponse:
+        """Answer that checkpoints come later."""
+        raise NotBuiltYetError("CheckpointSession", "images stay in their worker")
+
+    async def RestoreSession(
+        self, _request: wire.RestoreSessionRequest, _context: Context
+    ) -> wire.RestoreSessionResponse:
+        """Answer that checkpoints come later."""
+        raise NotBuiltYetError("RestoreSession", "images stay in their worker")
+
+    async def GetSession(
+        self, request: wire.GetSessionRequest, _context: Context
+    ) -> wire.GetSessionResponse:
+        """Describe one session."""
+        session = self._sessions.find(requests.session_name(request.name))
+        return wire.GetSessionResponse(session=responses.session(session))
+
+    async def ListSessions(
+        self, request: wire.ListSessionsRequest, _context: Context
+    ) -> wire.ListSessionsResponse:
+        """Describe live sessions, oldest first."""
+        size = page_size(request.page_size)
+        after = read_page_token(request.page_token)
+        sessions = self._sessions.page(after, size + 1)
+        shown = sessions[:size]
+        token = make_page_token(shown[-1].number) if len(sessions) > size else ""
+        return wire.ListSessionsResponse(
+            sessions=[responses.session(session) for session in shown], next_page_token=token
+        )
+
+    async def DeleteSession(
+        self, request: wire.DeleteSessionRequest, _context: Context
+    ) -> wire.DeleteSessionResponse:
+        """End a session."""
+        try:
+            await self._sessions.delete(requests.session_name(request.name))
+        except NotFoundError:
+            if not request.allow_missing:
+                raise
+        return wire.DeleteSessionResponse()
+
+    async def GetSandboxInfo(
+        self, _request: wire.GetSandboxInfoRequest, _context: Context
+    ) -> wire.GetSandboxInfoResponse:
+        """Describe the host."""
+        later = "not raised yet"
+        return wire.GetSandboxInfoResponse(
+            python_version=PYTHON_VERSION,
+            guest_digest=self._sessions.pool.build.digest,
+            engine_version=engine_version(),
+            default_limits=responses.limits(requests.default_limits(self._config)),
+            ceiling_limits=responses.limits(requests.ceiling_limits(self._config)),
+            sessions_max=self._sessions.sessions_max,
+            sessions=len(self._sessions),
+            walls=[
+                wire.Wall(name="wasm", raised=True),
+                wire.Wall(name="process", raised=True),
+                wire.Wall(name="landlock", raised=False, detail=later),
+                wire.Wall(name="seccomp", raised=False, detail=later),
+            ],
+        )

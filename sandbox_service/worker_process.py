@@ -1,0 +1,197 @@
+"""One worker process as the supervisor holds it: started, spoken to, and ended for misbehaving.
+
+A worker runs untrusted code. A frame that the protocol does not allow at that moment ends the
+process; its sessions then learn that they are lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from sandbox_service import frames
+from sandbox_service.guest_build import GuestBuild
+from sandbox_service.limits import Limits
+from sandbox_service.worker_session import WorkerLostError, WorkerSession
+
+_log = logging.getLogger(__name__)
+_RECEIVE_BYTES = 1 << 18
+START_TIMEOUT_S = 30.0
+_OPEN_TIMEOUT_S = 180.0
+"""Loading contexts has a limit inside the worker; this one is for a worker without it."""
+_SEND_TIMEOUT_S = 10.0
+"""A worker always reads; one that does not is broken."""
+WORKER_COMMAND = (sys.executable, "-I", "-m", "sandbox_service.worker")
+
+
+class WorkerStartError(Exception):
+    """A worker could not load the guest."""
+
+
+class WorkerProcess:
+    """A running worker with its sessions."""
+
+    def __init__(self, build: GuestBuild, command: Sequence[str] = WORKER_COMMAND) -> None:
+        """Start the process; call `greet` before anything else, and `serve` for as long as it
+        is to live. The command gets the number of its socket as one more argument."""
+        self._build = build
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._socket = ours
+        # Executed anew, never forked: nothing of this process's memory is in it.
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+            )
+        self._sending = asyncio.Lock()
+        self._reader = frames.FrameReader(frames.FromWorker)
+        self._sessions: dict[int, WorkerSession] = {}
+        self._number = 0
+        self.death = ""
+        """Why it is dead; empty while it lives."""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that it holds, those being closed included."""
+        return len(self._sessions)
+
+    async def greet(self) -> None:
+        """Have the worker load the guest; raises WorkerStartError where it cannot."""
+        await self._send(
+            frames.Start(
+                compiled=str(self._build.compiled.absolute()),
+                library=str(self._build.library.absolute()),
+                warm_image=str(self._build.warm_image.absolute()),
+            )
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                first = await self._first_frame()
+        except (OSError, TimeoutError, frames.FrameError) as error:
+            self.kill(f"it did not start: {error}")
+            raise WorkerStartError(self.death) from error
+        if not isinstance(first, frames.Started) or first.problem:
+            problem = first.problem if isinstance(first, frames.Started) else "wrong first frame"
+            self.kill(f"it did not start: {problem}")
+            raise WorkerStartError(self.death)
+
+    async def serve(self) -> None:
+        """Handle the worker's frames until it is dead; then its sessions know and it is gone."""
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await loop.sock_recv(self._socket, _RECEIVE_BYTES):
+                for frame in self._reader.feed(data):
+                    self._dispatch(frame)
+            self.kill("the worker process ended")
+        except (OSError, frames.FrameError) as error:
+            _log.error("worker %d is ended: %s", self.pid, error)
+            self.kill(f"the worker broke the protocol: {error}")
+        finally:
+            await self.end()
+
+    async def end(self) -> None:
+        """End the process, if it still runs, and wait until it is gone."""
+        self.kill("the service is shutting down")
+        self._socket.close()
+        await asyncio.to_thread(self._process.wait)
+
+    def kill(self, cause: str) -> None:
+        """End the process at once; the first cause given is the one that counts."""
+        if self.death:
+            return
+        self.death = cause
+        self._process.kill()
+        for session in self._sessions.values():
+            session.lose(cause)
+        self._sessions.clear()
+
+    async def open(
+        self, limits: Limits, mounts: list[frames.Mount], fds: Sequence[int]
+    ) -> tuple[WorkerSession, frames.Opened]:
+        """Start a session; the worker gets its own copies of the open blobs.
+
+        Raises OpenFailedError or WorkerLostError.
+        """
+        self._number += 1
+        session = WorkerSession(self._number, limits, self._send, self.kill)
+        self._sessions[session.number] = session
+        try:
+            await self._send(frames.Open(session=session.number, limits=limits, mounts=mounts), fds)
+            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+                return session, await session.opened()
+        except TimeoutError as error:
+            self.kill("a worker did not open a session in time")
+            raise WorkerLostError(self.death) from error
+        except asyncio.CancelledError:
+            await session.close()
+            raise
+
+    async def _first_frame(self) -> object:
+        loop = asyncio.get_running_loop()
+        while True:
+            data = await loop.sock_recv(self._socket, _RECEIVE_BYTES)
+            if not data:
+                raise OSError("it ended")
+            for frame in self._reader.feed(data):
+                return frame
+
+    def _dispatch(self, frame: object) -> None:
+        if isinstance(frame, frames.Started):
+            raise frames.FrameError("a second start")
+        number = getattr(frame, "session", None)
+        session = self._sessions.get(number) if isinstance(number, int) else None
+        if session is None:
+            raise frames.FrameError(f"{type(frame).__name__} of an unknown session")
+        session.receive(frame)
+        if session.is_gone:
+            del self._sessions[session.number]
+
+    async def _send(self, frame: frames.ToWorker, fds: Sequence[int] = ()) -> None:
+        if self.death:
+            raise WorkerLostError(self.death)
+        data = frames.encode(frame)
+        async with self._sending:
+            try:
+                async with asyncio.timeout(_SEND_TIMEOUT_S):
+                    if fds:
+                        data = data[await self._send_with_fds(data, fds) :]
+                    await asyncio.get_running_loop().sock_sendall(self._socket, data)
+            except (OSError, TimeoutError) as error:
+                self.kill(f"the worker cannot be reached: {error}")
+                raise WorkerLostError(self.death) from error
+
+    async def _send_with_fds(self, data: bytes, fds: Sequence[int]) -> int:
+        """Send the beginning of a frame together with open files; return the bytes sent."""
+        while True:
+            try:
+                return socket.send_fds(self._socket, [data[: 1 << 16]], list(fds))
+            except BlockingIOError:
+                await self._writable()
+
+    async def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_writer(self._socket, _set, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_writer(self._socket)
+
+
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -1,0 +1,429 @@
+"""Sessions as resources: validation, one execution at a time, interruption, life and death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from fathom.sandbox.v1 import sandbox_service_pb2 as wire
+from fathom.sandbox.v1 import session_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tests.integration.test_sandbox_support import Ran, Sandbox, details, guest, sandbox
+from tests.support.eventually import eventually
+
+pytestmark = pytest.mark.guest
+Session = session_pb2.Session
+LOOP = "print('on', flush=True)\nwhile True:\n    pass"
+
+
+def shape(characters: int, code_point_max: int) -> session_pb2.TextShape:
+    return session_pb2.TextShape(characters=characters, code_point_max=code_point_max)
+
+
+def mount(**fields: Any) -> session_pb2.ContextMount:
+    """A context that is right but for the fields given."""
+    right: dict[str, Any] = {
+        "variable": "context",
+        "kind": session_pb2.ContextMount.KIND_TEXT,
+        "blob_key": "contexts/1",
+        "size_bytes": 3,
+    }
+    return session_pb2.ContextMount(**right | fields)
+
+
+def documents(*ranges: session_pb2.DocumentRange) -> session_pb2.ContextMount:
+    return mount(kind=session_pb2.ContextMount.KIND_DOCUMENTS, documents=ranges)
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Sandbox]:
+    async with sandbox(guest(), tmp_path) as running:
+        yield running
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return details(caught.value)
+
+
+async def started(box: Sandbox, session: str, code: str = LOOP) -> Any:
+    """Start a cell and return the call once it has written."""
+    request = wire.ExecuteRequest(name=session, code=code)
+    call = box.stub.Execute(request, timeout=30)
+    async for response in call:
+        if response.event.HasField("output"):
+            return call
+    raise AssertionError("it ended")
+
+
+async def rest(call: Any) -> Ran:
+    return Ran([response.event async for response in call])
+
+
+async def test_a_session_describes_itself(box: Sandbox) -> None:
+    limits = session_pb2.SessionLimits(sub_calls_max=5)
+    name = await box.create(limits=limits, labels={"run": "r1"}, idle_ttl=Duration(seconds=60))
+    await box.run(name, "llm_query('x')")
+
+    session = await box.session(name)
+
+    assert session.state == Session.STATE_IDLE
+    assert session.limits.sub_calls_max == 5
+    assert session.limits.output_bytes_max == 1 << 20
+    assert session.labels == {"run": "r1"}
+    assert (session.sub_calls, session.executions) == (1, 1)
+    assert session.memory_bytes > 40_000_000
+    left = session.expire_time.ToDatetime() - session.create_time.ToDatetime()
+    assert 59 < left.total_seconds() < 70
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        (
+            {"limits": session_pb2.SessionLimits(memory_bytes_max=1 << 20)},
+            "limits.memory_bytes_max",
+        ),
+        ({"limits": session_pb2.SessionLimits(fuel_max=0)}, "limits.fuel_max"),
+        ({"limits": session_pb2.SessionLimits(output_bytes_max=-1)}, "limits.output_bytes_max"),
+        ({"limits": session_pb2.SessionLimits(sub_calls_max=-1)}, "limits.sub_calls_max"),
+        (
+            {"limits": session_pb2.SessionLimits(execute_time_max=Duration())},
+            "limits.execute_time_max",
+        ),
+        ({"idle_ttl": Duration()}, "idle_ttl"),
+        ({"request_id": "x" * 257}, "request_id"),
+        ({"labels": {str(i): "" for i in range(17)}}, "labels"),
+        ({"labels": {"k": "v" * 257}}, "labels"),
+        ({"contexts": [mount(variable="no name")]}, "contexts[0].variable"),
+        ({"contexts": [mount(variable="class")]}, "contexts[0].variable"),
+        ({"contexts": [mount(), mount()]}, "contexts[1].variable"),
+        ({"contexts": [mount(kind=0)]}, "contexts[0].kind"),
+        ({"contexts": [mount(blob_key="../x")]}, "contexts[0].blob_key"),
+        ({"contexts": [mount(blob_key="/etc/passwd")]}, "contexts[0].blob_key"),
+        ({"contexts": [mount(size_bytes=-1)]}, "contexts[0].size_bytes"),
+        ({"contexts": [mount(text_shape=shape(4, 0))]}, "contexts[0].text_shape.characters"),
+        (
+            {"contexts": [mount(text_shape=shape(3, 0x110000))]},
+            "contexts[0].text_shape.code_point_max",
+        ),
+        (
+            {"contexts": [mount(documents=[session_pb2.DocumentRange(name="a")])]},
+            "contexts[0].documents",
+        ),
+        (
+            {"contexts": [documents(session_pb2.DocumentRange(name="a", size_bytes=4))]},
+            "contexts[0].documents[0]",
+        ),
+        (
+            {
+                "contexts": [
+                    documents(
+                        session_pb2.DocumentRange(name="a"), session_pb2.DocumentRange(name="a")
+                    )
+                ]
+            },
+            "contexts[0].documents[1].name",
+        ),
+    ],
+)
+async def test_a_field_that_is_wrong_is_named(
+    box: Sandbox, fields: dict[str, Any], field: str
+) -> None:
+    code, reason, metadata = await refused(box.create(**fields))
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert metadata == {"field": field}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"limits": session_pb2.SessionLimits(memory_bytes_max=(4 << 30) + 1)}, "memory_bytes_max"),
+        ({"limits": session_pb2.SessionLimits(sub_calls_max=10**6 + 1)}, "sub_calls_max"),
+        (
+            {"limits": session_pb2.SessionLimits(execute_time_max=Duration(seconds=3601))},
+            "execute_time_max",
+        ),
+    ],
+)
+async def test_a_limit_above_the_ceiling_is_refused(
+    box: Sandbox, fields: dict[str, Any], field: str
+) -> None:
+    """Never silently lowered."""
+    code, reason, metadata = await refused(box.create(**fields))
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "LIMIT_ABOVE_CEILING")
+    assert metadata["field"] == f"limits.{field}"
+
+
+async def test_a_limit_at_the_ceiling_is_taken(box: Sandbox) -> None:
+    limits = session_pb2.SessionLimits(memory_bytes_max=4 << 30, sub_calls_max=10**6)
+
+    assert (await box.run(await box.create(limits=limits), "1")).out == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"name": "sessions/"}, "name"),
+        ({"name": "runs/1"}, "name"),
+        ({"code": ""}, "code"),
+        ({"code": "#" * ((1 << 20) + 1)}, "code"),
+        ({"turn": -1}, "turn"),
+        ({"call_prefix": "x" * 241}, "call_prefix"),
+    ],
+)
+async def test_an_execution_that_is_wrong_is_not_started(
+    box: Sandbox, fields: dict[str, Any], field: str
+) -> None:
+    name = await box.create()
+    request = wire.ExecuteRequest(**{"name": name, "code": "1"} | fields)
+
+    code, reason, metadata = await refused(rest(box.stub.Execute(request, timeout=10)))
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert metadata == {"field": field}
+
+
+async def test_code_of_the_largest_size_runs(box: Sandbox) -> None:
+    code = "1 #" + "x" * ((1 << 20) - 3)
+
+    assert (await box.run(await box.create(), code)).out == "1\n"
+
+
+async def test_an_unknown_session_is_not_found(box: Sandbox) -> None:
+    request = wire.GetSessionRequest(name="sessions/none")
+
+    code, reason, metadata = await refused(box.stub.GetSession(request, timeout=10))
+
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND")
+    assert metadata == {"resource": "sessions/none"}
+
+
+async def test_a_busy_session_takes_no_second_execution(box: Sandbox) -> None:
+    name = await box.create()
+    call = await started(box, name)
+
+    code, reason, metadata = await refused(box.run(name, "1"))
+
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_BUSY")
+    assert metadata == {"session": name}
+    assert (await box.session(name)).state == Session.STATE_BUSY
+    assert box.table.count_by_state() == {"idle": 0, "busy": 1, "lost": 0}
+    call.cancel()
+
+
+async def test_an_interrupt_ends_the_cell_and_keeps_the_session(box: Sandbox) -> None:
+    name = await box.create()
+    await box.run(name, "x = 1")
+    call = await started(box, name, "x = 2\n" + LOOP)
+
+    request = wire.InterruptExecutionRequest(name=name)
+    answer = await box.stub.InterruptExecution(request, timeout=10)
+
+    assert answer.was_running
+    ran = await rest(call)
+    assert (ran.ending, ran.result.state_kept) == ("interrupted", False)
+    assert (await box.run(name, "x")).out == "1\n"
+    assert not (await box.stub.InterruptExecution(request, timeout=10)).was_running
+
+
+async def test_an_interrupt_ends_the_wait_for_a_sub_model(box: Sandbox) -> None:
+    """And gives the sub-model's call up, so that nothing more is paid for it."""
+    name = await box.create()
+    call = await started(box, name, "print('on')\nllm_query('hold')")
+    await asyncio.wait_for(box.gateway.held.wait(), 10)
+
+    request = wire.InterruptExecutionRequest(name=name)
+    await box.stub.InterruptExecution(request, timeout=10)
+
+    assert (await rest(call)).ending == "interrupted"
+    await asyncio.wait_for(box.gateway.cancelled.wait(), 10)
+    assert (await box.run(name, "llm_query('next')")).out == "'re: next'\n"
+
+
+async def test_a_caller_that_goes_away_interrupts_its_cell(box: Sandbox) -> None:
+    """Nothing runs on for nobody."""
+    name = await box.create()
+    call = await started(box, name)
+
+    call.cancel()
+
+    async def is_idle() -> bool:
+        return (await box.session(name)).state == Session.STATE_IDLE
+
+    await eventually(is_idle)
+    assert (await box.run(name, "1")).out == "1\n"
+
+
+async def test_deleting_a_session_ends_what_runs_in_it(box: Sandbox) -> None:
+    name = await box.create()
+    call = await started(box, name)
+
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=10)
+
+    assert (await refused(rest(call)))[0] == grpc.StatusCode.NOT_FOUND
+    assert (await refused(box.session(name)))[1] == "RESOURCE_NOT_FOUND"
+    (worker,) = box.table.pool.workers
+    await eventually(lambda: worker.session_count == 0)
+
+
+async def test_deleting_again_is_an_error_unless_allowed(box: Sandbox) -> None:
+    name = await box.create()
+    request = wire.DeleteSessionRequest(name=name)
+    await box.stub.DeleteSession(request, timeout=10)
+
+    assert (await refused(box.stub.DeleteSession(request, timeout=10)))[1] == "RESOURCE_NOT_FOUND"
+    await box.stub.DeleteSession(
+        wire.DeleteSessionRequest(name=name, allow_missing=True), timeout=10
+    )
+
+
+async def test_a_killed_worker_takes_its_sessions_and_not_the_service(box: Sandbox) -> None:
+    name = await box.create()
+    call = await started(box, name)
+    (pid,) = box.worker_pids()
+
+    os.kill(pid, signal.SIGKILL)
+
+    code, reason, metadata = await refused(rest(call))
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "SESSION_LOST")
+    assert metadata["session"] == name
+    assert (await refused(box.run(name, "1")))[1] == "SESSION_LOST"
+    await eventually(lambda: bool(box.worker_pids()))
+    assert box.worker_pids() != [pid]
+    assert (await box.run(await box.create(), "1")).out == "1\n"
+
+
+async def test_other_workers_sessions_do_not_notice(tmp_path: Path) -> None:
+    async with sandbox(guest(), tmp_path, workers=2) as box:
+        names = [await box.create(), await box.create()]
+        await box.run(names[0], "x = 1")
+        await box.run(names[1], "x = 2")
+
+        os.kill(box.worker_pids()[0], signal.SIGKILL)
+
+        outcomes = []
+        for name in names:
+            try:
+                outcomes.append((await box.run(name, "x")).out)
+            except grpc.aio.AioRpcError as error:
+                outcomes.append(details(error)[1])
+        assert outcomes == ["SESSION_LOST", "2\n"]
+
+
+async def test_a_session_that_nobody_uses_is_deleted(box: Sandbox) -> None:
+    name = await box.create(idle_ttl=Duration(nanos=1_000_000))
+
+    await eventually(lambda: len(box.table) == 0)
+
+    assert (await refused(box.run(name, "1")))[1] == "RESOURCE_NOT_FOUND"
+
+
+async def test_the_host_takes_so_many_sessions_and_no_more(tmp_path: Path) -> None:
+    async with sandbox(guest(), tmp_path, sessions_max=2) as box:
+        first = await box.create()
+        await box.create()
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await box.create()
+
+        assert details(caught.value)[:2] == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "SANDBOX_CAPACITY",
+        )
+        await box.stub.DeleteSession(wire.DeleteSessionRequest(name=first), timeout=10)
+        await box.create()
+
+
+async def test_repeating_a_request_id_returns_the_first_session(box: Sandbox) -> None:
+    """A client that retries after a lost answer starts no second guest."""
+    both = await asyncio.gather(*[box.create(request_id="a") for _ in range(2)])
+
+    assert both[0] == both[1] == await box.create(request_id="a")
+    assert len(box.table) == 1
+
+
+async def test_a_request_id_used_for_another_request_is_refused(box: Sandbox) -> None:
+    await box.create(request_id="a")
+
+    code, reason, metadata = await refused(box.create(request_id="a", labels={"k": "v"}))
+
+    assert (code, reason) == (grpc.StatusCode.ABORTED, "REQUEST_ID_REUSED")
+    assert metadata == {"request_id": "a"}
+
+
+async def test_sessions_are_listed_by_pages(box: Sandbox) -> None:
+    names = [await box.create() for _ in range(3)]
+
+    first = await box.stub.ListSessions(wire.ListSessionsRequest(page_size=2), timeout=10)
+    rest_of_them = await box.stub.ListSessions(
+        wire.ListSessionsRequest(page_size=2, page_token=first.next_page_token), timeout=10
+    )
+
+    assert [s.name for s in first.sessions] + [s.name for s in rest_of_them.sessions] == names
+    assert not rest_of_them.next_page_token
+
+
+async def test_a_page_token_of_somewhere_else_is_refused(box: Sandbox) -> None:
+    request = wire.ListSessionsRequest(page_token="bm9wZQ==")
+
+    assert (await refused(box.stub.ListSessions(request, timeout=10)))[2] == {"field": "page_token"}
+
+
+async def test_what_is_not_built_yet_says_so(box: Sandbox) -> None:
+    name = await box.create()
+    calls = {
+        "ForkSession": box.stub.ForkSession(wire.ForkSessionRequest(name=name), timeout=10),
+        "CheckpointSession": box.stub.CheckpointSession(
+            wire.CheckpointSessionRequest(name=name), timeout=10
+        ),
+        "RestoreSession": box.stub.RestoreSession(
+            wire.RestoreSessionRequest(checkpoint_key="k"), timeout=10
+        ),
+        "determinism": box.create(determinism=wire.Determinism(clock_time=Timestamp(), seed=1)),
+    }
+
+    for feature, call in calls.items():
+        code, reason, metadata = await refused(call)
+        assert (code, reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+        assert metadata == {"feature": feature}
+
+
+async def test_the_host_describes_itself(box: Sandbox) -> None:
+    await box.create()
+
+    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=10)
+
+    assert info.python_version == "3.15.0"
+    assert info.guest_digest == guest().digest
+    assert info.sessions == 1
+    assert [wall.name for wall in info.walls if wall.raised] == ["wasm", "process"]
+    assert all(wall.detail for wall in info.walls if not wall.raised)
+
+
+async def test_a_worker_has_nothing_of_the_services_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither variables, nor open files, nor a working directory."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with (tmp_path / "open").open("w"):
+        async with sandbox(guest(), tmp_path) as box:
+            (pid,) = box.worker_pids()
+            process = Path(f"/proc/{pid}")
+
+            assert process.joinpath("environ").read_bytes() == b""
+            assert process.joinpath("cwd").readlink() == Path("/")
+            files = {str(f.readlink()) for f in process.joinpath("fd").iterdir()}
+            assert not [name for name in files if name.startswith(str(tmp_path))]
+            assert len([name for name in files if name.startswith("socket:")]) == 1

@@ -1,0 +1,216 @@
+"""Workers that misbehave: the supervisor ends them, answers for them, and goes on.
+
+A program of a few lines stands in for the worker; it has the same socket and says what no
+worker of ours would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from common.errors import NotFoundError
+from sandbox_service import frames
+from sandbox_service.errors import SessionLostError
+from sandbox_service.execution_stream import Event, ExecutionOptions
+from sandbox_service.guest_build import GuestBuild
+from sandbox_service.limits import Limits
+from sandbox_service.objects import FolderObjects
+from sandbox_service.pool import WorkerPool
+from sandbox_service.session_table import SessionOptions, SessionTable
+from sandbox_service.sub_calls import SubCall
+from sandbox_service.worker_process import WorkerStartError
+from tests.support.eventually import eventually
+
+PRELUDE = """
+import socket, sys
+from sandbox_service import frames
+connection = socket.socket(fileno=int(sys.argv[1]))
+reader = frames.FrameReader(frames.ToWorker)
+waiting = []
+def receive():
+    while not waiting:
+        data = connection.recv(1 << 16)
+        if not data:
+            sys.exit()
+        waiting.extend(reader.feed(data))
+    return waiting.pop(0)
+def send(*sent):
+    for frame in sent:
+        connection.sendall(frame if isinstance(frame, bytes) else frames.encode(frame))
+def ended(execution):
+    return frames.Ended(session=1, execution=execution, ending="completed", state_kept=True,
+        failure=None, final=None, variables=[], output_bytes=0, output_bytes_dropped=0,
+        own_time_s=0.0, wait_time_s=0.0, fuel_used=0, memory_bytes=0)
+def output(text):
+    return frames.Output(session=1, execution=1, stream="stdout", text=text)
+def sub_calls(call):
+    question = frames.Question(prompts=[[frames.Message("user", "x")]], is_batch=False,
+        tier="sub", output_tokens_max=None, temperature=None)
+    return frames.SubCalls(session=1, execution=1, call=call, question=question)
+receive()
+"""
+GREET = PRELUDE + "send(frames.Started())\n"
+OPEN = GREET + "receive()\nsend(frames.Opened(session=1, memory_bytes=1))\n"
+RUN = OPEN + "run = receive()\n"
+OPTIONS = SessionOptions(
+    limits=Limits(output_bytes_max=10, execute_time_max_s=0.05),
+    contexts=[],
+    idle_ttl_s=60.0,
+    labels={},
+)
+
+
+class NoSubModels:
+    """The gateway is not asked by these tests."""
+
+    async def ask(
+        self, calls: list[SubCall], run_token: str
+    ) -> AsyncIterator[tuple[int, NotFoundError]]:
+        for position in range(len(calls)):
+            yield position, NotFoundError("models/none")
+
+
+@asynccontextmanager
+async def table(program: str, tmp_path: Path) -> AsyncIterator[SessionTable]:
+    """Run a service whose workers are this program."""
+    command = (sys.executable, "-I", "-c", program)
+    build = GuestBuild.in_folder(tmp_path)
+    async with (
+        WorkerPool(build, 1, command) as pool,
+        SessionTable(pool, FolderObjects(tmp_path), 10) as sessions,
+    ):
+        yield sessions
+
+
+async def run(sessions: SessionTable) -> list[int | Event]:
+    session = await sessions.create(OPTIONS)
+    options = ExecutionOptions(code="x")
+    events = session.execute(options, NoSubModels(), sessions.tasks)  # type: ignore[arg-type]
+    return [event async for event in events]
+
+
+HOSTILE = {
+    "bytes that are no frame": "send(b'\\x05\\0\\0\\0hello')",
+    "a frame larger than any": "send(b'\\xff\\xff\\xff\\xff')",
+    "a frame of another session": "send(frames.Closed(session=2))",
+    "a frame of the other direction": "send(frames.Close(session=1))",
+    "a second start": "send(frames.Started())",
+    "a second opening": "send(frames.Opened(session=1, memory_bytes=1))",
+    "a closing that nobody asked for": "send(frames.Closed(session=1))",
+    "the end of another execution": "send(ended(2))",
+    "more output than the limit": "send(*[output('123456')] * 2)",
+    "output that says nothing": "send(frames.encode(output('x')).replace(b'\\xa1x', b'\\xa0'))",
+    "sub-calls out of order": "send(sub_calls(2))",
+    "sub-calls on top of sub-calls": "send(sub_calls(1), sub_calls(2))",
+    "its end": "sys.exit()",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_a_worker_that_sends_what_it_may_not_is_ended(what: str, tmp_path: Path) -> None:
+    """Its session is lost with a clear cause, and another worker takes its place."""
+    async with table(RUN + HOSTILE[what] + "\nreceive()\n", tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+
+        with pytest.raises(SessionLostError) as caught:
+            await asyncio.wait_for(run(sessions), 30)
+
+        assert "worker" in caught.value.metadata["cause"]
+        await eventually(lambda: len(sessions.pool.workers) == 1)
+        assert sessions.pool.workers != [worker]
+        assert len(sessions) == 0
+
+
+async def test_what_a_worker_sends_twice_ends_it_after_the_first(tmp_path: Path) -> None:
+    """The caller has its result; the session is lost all the same."""
+    async with table(RUN + "send(ended(1), ended(1))\nreceive()\n", tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+
+        await asyncio.wait_for(run(sessions), 30)
+
+        await eventually(lambda: bool(worker.death))
+        assert "Ended while idle" in worker.death
+
+
+async def test_a_worker_that_never_ends_a_cell_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's own deadline is not trusted alone."""
+    monkeypatch.setattr("sandbox_service.execution_stream._GRACE_S", 0.05)
+    async with table(RUN + "receive()\n", tmp_path) as sessions:
+        with pytest.raises(SessionLostError, match="did not stop a cell in time"):
+            await asyncio.wait_for(run(sessions), 30)
+
+
+async def test_a_worker_that_never_opens_a_session_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox_service.worker_process._OPEN_TIMEOUT_S", 0.05)
+    async with table(GREET + "receive()\nreceive()\n", tmp_path) as sessions:
+        with pytest.raises(SessionLostError, match="did not open a session in time"):
+            await asyncio.wait_for(sessions.create(OPTIONS), 30)
+
+
+async def test_a_worker_that_does_not_read_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one full socket would hold up every call to its sessions."""
+    monkeypatch.setattr("sandbox_service.worker_process._SEND_TIMEOUT_S", 0.2)
+    program = OPEN + "import threading\nthreading.Event().wait()\n"
+    async with table(program, tmp_path) as sessions:
+        session = await sessions.create(OPTIONS)
+        options = ExecutionOptions(code="#" * (8 << 20))
+
+        with pytest.raises(SessionLostError, match="cannot be reached"):
+            async for _ in session.execute(options, NoSubModels(), sessions.tasks):  # type: ignore[arg-type]
+                pass
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (PRELUDE + "send(frames.Started(problem='no such file'))", "no such file"),
+        (PRELUDE + "send(ended(1))", "wrong first frame"),
+        ("raise SystemExit", "did not start"),
+    ],
+)
+async def test_a_guest_that_does_not_load_stops_the_service(
+    program: str, message: str, tmp_path: Path
+) -> None:
+    """Better no service than one that can open no session."""
+    with pytest.raises(WorkerStartError, match=message):
+        async with table(program, tmp_path):
+            pass
+
+
+async def test_a_worker_may_lose_one_session_and_go_on(tmp_path: Path) -> None:
+    program = RUN + "send(frames.Lost(session=1, cause='disk full'))\nreceive()\n"
+    async with table(program, tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+
+        with pytest.raises(SessionLostError, match="disk full"):
+            await asyncio.wait_for(run(sessions), 30)
+
+        assert sessions.pool.workers == [worker]
+        assert worker.session_count == 0
+
+
+async def test_frames_may_come_in_any_pieces(tmp_path: Path) -> None:
+    """As they do from a socket."""
+    program = RUN + (
+        "for byte in frames.encode(output('hi')) + frames.encode(ended(1)):\n"
+        "    send(bytes([byte]))\nreceive()\n"
+    )
+    async with table(program, tmp_path) as sessions:
+        number, output, last = await asyncio.wait_for(run(sessions), 30)
+
+    assert number == 1
+    assert isinstance(output, frames.Output)
+    assert output.text == "hi"
+    assert last is not None

@@ -1,0 +1,152 @@
+"""An execution's time and output inside a worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from sandbox_service.execution import Execution, OutputBuffer, StopError
+from sandbox_service.frames import OUTPUT_TEXT_MAX
+from sandbox_service.limits import Limits
+
+
+class Sent:
+    """Keeps what an execution sends."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[str, str]] = []
+
+    def __call__(self, stream: str, text: str) -> None:
+        if text:
+            self.chunks.append((stream, text))
+
+
+@pytest.fixture
+def sent() -> Sent:
+    return Sent()
+
+
+def write(output: OutputBuffer, stream: int, data: bytes) -> None:
+    """Write as WASI does: only what there is room for is copied."""
+    output.write(stream, data[: output.room_bytes], len(data))
+
+
+def test_small_writes_are_sent_as_one(sent: Sent) -> None:
+    output = OutputBuffer(100, sent)
+    for piece in (b"a", b"b", b"c"):
+        write(output, 1, piece)
+    output.flush()
+
+    assert sent.chunks == [("stdout", "abc")]
+
+
+def test_streams_keep_their_order(sent: Sent) -> None:
+    output = OutputBuffer(100, sent)
+    for stream in (1, 2, 2, 1):
+        write(output, stream, b"x")
+    output.finish()
+
+    assert sent.chunks == [("stdout", "x"), ("stderr", "xx"), ("stdout", "x")]
+
+
+def test_a_character_written_in_two_pieces_is_whole(sent: Sent) -> None:
+    output = OutputBuffer(100, sent)
+    write(output, 1, "€".encode()[:2])
+    output.flush()
+    write(output, 1, "€".encode()[2:])
+    output.finish()
+
+    assert sent.chunks == [("stdout", "€")]
+
+
+def test_bytes_that_are_no_utf8_are_replaced(sent: Sent) -> None:
+    output = OutputBuffer(100, sent)
+    write(output, 1, b"a\xffb\xe2")
+    output.finish()
+
+    assert "".join(text for _, text in sent.chunks) == "a\ufffdb\ufffd"
+
+
+@pytest.mark.parametrize(("size", "kept", "dropped"), [(10, 10, 0), (11, 10, 1)])
+def test_output_is_cut_at_its_limit(sent: Sent, size: int, kept: int, dropped: int) -> None:
+    output = OutputBuffer(10, sent)
+    write(output, 1, b"x" * size)
+    output.finish()
+
+    assert sent.chunks == [("stdout", "x" * kept)]
+    assert (output.written_bytes, output.dropped_bytes) == (size, dropped)
+
+
+def test_the_limit_counts_both_streams(sent: Sent) -> None:
+    output = OutputBuffer(10, sent)
+    write(output, 1, b"x" * 6)
+    write(output, 2, b"y" * 6)
+    output.finish()
+
+    assert sent.chunks == [("stdout", "x" * 6), ("stderr", "y" * 4)]
+
+
+def test_much_output_is_sent_in_frames_of_a_size(sent: Sent) -> None:
+    output = OutputBuffer(1 << 30, sent)
+    write(output, 1, b"x" * (2 * OUTPUT_TEXT_MAX + 1))
+    output.finish()
+
+    assert [len(text) for _, text in sent.chunks] == [OUTPUT_TEXT_MAX, OUTPUT_TEXT_MAX, 1]
+
+
+def test_a_tick_sends_what_waits(sent: Sent) -> None:
+    execution = Execution(1, Limits(), sent)
+    write(execution.output, 1, b"x")
+    execution.on_tick()
+
+    assert sent.chunks == [("stdout", "x")]
+
+
+def test_a_tick_after_an_interrupt_stops(sent: Sent) -> None:
+    execution = Execution(1, Limits(), sent)
+    execution.on_tick()
+    execution.interrupt()
+
+    with pytest.raises(StopError) as caught:
+        execution.on_tick()
+
+    assert caught.value.ending == "interrupted"
+
+
+def test_a_tick_after_the_time_stops(sent: Sent) -> None:
+    with pytest.raises(StopError) as caught:
+        Execution(1, Limits(execute_time_max_s=0.0), sent).on_tick()
+
+    assert caught.value.ending == "timed_out"
+
+
+def test_waiting_is_not_own_time(sent: Sent) -> None:
+    execution = Execution(1, Limits(execute_time_max_s=0.05), sent)
+    with execution.waiting():
+        threading.Event().wait(0.1)
+    execution.on_tick()
+
+    assert execution.wait_time_s >= 0.1
+    assert execution.own_time_s < 0.05
+
+
+def test_a_sleep_ends_with_the_time(sent: Sent) -> None:
+    execution = Execution(1, Limits(execute_time_max_s=0.05), sent)
+    started = time.monotonic()
+
+    with pytest.raises(StopError):
+        execution.sleep(60)
+
+    assert time.monotonic() - started < 5
+
+
+def test_a_sleep_ends_with_an_interrupt(sent: Sent) -> None:
+    execution = Execution(1, Limits(), sent)
+    threading.Timer(0.02, execution.interrupt).start()
+
+    with pytest.raises(StopError) as caught:
+        execution.sleep(60)
+
+    assert caught.value.ending == "interrupted"
