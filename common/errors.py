@@ -7,6 +7,7 @@ its code and reason survive the next hop.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import grpc
@@ -17,8 +18,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "fathom"
-_DETAIL_BYTES_MAX = 4096
-"""More than 8 KiB of details in all makes gRPC replace the whole status."""
+_log = logging.getLogger(__name__)
+_MESSAGE_BYTES_MAX = 800
+_METADATA_BYTES_MAX = 1_500
+_VIOLATIONS_BYTES_MAX = 1_000
+"""gRPC replaces a status that takes more than 8 KiB of headers: the message goes twice, once
+percent-encoded, and the details in base64."""
 
 
 class ServiceError(Exception):
@@ -42,7 +47,8 @@ class ServiceError(Exception):
 
     def details(self) -> list[Message]:
         """Return the google.rpc messages that go along, ErrorInfo first."""
-        metadata = {key: value[:_DETAIL_BYTES_MAX] for key, value in self.metadata.items()}
+        room = _METADATA_BYTES_MAX // max(len(self.metadata), 1)
+        metadata = {key: _cut(value, room) for key, value in self.metadata.items()}
         details: list[Message] = [
             error_details_pb2.ErrorInfo(reason=self.reason_name, domain=DOMAIN, metadata=metadata)
         ]
@@ -58,7 +64,7 @@ class ServiceError(Exception):
         for detail in self.details():
             packed.append(any_pb2.Any())
             packed[-1].Pack(detail)
-        message = self.message[:_DETAIL_BYTES_MAX]
+        message = _cut(self.message, _MESSAGE_BYTES_MAX)
         return status_pb2.Status(code=status_number(self.code), message=message, details=packed)
 
 
@@ -81,10 +87,16 @@ class InvalidFieldError(ServiceError):
         return error
 
     def details(self) -> list[Message]:
-        """Add a BadRequest that names each field."""
+        """Add a BadRequest that names each field, or as many as a status holds."""
         bad_request = error_details_pb2.BadRequest()
+        room = _VIOLATIONS_BYTES_MAX
         for field, description in self.violations.items():
-            bad_request.field_violations.add(field=field, description=description)
+            violation = bad_request.field_violations.add(
+                field=_cut(field, room // 2), description=_cut(description, room // 2)
+            )
+            room -= violation.ByteSize()
+            if room <= _VIOLATIONS_BYTES_MAX // 2:
+                break
         return [*super().details(), bad_request]
 
 
@@ -197,14 +209,35 @@ def received(error: grpc.RpcError) -> ReceivedError:
     except ValueError:
         status = None
     if status is None:
-        status = status_pb2.Status(code=status_number(error.code()), message=error.details() or "")
+        status = _transport_status(error)
     return ReceivedError(status)
+
+
+def _transport_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    """Return a status in words of ours for a failure that no service of ours put into words: the
+    library's name addresses and its own parts."""
+    code = error.code()
+    _log.warning("a call failed without a reason: %s %s", code.name, error.details())
+    if code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}:
+        code = grpc.StatusCode.UNAVAILABLE  # what a call meets whose server is stopped or breaks
+    words = _TRANSPORT_WORDS.get(code, f"a call between services failed ({code.name})")
+    return status_pb2.Status(code=status_number(code), message=words)
+
+
+_TRANSPORT_WORDS = {
+    grpc.StatusCode.UNAVAILABLE: "another service could not be reached; try again",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "another service did not answer in time",
+}
 
 
 def status_number(code: grpc.StatusCode) -> int:
     """Return the number that google.rpc.Status has for a code."""
     number: int = code.value[0]
     return number
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    return text.encode()[:bytes_max].decode(errors="ignore")
 
 
 _CODES = {status_number(code): code for code in grpc.StatusCode}

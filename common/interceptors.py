@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -131,7 +130,7 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
         status = error.to_status()
     else:
         _log.error("unforeseen error in %s", method, exc_info=error)
-        status = status_pb2.Status(code=code_pb2.INTERNAL, message="internal error")
+        status = ServiceError("internal error").to_status()
     await context.abort_with_status(rpc_status.to_status(status))
 
 

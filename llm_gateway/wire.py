@@ -5,13 +5,11 @@ The only domain-side module that knows the protobuf messages; it decides nothing
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from fathom.gateway.v1 import gateway_service_pb2 as service_pb2
 from fathom.gateway.v1 import generation_pb2 as pb2
 
 from common.errors import InvalidFieldError, NotBuiltYetError
+from common.page_tokens import make_page_token, page_size, read_page_token
 from llm_gateway.answers import Answer, FinishReason
 from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment
 from llm_gateway.prompts import Message, Prompt, Role
@@ -19,8 +17,8 @@ from llm_gateway.prompts import Message, Prompt, Role
 _REQUEST_ID_CHARS_MAX = 256
 _STOP_MAX = 4
 _TEMPERATURE_MAX = 2.0
-_PAGE_SIZE_DEFAULT = 50
-_PAGE_SIZE_MAX = 500
+_MODELS = "models"
+"""Scope of ListModels' page tokens."""
 _ROLES = {
     pb2.Message.ROLE_SYSTEM: Role.SYSTEM,
     pb2.Message.ROLE_USER: Role.USER,
@@ -130,15 +128,13 @@ def models_page(
     models: list[Deployment], catalog: Catalog, request: service_pb2.ListModelsRequest
 ) -> service_pb2.ListModelsResponse:
     """Return the page that a request wants of `models`, which are sorted by name."""
-    if request.page_size < 0:
-        raise InvalidFieldError("page_size", "must not be negative")
-    size = min(request.page_size or _PAGE_SIZE_DEFAULT, _PAGE_SIZE_MAX)
-    after = _name_from(request.page_token)
+    size = page_size(request.page_size)
+    after = read_page_token(_MODELS, request.page_token)
     left = [model for model in models if model.name > after]
     page = left[:size]
     return service_pb2.ListModelsResponse(
         models=[_model_to(model, catalog) for model in page],
-        next_page_token=_token_from(page[-1].name) if len(left) > size else "",
+        next_page_token=make_page_token(_MODELS, page[-1].name) if len(left) > size else "",
     )
 
 
@@ -152,14 +148,3 @@ def _model_to(deployment: Deployment, catalog: Catalog) -> service_pb2.Model:
         input_usd_nanos_per_million_tokens=rates.input,
         output_usd_nanos_per_million_tokens=rates.output,
     )
-
-
-def _token_from(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()
-
-
-def _name_from(page_token: str) -> str:
-    try:
-        return base64.b64decode(page_token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        raise InvalidFieldError("page_token", "is not one that ListModels returned") from None

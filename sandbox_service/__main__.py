@@ -21,6 +21,8 @@ from sandbox_service.session_table import SessionTable
 from sandbox_service.worker_process import WorkerStartError
 
 SERVICE = "fathom.sandbox.v1.SandboxService"
+_MESSAGE_BYTES_MAX = 16 << 20
+"""A context of many documents is described in one CreateSession."""
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ async def serve(config: SandboxConfig) -> None:
                 call_timeout_s=config.sub_call_timeout_s,
                 concurrency_max=config.sub_call_concurrency_max,
             )
-            server = Server("fathom-sandbox", config)
+            server = Server("fathom-sandbox", config, message_bytes_max=_MESSAGE_BYTES_MAX)
             servicer = SandboxServicer(sessions, sub_models, config)
             add_SandboxServiceServicer_to_server(servicer, server.grpc)
             server.serves(SERVICE)

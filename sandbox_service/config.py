@@ -22,7 +22,9 @@ def _default_cache() -> Path:
 class SandboxConfig(ServerConfig):
     """Settings of the sandbox service."""
 
-    gateway_address: str = "127.0.0.1:7103"
+    listen: str = "127.0.0.1:7312"
+    """Address that gRPC listens on, `host:port`; port 0 takes any free one."""
+    gateway_address: str = "127.0.0.1:7313"
     """Address of the gateway that sub-calls go to, `host:port`."""
     object_store: Path = Path("objects")
     """Folder of the object store's blobs, the one that the orchestrator writes."""

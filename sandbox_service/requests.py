@@ -17,7 +17,7 @@ from sandbox_service.execution_stream import ExecutionOptions
 from sandbox_service.frames import Mount, Text
 from sandbox_service.limits import Limits
 from sandbox_service.objects import is_key
-from sandbox_service.session_table import ContextBlob, SessionOptions
+from sandbox_service.session_table import DEFAULT_SUB_TIER, ContextBlob, SessionOptions
 
 CODE_BYTES_MAX = 1 << 20
 _CONTEXTS_MAX = 16
@@ -60,11 +60,14 @@ def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -
     for i, name in enumerate(names):
         if name in names[:i]:
             raise InvalidFieldError(f"contexts[{i}].variable", "must differ from the others'")
+    if len(request.sub_tier) > _TEXT_CHARACTERS_MAX:
+        raise InvalidFieldError("sub_tier", f"must have at most {_TEXT_CHARACTERS_MAX} characters")
     return SessionOptions(
         limits=_limits(request.limits, config),
         contexts=blobs,
         idle_ttl_s=_idle_ttl_s(request, config),
         run_token=request.run_token,
+        sub_tier=request.sub_tier or DEFAULT_SUB_TIER,
         labels=_labels(request.labels),
     )
 

@@ -11,15 +11,18 @@ from fathom.sandbox.v1 import sandbox_service_pb2 as wire
 from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceServicer
 
 from common.errors import NotBuiltYetError, NotFoundError
+from common.page_tokens import make_page_token, page_size, read_page_token
 from sandbox_service import requests, responses
 from sandbox_service.config import SandboxConfig
 from sandbox_service.guest_build import PYTHON_VERSION, engine_version
-from sandbox_service.page_tokens import make_page_token, page_size, read_page_token
 from sandbox_service.session_table import SessionTable
 from sandbox_service.session_telemetry import SessionTelemetry
 from sandbox_service.sub_calls import SubModels
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_SESSIONS = "sessions"
+"""Scope of ListSessions' page tokens."""
 
 
 class SandboxServicer(SandboxServiceServicer):
@@ -93,10 +96,10 @@ class SandboxServicer(SandboxServiceServicer):
     ) -> wire.ListSessionsResponse:
         """Describe live sessions, oldest first."""
         size = page_size(request.page_size)
-        after = read_page_token(request.page_token)
+        after = int(read_page_token(_SESSIONS, request.page_token) or 0)
         sessions = self._sessions.page(after, size + 1)
         shown = sessions[:size]
-        token = make_page_token(shown[-1].number) if len(sessions) > size else ""
+        token = make_page_token(_SESSIONS, str(shown[-1].number)) if len(sessions) > size else ""
         return wire.ListSessionsResponse(
             sessions=[responses.session(session) for session in shown], next_page_token=token
         )

@@ -34,6 +34,7 @@ class Session:
         number: int,
         memory_bytes: int,
         run_token: str,
+        sub_tier: str,
         idle_ttl_s: float,
         labels: Mapping[str, str],
     ) -> None:
@@ -53,6 +54,7 @@ class Session:
         """Counts the sub-calls."""
         self._worker = worker
         self._run_token = run_token
+        self._sub_tier = sub_tier
         self._idle_ttl_s = idle_ttl_s
         self._used_at = time.time()
         self._started = 0
@@ -107,7 +109,13 @@ class Session:
         self._run_token = run_token or self._run_token
         self._started += 1
         stream = ExecutionStream(
-            self._worker, self._started, options, self.meter, sub_models, self._run_token
+            self._worker,
+            self._started,
+            options,
+            self.meter,
+            sub_models,
+            run_token=self._run_token,
+            sub_tier=self._sub_tier,
         )
         self._current = stream
         running = tasks.create_task(stream.run())

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _SWEEP_S = 1.0
 _LOST_REMEMBERED_S = 3_600.0
 _REQUEST_IDS_REMEMBERED_S = 600.0
+DEFAULT_SUB_TIER = "sub"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,8 @@ class SessionOptions:
     """Deleted after this long without a call."""
     run_token: str = ""
     """Sent with each sub-call."""
+    sub_tier: str = DEFAULT_SUB_TIER
+    """What a sub-call asks where the code names nothing."""
     labels: Mapping[str, str]
     """The caller's own bookkeeping."""
 
@@ -172,6 +175,7 @@ class SessionTable:
             number=self._made,
             memory_bytes=frame.memory_bytes,
             run_token=options.run_token,
+            sub_tier=options.sub_tier,
             idle_ttl_s=options.idle_ttl_s,
             labels=options.labels,
         )

@@ -111,6 +111,8 @@ class SubCallRound:
     """The way to the gateway."""
     run_token: str
     """Empty where the session has none: then every call fails."""
+    default_tier: str
+    """Asked where the code names no tier."""
     call_prefix: str
     """Prefix of request ids; empty for none."""
     turn: int
@@ -125,7 +127,7 @@ class SubCallRound:
         started = time.monotonic()
         calls = self._numbered()
         batch = self._batch_number()
-        for call in calls:
+        for call in calls[: self._room]:
             yield _started(call, batch)
         pending: dict[int, Generation | ServiceError] = {}
         async for position, outcome in self._asked(calls):
@@ -135,7 +137,8 @@ class SubCallRound:
                 outcome=outcome,
                 elapsed_s=time.monotonic() - started,
             )
-        self.outcomes = [pending[position] for position in range(len(calls))]
+        refused = SubCallLimitError(self.meter.sub_calls_max)
+        self.outcomes = [pending.get(position, refused) for position in range(len(calls))]
 
     def answers(self) -> list[frames.Answer | frames.Refusal]:
         """Return the outcomes as the guest gets them, as many as fit one frame."""
@@ -156,6 +159,11 @@ class SubCallRound:
                 return outcome
         return None
 
+    @property
+    def _room(self) -> int:
+        """Calls that the session may still make; the others are refused, and never begin."""
+        return max(self.meter.sub_calls_max - self.meter.made, 0)
+
     def _numbered(self) -> list[SubCall]:
         question, calls = self.question, []
         for i, messages in enumerate(question.prompts):
@@ -165,7 +173,7 @@ class SubCallRound:
                     number=self.meter.made + i + 1,
                     request_id=request_id,
                     messages=messages,
-                    tier=question.tier,
+                    tier=question.tier or self.default_tier,
                     output_tokens_max=question.output_tokens_max,
                     temperature=question.temperature,
                     turn=self.turn,
@@ -182,9 +190,8 @@ class SubCallRound:
     async def _asked(
         self, calls: Sequence[SubCall]
     ) -> AsyncIterator[tuple[int, Generation | ServiceError]]:
-        room = max(self.meter.sub_calls_max - self.meter.made, 0)
-        self.meter.made += len(calls)
-        allowed = calls[:room]
+        allowed = calls[: self._room]
+        self.meter.made += len(allowed)
         if not self.run_token:
             error = UnauthenticatedError("missing", "the session has no run token")
             for position in range(len(allowed)):
@@ -192,8 +199,6 @@ class SubCallRound:
         elif allowed:
             async for position, outcome in self.sub_models.ask(allowed, self.run_token):
                 yield position, outcome
-        for position in range(len(allowed), len(calls)):
-            yield position, SubCallLimitError(self.meter.sub_calls_max)
 
 
 def _started(call: SubCall, batch: int) -> SubCallStarted:

@@ -12,12 +12,12 @@ from fathom.orchestrator.v1 import context_service_pb2_grpc
 from fathom.orchestrator.v1.context_pb2 import Context, Document
 
 from common.errors import InvalidFieldError, NotBuiltYetError
+from common.page_tokens import make_page_token, page_length, page_size, read_page_token
 from common.server import Server
 from orchestrator.blobs import BlobStore
 from orchestrator.contexts.store import ContextStore
 from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
 from orchestrator.contexts.upload import Upload, UploadLimits, UploadPlan
-from orchestrator.page_tokens import make_page_token, page_size, read_page_token
 from orchestrator.resource_names import read_name
 from orchestrator.tenants import DEFAULT_TENANT
 
@@ -90,12 +90,13 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
             created_us, _, context_id = last.partition("/")
             before = int(created_us), context_id
         found = await self._contexts.newest(DEFAULT_TENANT, before=before, count=size + 1)
+        contexts = [context_message(stored) for stored in found]
+        length = page_length(contexts, size)
         token = ""
-        if len(found) > size:
-            end = found[size - 1]
+        if len(found) > length:
+            end = found[length - 1]
             token = make_page_token("contexts", f"{end.created_us}/{end.context_id}")
-        shown = [context_message(stored) for stored in found[:size]]
-        return pb.ListContextsResponse(contexts=shown, next_page_token=token)
+        return pb.ListContextsResponse(contexts=contexts[:length], next_page_token=token)
 
     async def ListDocuments(
         self, request: pb.ListDocumentsRequest, _context: CallContext
@@ -110,9 +111,10 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
         found = await self._contexts.documents(
             DEFAULT_TENANT, stored.context_id, first=first, count=size + 1
         )
-        token = make_page_token(scope, str(first + size)) if len(found) > size else ""
-        shown = [_document_message(document) for document in found[:size]]
-        return pb.ListDocumentsResponse(documents=shown, next_page_token=token)
+        documents = [_document_message(document) for document in found]
+        length = page_length(documents, size)
+        token = make_page_token(scope, str(first + length)) if len(found) > length else ""
+        return pb.ListDocumentsResponse(documents=documents[:length], next_page_token=token)
 
     async def ReadContext(
         self, request: pb.ReadContextRequest, _context: CallContext

@@ -11,8 +11,14 @@ from fathom.orchestrator.v1 import orchestrator_service_pb2_grpc
 from fathom.orchestrator.v1.run_pb2 import Run
 
 from common.errors import InvalidFieldError, NotBuiltYetError
+from common.page_tokens import (
+    PAGE_BYTES_MAX,
+    make_page_token,
+    page_length,
+    page_size,
+    read_page_token,
+)
 from common.server import Server
-from orchestrator.page_tokens import make_page_token, page_size, read_page_token
 from orchestrator.resource_names import read_name
 from orchestrator.runs.admission import Admission
 from orchestrator.runs.event_log import EventLog
@@ -64,11 +70,16 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         scope = f"runs/{states}"
         before = read_page_token(scope, request.page_token)
         found = await self._runs.newest(
-            DEFAULT_TENANT, states=states, before=before, count=size + 1
+            DEFAULT_TENANT,
+            states=states,
+            before=before,
+            count=size + 1,
+            bytes_max=PAGE_BYTES_MAX,
         )
-        token = make_page_token(scope, found[size - 1].run_id) if len(found) > size else ""
-        shown = [record.whole() for record in found[:size]]
-        return pb.ListRunsResponse(runs=shown, next_page_token=token)
+        runs = [record.whole() for record in found]
+        length = page_length(runs, size)
+        token = make_page_token(scope, found[length - 1].run_id) if len(found) > length else ""
+        return pb.ListRunsResponse(runs=runs[:length], next_page_token=token)
 
     async def WatchRun(
         self, request: pb.WatchRunRequest, _context: CallContext

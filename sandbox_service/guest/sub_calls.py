@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from . import host
 
-_DEFAULT_TIER = "sub"
 _ROLES = ("system", "user", "assistant")
 
 
@@ -164,7 +163,7 @@ def _request(
         "call": "sub_calls",
         "prompts": batch,
         "is_batch": is_batch,
-        "tier": tier or _DEFAULT_TIER,
+        "tier": tier or "",
         "output_tokens_max": max_output_tokens,
         "temperature": temperature,
     }

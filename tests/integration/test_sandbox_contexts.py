@@ -12,7 +12,7 @@ import grpc
 import pytest
 from fathom.sandbox.v1 import session_pb2
 
-from tests.integration.test_sandbox_support import Sandbox, details, guest, sandbox, shape
+from tests.support.sandbox import Sandbox, details, guest, sandbox, shape
 
 pytestmark = pytest.mark.guest
 Mount = session_pb2.ContextMount

@@ -9,7 +9,7 @@ import pytest
 from fathom.sandbox.v1 import execution_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from tests.integration.test_sandbox_support import Ran, Sandbox, guest, sandbox
+from tests.support.sandbox import Ran, Sandbox, guest, sandbox
 
 pytestmark = pytest.mark.guest
 Stream = execution_pb2.OutputChunk

@@ -13,7 +13,7 @@ import pytest
 from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
 from sandbox_service.prepare import prepare_guest
 from sandbox_service.progress import Progress
-from tests.integration.test_sandbox_support import guest
+from tests.support.sandbox import guest
 
 
 def silent() -> Progress:
@@ -110,3 +110,20 @@ def test_progress_is_one_live_line_on_a_terminal_and_whole_lines_elsewhere(
 
     assert "guest: compiling · 0.0 s\n" in stream.getvalue()
     assert ("\r" in stream.getvalue()) is is_live
+
+
+@pytest.mark.guest
+def test_checking_says_that_the_guest_is_there_and_makes_nothing(tmp_path: Path) -> None:
+    """What `fathom doctor` asks must not take minutes."""
+    build = guest()
+    command = [sys.executable, "-m", "sandbox_service.prepare", "--check"]
+    there = {"FATHOM_SANDBOX_GUEST_CACHE": str(build.compiled.parent)}
+    empty = {"FATHOM_SANDBOX_GUEST_CACHE": str(tmp_path)}
+
+    found = subprocess.run(command, env=there, capture_output=True, text=True, check=False)
+    missed = subprocess.run(command, env=empty, capture_output=True, text=True, check=False)
+
+    assert (found.returncode, missed.returncode) == (0, 1)
+    assert build.digest in found.stdout
+    assert "fathom-prepare-guest" in missed.stderr
+    assert not list(tmp_path.iterdir())

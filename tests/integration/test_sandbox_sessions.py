@@ -16,8 +16,8 @@ from fathom.sandbox.v1 import session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.integration.test_sandbox_support import Ran, Sandbox, details, guest, sandbox
 from tests.support.eventually import eventually
+from tests.support.sandbox import Ran, Sandbox, details, guest, sandbox
 
 pytestmark = pytest.mark.guest
 Session = session_pb2.Session

@@ -12,7 +12,7 @@ from fathom.sandbox.v1 import session_pb2
 from google.rpc import error_details_pb2
 
 from common.errors import ServiceError
-from tests.integration.test_sandbox_support import Ran, Sandbox, guest, sandbox
+from tests.support.sandbox import Ran, Sandbox, guest, sandbox
 
 pytestmark = pytest.mark.guest
 
@@ -282,3 +282,22 @@ async def test_a_thousand_calls_of_one_batch_come_back(box: Sandbox, session: st
 async def test_characters_that_utf8_does_not_have_are_replaced(box: Sandbox, session: str) -> None:
     """A lone surrogate, as from a badly cut text, must not break the protocol."""
     assert (await box.run(session, "llm_query('a\\ud800b')")).out == "'re: a?b'\n"
+
+
+async def test_a_call_that_names_no_tier_asks_the_sessions(box: Sandbox) -> None:
+    session = await box.create(sub_tier="models/tiny")
+
+    await box.run(session, "llm_query('a')\nllm_query('b', tier='root')")
+
+    assert [request.prompt.tier for request in box.gateway.requests] == ["models/tiny", "root"]
+
+
+async def test_a_call_beyond_the_limit_never_starts(box: Sandbox) -> None:
+    """Watchers count the calls that start; one that is refused is none of them."""
+    session = await box.create(limits=session_pb2.SessionLimits(sub_calls_max=2))
+
+    ran = await box.run(session, "llm_query_batched(['a', 'b', 'c'])")
+
+    assert ran.kinds().count("sub_call_started") == 2
+    assert ran.kinds().count("sub_call_finished") == 2
+    assert ran.result.limit_reached.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]

@@ -52,6 +52,17 @@ def test_a_ceiling_is_told_with_field_value_and_ceiling() -> None:
 
 def test_long_texts_are_cut_so_that_the_status_fits_the_wire() -> None:
     """More than 8 KiB of details would replace the whole status by RESOURCE_EXHAUSTED."""
-    status = ServiceError("x" * 100_000, thing="y" * 100_000).to_status()
+    status = ServiceError("x" * 100_000, thing="y" * 100_000, other="€" * 100_000).to_status()
 
-    assert status.ByteSize() < 9000
+    assert status.ByteSize() < 3_500
+
+
+def test_many_bad_fields_are_named_as_far_as_a_status_holds_them() -> None:
+    violations = {f"prompt.messages[{n}].text": "must not be empty" for n in range(3_000)}
+
+    status = InvalidFieldError.many(violations).to_status()
+
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[1].Unpack(bad_request)
+    assert bad_request.field_violations[0].field == "prompt.messages[0].text"
+    assert status.ByteSize() < 3_500

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from common.config import ConfigError, load
-from common.errors import InvalidFieldError
 from sandbox_service import guest_build
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
 from sandbox_service.objects import FolderObjects, ObjectError, is_key
-from sandbox_service.page_tokens import make_page_token, page_size, read_page_token
 
 
 @pytest.mark.parametrize("key", ["a", "contexts/ab12", "a/b/c.txt", "A_-.x", "x" * 512])
@@ -49,27 +47,6 @@ def test_what_is_no_blob_of_that_size_is_refused(tmp_path: Path, key: str, size:
 
     with pytest.raises(ObjectError):
         FolderObjects(tmp_path).open(key, size)
-
-
-def test_a_page_token_comes_back() -> None:
-    assert read_page_token(make_page_token(17)) == 17
-    assert read_page_token("") == 0
-
-
-@pytest.mark.parametrize("token", ["x", "é", "bm9wZQ==", make_page_token(1)[:-4]])
-def test_another_token_is_refused(token: str) -> None:
-    with pytest.raises(InvalidFieldError):
-        read_page_token(token)
-
-
-@pytest.mark.parametrize(("asked", "given"), [(0, 50), (1, 1), (500, 500), (501, 500)])
-def test_a_page_has_a_size(asked: int, given: int) -> None:
-    assert page_size(asked) == given
-
-
-def test_a_negative_page_size_is_refused() -> None:
-    with pytest.raises(InvalidFieldError):
-        page_size(-1)
 
 
 @pytest.mark.parametrize(

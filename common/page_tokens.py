@@ -1,5 +1,5 @@
-"""Page tokens: where the next page of a list begins, opaque to clients and checked when it comes
-back. They hold nothing secret.
+"""Pages of lists: how much is on one, and the token that tells where the next one begins, opaque
+to clients and checked when it comes back. Tokens hold nothing secret.
 """
 
 from __future__ import annotations
@@ -7,11 +7,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
 
 from common.errors import InvalidFieldError
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 500
+PAGE_BYTES_MAX = 2 << 20
+"""A page of large items ends early: it must fit a message."""
 _CHECK_BYTES = 8
 
 
@@ -20,6 +25,16 @@ def page_size(asked: int) -> int:
     if asked < 0:
         raise InvalidFieldError("page_size", "must be at least 0")
     return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def page_length(items: Sequence[Message], size: int) -> int:
+    """Return how many of the items go on a page of `size`: at least one, where there is one."""
+    left = PAGE_BYTES_MAX
+    for length, item in enumerate(items[:size]):
+        left -= item.ByteSize()
+        if left < 0:
+            return max(length, 1)
+    return min(len(items), size)
 
 
 def make_page_token(scope: str, last: str) -> str:

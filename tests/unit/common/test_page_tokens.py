@@ -1,0 +1,35 @@
+"""Pages of lists, the same for every service."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.errors import InvalidFieldError
+from common.page_tokens import make_page_token, page_size, read_page_token
+
+
+def test_a_page_token_comes_back() -> None:
+    assert read_page_token("things", make_page_token("things", "17")) == "17"
+    assert read_page_token("things", "") == ""
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "é", "bm9wZQ==", make_page_token("things", "1")[:-4], make_page_token("others", "1")],
+)
+def test_another_lists_token_is_refused(token: str) -> None:
+    """Else a client that changes its filter between pages would miss things unnoticed."""
+    with pytest.raises(InvalidFieldError) as caught:
+        read_page_token("things", token)
+
+    assert caught.value.metadata == {"field": "page_token"}
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, 50), (1, 1), (500, 500), (501, 500)])
+def test_a_page_has_a_size(asked: int, given: int) -> None:
+    assert page_size(asked) == given
+
+
+def test_a_negative_page_size_is_refused() -> None:
+    with pytest.raises(InvalidFieldError):
+        page_size(-1)
