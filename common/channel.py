@@ -1,11 +1,15 @@
 """Channels to other services: keepalive, limits, and the deadline and trace of the call being
 served carried along, which gRPC for Python does not do by itself.
+
+Carried by wrapping the channel: interceptors of grpc.aio make a task of each call, which costs
+0.1 ms on every hop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 from opentelemetry import propagate
@@ -19,67 +23,70 @@ def open_channel(address: str, *, message_bytes_max: int = MESSAGE_BYTES_MAX) ->
 
     Every call gets the smaller of its own timeout and what is left of the call being served.
     """
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", message_bytes_max),
-            ("grpc.max_send_message_length", message_bytes_max),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 5_000),
-        ],
-        interceptors=[
-            _UnaryUnary(),
-            _UnaryStream(),
-            _StreamUnary(),
-            _StreamStream(),
-        ],
-    )
+    options = [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+    ]
+    return _CarryingChannel(grpc.aio.insecure_channel(address, options=options))
 
 
-def _carry(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
-    timeouts = [t for t in (details.timeout, deadline.remaining_s()) if t is not None]
-    metadata = grpc.aio.Metadata(*(details.metadata or ()))
-    trace_headers: dict[str, str] = {}
-    propagate.inject(trace_headers)
-    for key, value in trace_headers.items():
-        metadata.add(key, value)
-    return grpc.aio.ClientCallDetails(
-        method=details.method,
-        timeout=min(timeouts, default=None),
-        metadata=metadata,
-        credentials=details.credentials,
-        wait_for_ready=details.wait_for_ready,
-    )
+class _CarryingChannel(grpc.aio.Channel):
+    """A channel whose calls carry deadline and trace; all else is the inner channel's."""
+
+    def __init__(self, inner: grpc.aio.Channel) -> None:
+        self._inner = inner
+
+    def unary_unary(self, *args: Any, **options: Any) -> Any:
+        return _carrying(self._inner.unary_unary(*args, **options))
+
+    def unary_stream(self, *args: Any, **options: Any) -> Any:
+        return _carrying(self._inner.unary_stream(*args, **options))
+
+    def stream_unary(self, *args: Any, **options: Any) -> Any:
+        return _carrying(self._inner.stream_unary(*args, **options))
+
+    def stream_stream(self, *args: Any, **options: Any) -> Any:
+        return _carrying(self._inner.stream_stream(*args, **options))
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._inner.__aexit__(kind, error, traceback)
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._inner.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._inner.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._inner.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._inner.channel_ready()
 
 
-Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Any]
-
-
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(
-        self, continuation: Continuation, client_call_details: Any, request: Any
+def _carrying(multi_callable: Callable[..., Any]) -> Callable[..., Any]:
+    def call(
+        *request: Any, timeout: float | None = None, metadata: Any = None, **options: Any
     ) -> Any:
-        return await continuation(_carry(client_call_details), request)
+        left_s = deadline.remaining_s()
+        if left_s is not None:
+            timeout = left_s if timeout is None else min(timeout, left_s)
+        trace_headers: dict[str, str] = {}
+        propagate.inject(trace_headers)
+        carried = (*(metadata or ()), *trace_headers.items())
+        return multi_callable(*request, timeout=timeout, metadata=carried, **options)
 
-
-class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(
-        self, continuation: Continuation, client_call_details: Any, request: Any
-    ) -> Any:
-        return await continuation(_carry(client_call_details), request)
-
-
-class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
-    async def intercept_stream_unary(
-        self, continuation: Continuation, client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        return await continuation(_carry(client_call_details), request_iterator)
-
-
-class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
-    async def intercept_stream_stream(
-        self, continuation: Continuation, client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        return await continuation(_carry(client_call_details), request_iterator)
+    return call

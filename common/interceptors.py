@@ -35,15 +35,25 @@ Stream = Callable[[Any, Context], AsyncIterator[Any]]
 class _Around(grpc.aio.ServerInterceptor, abc.ABC):
     """Puts something around the behaviour of each method, whatever its shape."""
 
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(_NOT_OURS):
-            return handler  # without a handler grpc answers UNIMPLEMENTED
+        # A method's handler never changes, so it is wrapped once and not with every call.
         method = handler_call_details.method
+        handler = self._handlers.get(method)
+        if handler is None:
+            handler = await continuation(handler_call_details)
+            if handler is None or method.startswith(_NOT_OURS):
+                return handler  # without a handler grpc answers UNIMPLEMENTED
+            handler = self._handlers[method] = self._wrapped(method, handler)
+        return handler
+
+    def _wrapped(self, method: str, handler: Any) -> Any:
         shape = f"{'stream' if handler.request_streaming else 'unary'}_" + (
             "stream" if handler.response_streaming else "unary"
         )
@@ -138,6 +148,7 @@ class ObservationInterceptor(_Around):
     """Carries the caller's deadline and trace into the call, and records how it went."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._tracer = tracer(__name__)
         self._duration = meter(__name__).create_histogram(
             telemetry_names.METRIC_RPC_SERVER_DURATION, unit="s"
