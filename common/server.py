@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -127,15 +127,26 @@ def run_service(
     `serve` runs until the service is to end. Exits with 2 and one line where the configuration
     is not valid.
     """
+    problems: list[str] = []
     try:
         config = load(cls, os.environ, prefix=prefix)
         log_to_stderr(config.log_level)
         _log.info("%s starts", name, extra={"config": describe(config)})
         with Telemetry(name, config, os.environ):
             uvloop.run(_as_coroutine(serve(config)))
-    except ConfigError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except* ConfigError as group:  # also where a task group has wrapped it
+        problems += map(str, _leaves(group))
+    if problems:
+        print(f"{name}: {problems[0]}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _leaves(group: BaseExceptionGroup[ConfigError]) -> Iterator[ConfigError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _as_coroutine(awaitable: Awaitable[None]) -> None:

@@ -193,3 +193,24 @@ def is_alive(pid: int) -> bool:
     except (ProcessLookupError, FileNotFoundError):
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize("service", ["orchestrator", "gateway"])
+def test_a_port_in_use_stops_a_service_with_one_line(
+    installed: Installed, stack: Stack, tmp_path: Path, service: str
+) -> None:
+    prefix = f"FATHOM_{service.upper()}_"
+    environ = stack.environ | {
+        f"{prefix}LISTEN": stack.orchestrator_address,
+        f"{prefix}RUN_TOKEN_KEY": "k" * 32,
+        "FATHOM_ORCHESTRATOR_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'db'}",
+        "FATHOM_ORCHESTRATOR_OBJECT_STORE": str(tmp_path),
+        "FATHOM_GATEWAY_CONFIG": str(stack.home / "gateway.toml"),
+        "FATHOM_SCRIPTED_MODEL_KEY": "none-needed",
+    }
+
+    status, _, told = run([str(installed.bin / f"fathom-{service}")], environ)
+
+    assert status == 2
+    assert "is it in use?" in told.splitlines()[-1]
+    assert "Traceback" not in told

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fathom.errors.v1 import error_reason_pb2
+from fathom_client.home import Home
 from grpc import StatusCode
 
 from common.config import ServerConfig
@@ -124,7 +125,18 @@ async def test_the_answer_alone_is_on_stdout(folder: Path) -> None:
     told = ended.stderr.splitlines()
     assert told[0] == "1 file, 10 B · limits $5, 20 turns, 10 min"
     assert "turn 1/20 · 3 calls · 2.5k tok · $0.31/$5 · " in ended.stderr
-    assert told[-1] == "steps: fathom runs show runs/r1"
+    assert told[-1] == f"steps: fathom runs show runs/r1 --server {address}"
+
+
+async def test_a_server_of_the_environment_is_not_repeated(folder: Path) -> None:
+    """The next command finds it there as well; a URL is taken as its host and port."""
+    async with serving(FakeOrchestrator(answered("42"))) as address:
+        ended = await run(
+            folder, "ask", "how many?", "notes.txt", FATHOM_SERVER=f"http://{address}/"
+        )
+
+    assert (ended.status, ended.stdout) == (0, "42\n")
+    assert ended.stderr.splitlines()[-1] == "steps: fathom runs show runs/r1"
 
 
 async def test_ask_is_the_verb_where_none_is_named(folder: Path) -> None:
@@ -156,7 +168,7 @@ async def test_a_partial_answer_is_printed_and_has_a_status_of_its_own(folder: P
         ended = await run(folder, "ask", "why?", "notes.txt", "--server", address)
 
     assert (ended.status, ended.stdout) == (3, "so far\n")
-    assert "partial answer: turns_max was reached" in ended.stderr
+    assert "partial answer: turns_max was reached; for more, raise --max-turns" in ended.stderr
 
 
 async def test_a_failed_run_tells_cause_cost_and_what_to_try(folder: Path) -> None:
@@ -256,6 +268,27 @@ async def test_paths_come_from_options_and_lists_too(folder: Path) -> None:
     assert list(orchestrator.documents[0]) == ["notes.txt", "more.txt", "dir/a.md"]
 
 
+async def test_names_in_a_list_need_not_be_utf8(folder: Path) -> None:
+    name = b"caf\xe9.txt"
+    (folder / os.fsdecode(name)).write_text("a\n")
+    (folder / "list").write_bytes(name + b"\nnotes.txt\n")
+    orchestrator = FakeOrchestrator(answered("42"))
+    async with serving(orchestrator) as address:
+        ended = await run(folder, "ask", "why?", "--paths-from", "list", "--server", address)
+
+    assert ended.status == 0, ended.stderr
+    assert list(orchestrator.documents[0]) == ["caf\ufffd.txt", "notes.txt"]
+
+
+async def test_detaching_needs_services_that_stay(folder: Path) -> None:
+    """Found out before any is started: with a key, they would be for nothing."""
+    ended = await run(folder, "ask", "why?", "notes.txt", "--detach", OPENAI_API_KEY="k")
+
+    assert (ended.status, ended.stdout) == (2, "")
+    assert "try: fathom up" in ended.stderr
+    assert not (folder / "home").exists()
+
+
 async def test_detaching_prints_the_name_of_the_run(folder: Path) -> None:
     async with serving(FakeOrchestrator(answered("42"))) as address:
         ended = await run(folder, "ask", "why?", "notes.txt", "--detach", "--server", address)
@@ -272,6 +305,10 @@ USAGE = [
     ("ask", "why?", "notes.txt", "--max-turns", "0"),
     ("ask", "why?", "notes.txt", "--json", "--events"),
     ("ask", "why?", "-f", "nope.txt"),
+    ("ask", "why?", "--paths-from", "nope.txt"),
+    ("ask", " ", "notes.txt"),
+    ("ask", "--question", "", "notes.txt"),
+    ("up", "--scripted-model", "--listen", "nowhere"),
     ("rnus", "list"),
 ]
 
@@ -349,6 +386,20 @@ async def test_ctrl_c_prints_a_partial_answer_where_there_is_one(folder: Path) -
     assert (ended.status, ended.stdout) == (130, "half of it\n")
 
 
+async def test_ctrl_c_ends_a_command_that_waits_for_standard_input(folder: Path) -> None:
+    """Reading it holds up the event loop, which would tell of the signal after the end."""
+    process = await start(folder, "ask", "why?", "-", "--server", NOBODY)
+    assert process.stdin is not None
+    process.stdin.write(b"more than a pipe holds\n" * 100_000)
+    await asyncio.wait_for(process.stdin.drain(), TIMEOUT_S)
+    process.send_signal(signal.SIGINT)
+    status = await asyncio.wait_for(process.wait(), TIMEOUT_S)
+
+    assert status == 130
+    assert process.stderr is not None
+    assert b"interrupted; cost so far: nothing" in await process.stderr.read()
+
+
 async def test_ctrl_c_while_watching_leaves_the_run_alone(folder: Path) -> None:
     orchestrator = FakeOrchestrator(
         answered("42"), ending_when_cancelled=cancelled(RunCancelledError("was cancelled"))
@@ -362,6 +413,7 @@ async def test_ctrl_c_while_watching_leaves_the_run_alone(folder: Path) -> None:
 
     assert ended.status == 130
     assert "the run goes on" in ended.stderr
+    assert f"try: fathom runs watch runs/r1 --server {address}" in ended.stderr
     assert not orchestrator.runs["runs/r1"].HasField("end_time")
 
 
@@ -382,7 +434,8 @@ async def test_a_second_ctrl_c_quits_without_waiting(folder: Path) -> None:
     assert "try: fathom runs show runs/r1" in ended.stderr
 
 
-async def test_a_broken_connection_is_not_noticed(folder: Path) -> None:
+async def test_a_broken_connection_is_told_and_costs_no_event(folder: Path) -> None:
+    """Half a minute of silence would look like a model that thinks."""
     orchestrator = FakeOrchestrator(answered("42"))
     orchestrator.cut_watches_after = [4]
     async with serving(orchestrator) as address:
@@ -391,6 +444,7 @@ async def test_a_broken_connection_is_not_noticed(folder: Path) -> None:
     sequences = [int(json.loads(line)["sequence"]) for line in ended.stdout.splitlines()]
     assert sequences == list(range(1, len(sequences) + 1))
     assert ended.status == 0
+    assert ended.stderr.count("the connection broke") == 1
 
 
 async def test_showing_a_run_tells_what_the_model_saw(folder: Path) -> None:
@@ -451,6 +505,16 @@ async def test_runs_are_listed_newest_first(folder: Path) -> None:
     assert rows[0].split()[:2] == ["RUN", "STATE"]
     assert [row.split()[0] for row in rows[1:]] == ["runs/r2", "runs/r1"]
     assert [each["question"] for each in json.loads(listed.stdout)["runs"]] == ["second?", "first?"]
+
+
+async def test_a_home_that_another_command_is_about_to_use_is_told_so(folder: Path) -> None:
+    """Its services have no address yet; a key, or a server elsewhere, would not help."""
+    with Home(folder / "home").owned():
+        ended = await run(folder, "runs", "list")
+
+    assert (ended.status, ended.stdout) == (5, "")
+    assert "another fathom command runs its services" in ended.stderr
+    assert "try: wait for it" in ended.stderr
 
 
 async def test_cancelling_a_run_ends_it(folder: Path) -> None:

@@ -145,15 +145,22 @@ async def test_a_broken_watch_goes_on_where_it_stopped() -> None:
     orchestrator = FakeOrchestrator(answered("42"))
     orchestrator.cut_watches_after = [3, 0, 5]
     waits: list[float] = []
+    breaks: list[int] = []
     async with client_of(orchestrator) as client:
         run = await client.create("why?", "contexts/c1")
         stub = client._orchestrator
-        events = [event async for event in watch(stub, run.name, pause=instantly(waits))]
+        events = [
+            event
+            async for event in watch(
+                stub, run.name, pause=instantly(waits), on_break=lambda: breaks.append(len(waits))
+            )
+        ]
 
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert events[-1].run_changed.answer.text == "42"
     assert orchestrator.watched_after == [0, 3, 3, 8]
     assert len(waits) == 3
+    assert breaks == [0, 2], "a second attempt at mending is no second break"
 
 
 async def test_a_watch_gives_up_once_patience_ends() -> None:

@@ -91,6 +91,18 @@ async def test_a_service_that_ends_while_it_starts_shows_its_log(
     assert caught.value.service == "model"
 
 
+def test_a_log_shows_what_is_for_people_and_not_the_records_before_it(tmp_path: Path) -> None:
+    """The records fill the screen; why the service ended is said in words, after them."""
+    process = service(tmp_path)
+    process.log.write_text('{"message": "starts"}\ngateway.toml: price: is missing\n')
+
+    assert "starts" not in process.log_tail()
+    assert "price: is missing" in process.log_tail()
+
+    process.log.write_text('{"message": "starts"}\n')
+    assert "starts" in process.log_tail()
+
+
 async def test_stopping_ends_the_process(tmp_path: Path, starting: list[ServiceProcess]) -> None:
     process = service(tmp_path)
     starting.append(process)

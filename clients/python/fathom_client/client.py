@@ -125,12 +125,16 @@ class Client:
                 on_event(event)
         return Result(await self.get(run.name))
 
-    def watch(self, name: str, *, after_sequence: int = 0) -> AsyncIterator[run_event_pb2.RunEvent]:
+    def watch(
+        self, name: str, *, after_sequence: int = 0, on_break: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[run_event_pb2.RunEvent]:
         """Yield the run's events after `after_sequence`, then live ones, up to the last.
 
-        A connection that breaks is resumed without a gap or a repeat.
+        A connection that breaks is resumed without a gap or a repeat; `on_break` hears of it.
         """
-        return watching.watch(self._orchestrator, name, after_sequence=after_sequence)
+        return watching.watch(
+            self._orchestrator, name, after_sequence=after_sequence, on_break=on_break
+        )
 
     async def get(self, name: str) -> run_pb2.Run:
         """Return `runs/{run}` as it stands."""

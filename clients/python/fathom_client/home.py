@@ -84,8 +84,10 @@ class Home:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                owner = self.running()
+                who = f" (process {owner.pid})" if owner is not None else ""
                 raise HomeInUseError(
-                    f"another fathom command runs its services in {self.path}"
+                    f"another fathom command{who} runs its services in {self.path}"
                 ) from None
             yield
         finally:

@@ -62,6 +62,14 @@ class Inputs:
         return ", ".join(parts)
 
 
+def unicode_text(argument: str) -> str:
+    """Return what the system gave as text that can be sent: bytes that are no UTF-8 as U+FFFD.
+
+    Python keeps them as lone surrogates, which have no place in a message.
+    """
+    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def split_question(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """Tell the question from the paths: what exists is data, the one thing left is the question.
 
@@ -121,7 +129,8 @@ def read_inputs(
         kind = context_pb2.Context.KIND_JSON
     elif len(listing.files) == 1 and not listing.has_directory:
         kind = context_pb2.Context.KIND_TEXT
-    upload = Upload(kind=kind, files=tuple(listing.files), title=(title or _title(paths))[:256])
+    title = unicode_text(title or _title(paths))[:256]
+    upload = Upload(kind=kind, files=tuple(listing.files), title=title)
     return Inputs(upload, tuple(listing.skipped))
 
 
@@ -180,6 +189,7 @@ class _Listing:
             )
 
     def _unique(self, name: str) -> str:
+        name = unicode_text(name)
         unique, number = name, 1
         while unique in self._names:
             number += 1

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ _PREFIXES = {
 
 class StackEndedError(FathomError):
     """A service ended by itself while it was needed."""
+
+
+class ListenAddressError(FathomError):
+    """The orchestrator cannot listen where it was told to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +132,21 @@ async def reading_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
         starter = _Starter(options, exits)
         address = await starter.start_orchestrator(secrets.token_hex(32), _NOWHERE, _NOWHERE)
         yield LocalStack(address, starter.processes)
+
+
+def check_listen_address(address: str) -> None:
+    """Raise ListenAddressError unless one can listen there at present."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ListenAddressError(f"{address!r} is no address of the form HOST:PORT")
+    try:
+        numbers = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        family, kind, protocol, _, where = numbers[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise ListenAddressError(f"cannot listen on {address}: {error.strerror}") from error
 
 
 def environment_of(

@@ -6,7 +6,6 @@ itself is only ever passed on in the gateway's own environment.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,14 +14,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fathom_client.errors import FathomError
+from fathom_client.loopback import is_loopback
 
 _OPENAI = "https://api.openai.com/v1"
 _ROOT_MODEL, _SUB_MODEL = "gpt-5", "gpt-5-mini"
-_DEFAULT_MODEL_LIMITS = "output_tokens_max = 16384\n"
-"""Both reason, which takes output tokens too: the gateway's own default would cut them short."""
+_OPENAI_HOSTS = (".openai.com", ".openai.azure.com")
+_REASONING_MODEL = re.compile(r"(gpt-5|o\d)(?![a-z0-9])")
+_REASONING_SETTINGS = "output_tokens_max = 16384\n"
+"""Reasoning takes output tokens too, and the gateway's own default would cut it short."""
+_NO_TEMPERATURE = 'omit_parameters = ["temperature"]\n'
+"""OpenAI refuses a temperature for models that reason."""
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _SCRIPTED_KEY_VARIABLE = "FATHOM_SCRIPTED_MODEL_KEY"
-_TIERS = '\n[tiers]\nroot = ["root"]\nsub = ["sub"]\n'
 _SCRIPTED_PRICES = {"scripted-root": (1.25, 10.0), "scripted-sub": (0.05, 0.40)}
 _PRICE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*$")
 
@@ -33,6 +36,15 @@ class NoKeyError(FathomError):
 
 class ModelSettingsError(FathomError):
     """A variable that names models, prices or the provider is wrong."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One model at the provider, with its lines in the gateway's file but for its name."""
+
+    id: str
+    price: str
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,32 +75,23 @@ def settings_of(environ: Mapping[str, str]) -> ModelSettings:
         return _from_file(Path(path), environ)
     if not environ.get(_KEY_VARIABLE):
         raise NoKeyError(f"{_KEY_VARIABLE} is not set, so there is no model to ask")
-    base_url = environ.get("OPENAI_BASE_URL") or _OPENAI
-    root, sub = _models(base_url, environ)
-    root_price = _price("FATHOM_ROOT_PRICE", environ, base_url)
-    sub_price = _price("FATHOM_SUB_PRICE", environ, base_url)
-    text = (
-        f'[providers.default]\nbase_url = {_quoted(base_url)}\napi_key_env = "{_KEY_VARIABLE}"\n'
-        + _deployment("root", root, root_price)
-        + _deployment("sub", sub, sub_price)
-        + _TIERS
-    )
-    host = urlsplit(base_url).hostname or base_url
+    base_url = _base_url(environ)
+    root_id, sub_id = _models(base_url, environ)
+    is_shared = root_id == sub_id and not environ.get("FATHOM_SUB_PRICE")
+    root = _model(root_id, base_url, "FATHOM_ROOT_PRICE", environ)
+    sub = root if is_shared else _model(sub_id, base_url, "FATHOM_SUB_PRICE", environ)
+    names = root_id if root_id == sub_id else f"{root_id} and {sub_id}"
     return ModelSettings(
-        text, {_KEY_VARIABLE: environ[_KEY_VARIABLE]}, f"{root} and {sub} ({host})"
+        _config(base_url, _KEY_VARIABLE, root, sub),
+        {_KEY_VARIABLE: environ[_KEY_VARIABLE]},
+        f"{names} ({urlsplit(base_url).hostname})",
     )
 
 
 def scripted_settings(address: str) -> ModelSettings:
     """Return the settings for the scripted model server at `host:port`."""
-    deployments = "".join(
-        _deployment(tier, f"scripted-{tier}", _price_table(*_SCRIPTED_PRICES[f"scripted-{tier}"]))
-        for tier in ("root", "sub")
-    )
-    text = (
-        f'[providers.default]\nbase_url = "http://{address}/v1"\n'
-        f'api_key_env = "{_SCRIPTED_KEY_VARIABLE}"\n{deployments}{_TIERS}'
-    )
+    root, sub = (_Model(name, _price_table(*price)) for name, price in _SCRIPTED_PRICES.items())
+    text = _config(f"http://{address}/v1", _SCRIPTED_KEY_VARIABLE, root, sub)
     secrets = {_SCRIPTED_KEY_VARIABLE: "none-needed"}
     return ModelSettings(text, secrets, "scripted-root and scripted-sub, no language models")
 
@@ -98,10 +101,28 @@ def _from_file(path: Path, environ: Mapping[str, str]) -> ModelSettings:
         text = path.read_text()
         providers = tomllib.loads(text).get("providers", {})
     except (OSError, ValueError) as error:
-        raise ModelSettingsError(f"FATHOM_GATEWAY_CONFIG: {path}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ModelSettingsError(f"FATHOM_GATEWAY_CONFIG: {path}: {why}") from error
     named = {str(provider.get("api_key_env", "")) for provider in providers.values()}
     secrets = {name: environ[name] for name in named if name in environ}
     return ModelSettings(text, secrets, f"the models of {path}")
+
+
+def _base_url(environ: Mapping[str, str]) -> str:
+    base_url = environ.get("OPENAI_BASE_URL", "").strip().rstrip("/") or _OPENAI
+    try:
+        parts = urlsplit(base_url)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    # The value is not repeated: it may be a key that was put into the wrong variable.
+    if not is_usable:
+        raise ModelSettingsError(f"OPENAI_BASE_URL is no http or https URL, such as {_OPENAI}")
+    if parts.username or parts.password or parts.query:
+        raise ModelSettingsError(
+            f"OPENAI_BASE_URL must hold no credential or query; the key belongs in {_KEY_VARIABLE}"
+        )
+    return base_url
 
 
 def _models(base_url: str, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -119,7 +140,7 @@ def _price(variable: str, environ: Mapping[str, str], base_url: str) -> str:
     """Return the price line, empty where the gateway is to look the price up."""
     text = environ.get(variable, "").strip()
     if not text:
-        return 'price = "free"\n' if _is_loopback(base_url) else ""
+        return 'price = "free"\n' if is_loopback(urlsplit(base_url).hostname or "") else ""
     if text == "free":
         return 'price = "free"\n'
     match = _PRICE.match(text)
@@ -138,20 +159,45 @@ def _price_table(input_usd: float, output_usd: float) -> str:
     )
 
 
-def _is_loopback(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _model(model_id: str, base_url: str, price_variable: str, environ: Mapping[str, str]) -> _Model:
+    settings = ""
+    if _REASONING_MODEL.match(model_id):
+        settings = _REASONING_SETTINGS + (_NO_TEMPERATURE if _is_of_openai(base_url) else "")
+    return _Model(model_id, _price(price_variable, environ, base_url), settings)
 
 
-def _deployment(name: str, model: str, price: str) -> str:
-    limits = _DEFAULT_MODEL_LIMITS if model in (_ROOT_MODEL, _SUB_MODEL) else ""
-    return (
-        f'\n[[deployments]]\nname = "{name}"\nprovider = "default"\n'
-        f"model = {_quoted(model)}\n{limits}{price}"
+def _is_of_openai(base_url: str) -> bool:
+    return (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
+
+
+def _config(base_url: str, key_variable: str, root: _Model, sub: _Model) -> str:
+    """Return the gateway's file. Errors and steps name provider and models as they are in it."""
+    # Not the URL's whole authority: it may hold a password.
+    parts = urlsplit(base_url)
+    address = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+    provider = "openai" if _is_of_openai(base_url) else _name(address)
+    root_name, sub_name = _name(root.id), _name(sub.id)
+    if sub_name == root_name and sub != root:
+        sub_name = f"{sub_name[:60]}-sub"
+    text = (
+        f'[providers."{provider}"]\nbase_url = {_quoted(base_url)}\n'
+        f'api_key_env = "{key_variable}"\n' + _deployment(root_name, provider, root)
     )
+    if sub_name != root_name:
+        text += _deployment(sub_name, provider, sub)
+    return text + f'\n[tiers]\nroot = ["{root_name}"]\nsub = ["{sub_name}"]\n'
+
+
+def _deployment(name: str, provider: str, model: _Model) -> str:
+    return (
+        f'\n[[deployments]]\nname = "{name}"\nprovider = "{provider}"\n'
+        f"model = {_quoted(model.id)}\n{model.settings}{model.price}"
+    )
+
+
+def _name(text: str) -> str:
+    """Return a text as a name that the gateway's file may hold."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", text).lstrip("._:-")[:64] or "model"
 
 
 def _quoted(text: str) -> str:

@@ -112,11 +112,15 @@ class ServiceProcess:
             await self._process.wait()
 
     def log_tail(self) -> str:
-        """Return the log's last lines, with its path."""
+        """Return the log's last lines, with its path.
+
+        What was written for people, such as why it ended, and where there is none the records.
+        """
         try:
             lines = self.log.read_text(errors="replace").splitlines()
         except OSError as error:
             return f"its log cannot be read: {error}"
+        lines = [line for line in lines if not line.startswith("{")] or lines
         shown = "\n".join(f"  {line[:400]}" for line in lines[-_TAIL_LINES:])
         return f"the end of {self.log}:\n{shown or '  (empty)'}"
 

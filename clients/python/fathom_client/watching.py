@@ -42,11 +42,13 @@ async def watch(
     after_sequence: int = 0,
     patience_s: float = 30.0,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    on_break: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[run_event_pb2.RunEvent]:
     """Yield the run's events in order, ending after its last one.
 
     A connection that breaks is made again, and the events go on where they stopped; the error
     is raised once `patience_s` seconds passed without an event reaching us after a break.
+    `on_break` is called once for each break, before it is mended.
     """
     sequence = after_sequence
     backoff_s, broken_since = _BACKOFF_FIRST_S, None
@@ -63,10 +65,13 @@ async def watch(
                 backoff_s, broken_since = _BACKOFF_FIRST_S, None
                 yield response.event
         except grpc.aio.AioRpcError as error:
+            is_new = broken_since is None
             broken_since = broken_since or time.monotonic()
             waited_s = time.monotonic() - broken_since
             if error.code() not in _RESUMED_CODES or waited_s + backoff_s > patience_s:
                 raise from_rpc_error(error) from error
+            if is_new:
+                on_break()
         else:
             return
         finally:

@@ -251,6 +251,17 @@ def test_the_same_directory_lists_in_the_same_order() -> None:
     assert names(read_inputs(["dir"])) == ["dir/C", "dir/a", "dir/a.d/y", "dir/a.d/z", "dir/b"]
 
 
+def test_a_name_that_is_not_utf8_is_sent_with_replacement() -> None:
+    """Names on disk are bytes; a message takes only text."""
+    write("dir/plain.txt")
+    write(os.fsdecode(b"dir/caf\xe9.txt"))
+
+    upload = read_inputs(["dir"]).upload
+
+    assert [file.name for file in upload.files] == ["dir/caf\ufffd.txt", "dir/plain.txt"]
+    assert read_inputs([os.fsdecode(b"dir/caf\xe9.txt")]).upload.title == "dir/caf\ufffd.txt"
+
+
 def test_standard_input_is_one_text() -> None:
     inputs = read_inputs(["-"], read_stdin=lambda: b"piped")
 

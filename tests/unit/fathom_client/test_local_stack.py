@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import socket
 import tomllib
 from pathlib import Path
 
 import pytest
 from fathom_client.home import Home, HomeInUseError, Running, home_of
-from fathom_client.local_stack import environment_of
+from fathom_client.local_stack import (
+    ListenAddressError,
+    check_listen_address,
+    environment_of,
+)
 from fathom_client.model_settings import (
     ModelSettingsError,
     NoKeyError,
     scripted_settings,
     settings_of,
 )
+
+from llm_gateway.catalog_file import load_catalog
 
 USER = {
     "PATH": "/bin",
@@ -62,7 +70,7 @@ def test_the_key_is_named_in_the_gateway_file_and_not_written_to_it() -> None:
     assert "sk-secret" not in settings.config_toml + settings.describe
     assert settings.secrets == {"OPENAI_API_KEY": "sk-secret"}
     providers = tomllib.loads(settings.config_toml)["providers"]
-    assert providers["default"]["api_key_env"] == "OPENAI_API_KEY"
+    assert providers["openai"]["api_key_env"] == "OPENAI_API_KEY"
 
 
 def test_models_and_prices_are_taken_from_the_environment() -> None:
@@ -77,17 +85,41 @@ def test_models_and_prices_are_taken_from_the_environment() -> None:
     config = tomllib.loads(settings_of(environ).config_toml)
 
     root, sub = config["deployments"]
-    assert config["providers"]["default"]["base_url"] == "https://models.example/v1"
+    assert config["providers"]["models.example"]["base_url"] == "https://models.example/v1"
     assert (root["model"], sub["model"]) == ("large", "small")
     assert root["price"] == {"input_usd_per_million": 1.25, "output_usd_per_million": 10.0}
     assert sub["price"] == "free"
-    assert config["tiers"] == {"root": ["root"], "sub": ["sub"]}
+    assert config["tiers"] == {"root": ["large"], "sub": ["small"]}
 
 
 def test_the_root_model_answers_sub_calls_where_no_other_is_named() -> None:
-    config = tomllib.loads(settings_of(USER | {"FATHOM_ROOT_MODEL": "only"}).config_toml)
+    environ = USER | {"FATHOM_ROOT_MODEL": "only", "FATHOM_ROOT_PRICE": "1/2"}
 
-    assert [deployment["model"] for deployment in config["deployments"]] == ["only", "only"]
+    config = tomllib.loads(settings_of(environ).config_toml)
+
+    assert [deployment["model"] for deployment in config["deployments"]] == ["only"]
+    assert config["tiers"] == {"root": ["only"], "sub": ["only"]}
+
+
+def test_one_model_may_have_a_price_for_each_of_its_parts() -> None:
+    environ = USER | {"FATHOM_ROOT_MODEL": "a/b", "FATHOM_SUB_PRICE": "free"}
+
+    config = tomllib.loads(settings_of(environ).config_toml)
+
+    assert [each["model"] for each in config["deployments"]] == ["a/b", "a/b"]
+    assert config["tiers"] == {"root": ["a-b"], "sub": ["a-b-sub"]}
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8000/v1", "http://[::1]:8000/v1"])
+def test_the_gateway_accepts_the_names_in_the_file(address: str, tmp_path: Path) -> None:
+    """Errors name provider and model by them, so they are made of the address and the id."""
+    settings = settings_of(USER | {"OPENAI_BASE_URL": address, "FATHOM_ROOT_MODEL": "org/m 1"})
+    file = tmp_path / "gateway.toml"
+    file.write_text(settings.config_toml)
+
+    catalog = load_catalog(file, {"OPENAI_API_KEY": "k"}, dt.datetime.now(dt.UTC))
+
+    assert list(catalog.deployments) == ["org-m-1"]
 
 
 def test_another_provider_needs_a_model_to_be_named() -> None:
@@ -136,7 +168,7 @@ def test_the_scripted_model_has_prices_for_both_tiers() -> None:
     """Its costs are shown, so that limits on money can be seen to work."""
     config = tomllib.loads(scripted_settings("127.0.0.1:5").config_toml)
 
-    assert config["providers"]["default"]["base_url"] == "http://127.0.0.1:5/v1"
+    assert config["providers"]["127.0.0.1:5"]["base_url"] == "http://127.0.0.1:5/v1"
     assert all("input_usd_per_million" in each["price"] for each in config["deployments"])
 
 
@@ -154,6 +186,31 @@ def test_one_process_owns_a_home(tmp_path: Path) -> None:
 
     with home.owned():
         pass
+
+
+def test_who_owns_a_home_is_told(tmp_path: Path) -> None:
+    home, running = Home(tmp_path), Running(pid=4711, address="a:1", shared=True, scripted=False)
+
+    with home.owned(), home.announced(running):
+        with pytest.raises(HomeInUseError, match="process 4711"), home.owned():
+            pass
+
+
+@pytest.mark.parametrize(
+    "address", ["nowhere", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:99999", ":7311"]
+)
+def test_what_is_no_address_cannot_be_listened_on(address: str) -> None:
+    with pytest.raises(ListenAddressError, match="HOST:PORT"):
+        check_listen_address(address)
+
+
+def test_a_port_that_another_program_has_is_told_before_services_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenAddressError, match=f"cannot listen on 127.0.0.1:{port}"):
+            check_listen_address(f"127.0.0.1:{port}")
+
+    check_listen_address(f"127.0.0.1:{port}")
 
 
 def test_running_services_are_found_until_they_end(tmp_path: Path) -> None:
@@ -186,8 +243,45 @@ def test_the_folders_are_for_their_user_alone(tmp_path: Path) -> None:
     assert home.objects.stat().st_mode & 0o077 == 0
 
 
-def test_models_that_reason_get_room_for_it() -> None:
-    """Reasoning is paid as output, before the first word of the answer."""
-    config = tomllib.loads(settings_of({"OPENAI_API_KEY": "k"}).config_toml)
+@pytest.mark.parametrize("model", ["gpt-5", "gpt-5-mini", "gpt-5.1", "o3", "o4-mini"])
+@pytest.mark.parametrize("host", ["api.openai.com", "eu.api.openai.com", "x.openai.azure.com"])
+def test_models_that_reason_get_room_for_it_and_no_temperature(model: str, host: str) -> None:
+    """Reasoning is paid as output, before the first word; a temperature is refused."""
+    environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"https://{host}/v1"}
 
-    assert all(each["output_tokens_max"] >= 16_000 for each in config["deployments"])
+    config = tomllib.loads(settings_of(environ | {"FATHOM_ROOT_MODEL": model}).config_toml)
+
+    [deployment] = config["deployments"]
+    assert deployment["output_tokens_max"] >= 16_000
+    assert deployment["omit_parameters"] == ["temperature"]
+
+
+@pytest.mark.parametrize(
+    ("model", "host"),
+    [("gpt-4.1", "api.openai.com"), ("gpt-50", "api.openai.com"), ("gpt-5", "models.example")],
+)
+def test_other_models_are_sent_a_temperature(model: str, host: str) -> None:
+    """Another provider's model of the same name may take one."""
+    environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": f"https://{host}/v1"}
+
+    config = tomllib.loads(settings_of(environ | {"FATHOM_ROOT_MODEL": model}).config_toml)
+
+    assert all("omit_parameters" not in each for each in config["deployments"])
+
+
+@pytest.mark.parametrize(
+    "base_url", ["models.example/v1", "ftp://models.example", "http://[x", "http://x:99999"]
+)
+def test_an_address_that_is_none_is_refused_before_anything_starts(base_url: str) -> None:
+    with pytest.raises(ModelSettingsError, match="OPENAI_BASE_URL"):
+        settings_of(USER | {"OPENAI_BASE_URL": base_url, "FATHOM_ROOT_MODEL": "m"})
+
+
+@pytest.mark.parametrize(
+    "base_url", ["sk-secret", "https://u:sk-secret@h/v1", "https://h?k=sk-secret"]
+)
+def test_a_key_in_the_wrong_variable_is_not_repeated(base_url: str) -> None:
+    with pytest.raises(ModelSettingsError, match="OPENAI_BASE_URL") as caught:
+        settings_of(USER | {"OPENAI_BASE_URL": base_url, "FATHOM_ROOT_MODEL": "m"})
+
+    assert "sk-secret" not in str(caught.value)

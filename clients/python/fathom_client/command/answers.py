@@ -9,6 +9,7 @@ import click
 from fathom_client.command.failures import explain
 from fathom_client.command.following import Followed
 from fathom_client.command.invocation import Invocation, error_object, print_json
+from fathom_client.command.limit_words import option_of
 from fathom_client.command.progress_line import SEPARATOR
 from fathom_client.command.terminal import plain
 from fathom_client.figures import count_text, plural, span_text, usd_text
@@ -30,9 +31,17 @@ def show_outcome(invocation: Invocation, followed: Followed, *, with_answer: boo
     terminal = invocation.terminal
     if result.status == "partial":
         limit = followed.run.answer.limit_reached
-        terminal.say(terminal.style(f"partial answer: {limit} was reached", "yellow"))
+        text = f"partial answer: {limit} was reached"
+        if option := option_of(limit):
+            text += f"; for more, raise {option}"
+        terminal.say(terminal.style(text, "yellow"))
     if result.error is not None:
-        failure = explain(result.error, run=followed.run.name, fathom=invocation.fathom)
+        failure = explain(
+            result.error,
+            run=followed.run.name,
+            fathom=invocation.fathom,
+            server=invocation.server_option,
+        )
         terminal.error(f"{terminal.style(result.status + ':', 'red')} {plain(failure.cause)}")
         if followed.progress.last_said:
             terminal.say(f"the model said last:\n{_indented(followed.progress.last_said)}")
@@ -64,7 +73,7 @@ def took_line(result: Result) -> str:
 
 def steps_line(invocation: Invocation, run: str) -> str:
     """Return where a run's steps can be seen."""
-    text = f"steps: {invocation.fathom} runs show {run}"
+    text = f"steps: {invocation.to_type(f'runs show {run}')}"
     return invocation.terminal.style(text, "dim")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,20 @@ from fathom_client.client import Client
 from fathom_client.command import exit_codes, options
 from fathom_client.command.answers import show_outcome
 from fathom_client.command.following import RunFollower, cancelling_on_interrupt
-from fathom_client.command.interrupts import Interrupts
+from fathom_client.command.interrupts import Interrupts, aside
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.progress_line import SEPARATOR
 from fathom_client.command.server_choice import server_to_ask
 from fathom_client.command.terminal import Terminal
 from fathom_client.figures import bytes_text
-from fathom_client.inputs import STDIN, InputError, Inputs, read_inputs, split_question
+from fathom_client.inputs import (
+    STDIN,
+    InputError,
+    Inputs,
+    read_inputs,
+    split_question,
+    unicode_text,
+)
 from fathom_client.limits import Limits
 from fathom_client.uploads import Upload
 
@@ -76,16 +84,16 @@ def ask(**chosen: Any) -> None:
         raise click.UsageError("--json and --events exclude each other")
 
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
-        request = _read_request(chosen)
+        request = await aside(lambda: _read_request(chosen))
         invocation.terminal.say(trust_line(request.inputs, request.limits))
         _note_skipped(invocation.terminal, request.inputs)
         if dry_run:
             return exit_codes.ANSWERED
-        async with server_to_ask(invocation) as chosen_server:
-            if request.detach and chosen_server.is_private:
-                raise InputError("--detach needs services that stay: start them with `fathom up`")
-            async with Client(chosen_server.address) as client:
-                return await _ask(client, invocation, interrupts, request)
+        async with (
+            server_to_ask(invocation, lasting=request.detach) as chosen_server,
+            Client(chosen_server.address) as client,
+        ):
+            return await _ask(client, invocation, interrupts, request)
 
     invoke(main, quiet=quiet, verbose=verbose, as_json=as_json, server=server)
 
@@ -97,9 +105,9 @@ def trust_line(inputs: Inputs, limits: Limits) -> str:
 
 async def upload(client: Client, terminal: Terminal, source: Upload) -> str:
     """Upload with progress and return the context's name."""
+    total = bytes_text(source.size_bytes)
 
     def show(sent_bytes: int) -> None:
-        total = bytes_text(source.size_bytes)
         terminal.live(f"uploading {bytes_text(sent_bytes)} of {total}")
 
     context = await client.upload(source, on_progress=show)
@@ -131,7 +139,7 @@ async def _ask(
             print_json({"run": run.name, "status": "queued"})
         else:
             click.echo(run.name)
-        invocation.terminal.say(f"follow it: {invocation.fathom} runs watch {run.name}")
+        invocation.terminal.say(f"follow it: {invocation.to_type(f'runs watch {run.name}')}")
         return exit_codes.ANSWERED
     invocation.terminal.note(run.name)
     follower = RunFollower(client, invocation, as_events=request.as_events)
@@ -147,13 +155,15 @@ def _read_request(chosen: dict[str, Any]) -> Request:
     question = chosen["named_question"]
     if question is None:
         question, arguments = split_question(arguments)
+    if not question.strip():
+        raise InputError("the question is empty")
     paths = [*arguments, *chosen["files"], *_listed_paths(chosen["paths_from"])]
     if not paths:
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("no data: name files, directories or globs, or pipe text in")
         paths = [STDIN]
     return Request(
-        question=question,
+        question=unicode_text(question),
         inputs=read_inputs(paths, read_stdin=_read_stdin, as_json=chosen["json_input"]),
         limits=limits,
         root_tier=chosen["root_model"],
@@ -166,12 +176,18 @@ def _read_request(chosen: dict[str, Any]) -> Request:
 def _listed_paths(source: str | None) -> list[str]:
     if source is None:
         return []
-    text = _read_stdin().decode() if source == STDIN else Path(source).read_text()
-    return [line for line in text.splitlines() if line.strip()]
+    try:
+        listed = _read_stdin() if source == STDIN else Path(source).read_bytes()
+    except OSError as error:
+        raise InputError(f"--paths-from: {source}: {error.strerror}") from error
+    # Names of files need not be UTF-8, and may hold characters that end a line elsewhere.
+    return [os.fsdecode(line) for line in listed.splitlines() if line.strip()]
 
 
 def _read_stdin() -> bytes:
-    return sys.stdin.buffer.read()
+    # Not through `sys.stdin`: a thread that waits in it makes Python abort at its end.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
+        return stream.readall()
 
 
 def _note_skipped(terminal: Terminal, inputs: Inputs) -> None:

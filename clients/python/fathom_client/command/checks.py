@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,9 +50,14 @@ class Finding:
     """What to do about it; empty where nothing is to be done."""
 
 
-async def findings(home: Home, environ: Mapping[str, str], server: str | None) -> list[Finding]:
-    """Run every check; `server` is the orchestrator that was named, if any."""
-    return [
+async def findings(
+    home: Home, environ: Mapping[str, str], server: str | None, *, fathom: str
+) -> list[Finding]:
+    """Run every check.
+
+    `server` is the orchestrator that was named, if any; `fathom` is how the user names the command.
+    """
+    found = [
         check_python(),
         *check_packages(),
         check_engine(),
@@ -62,6 +67,14 @@ async def findings(home: Home, environ: Mapping[str, str], server: str | None) -
         check_objects(home),
         check_key(environ),
         await check_server(home, server),
+    ]
+    return [
+        replace(
+            finding,
+            detail=finding.detail.replace("{fathom}", fathom),
+            remedy=finding.remedy.replace("{fathom}", fathom),
+        )
+        for finding in found
     ]
 
 
@@ -130,7 +143,7 @@ async def check_guest() -> Finding:
         name="guest",
         level="warn",
         detail=lines[-1] if lines else "not prepared",
-        remedy="fathom-prepare-guest (fathom up and fathom demo do it too)",
+        remedy="{fathom} up or {fathom} demo, which prepare it",
     )
 
 
@@ -189,7 +202,7 @@ def check_key(environ: Mapping[str, str]) -> Finding:
             name="models",
             level="warn",
             detail=str(error),
-            remedy="set OPENAI_API_KEY, or try `fathom demo`, which needs no key",
+            remedy="set OPENAI_API_KEY, or try `{fathom} demo`, which needs no key",
         )
     except ModelSettingsError as error:
         return Finding(name="models", level="fail", detail=str(error), remedy="correct it")
@@ -204,7 +217,7 @@ async def check_server(home: Home, server: str | None) -> Finding:
         return Finding(
             name="server",
             level="ok",
-            detail="none is running; `fathom ask` starts its own where a key is set",
+            detail="none is running; `{fathom} ask` starts its own where a key is set",
         )
     try:
         async with Client(address) as client:
@@ -214,7 +227,7 @@ async def check_server(home: Home, server: str | None) -> Finding:
             name="server",
             level="fail",
             detail=f"{address}: {error}",
-            remedy="start it with `fathom up`, or correct --server or FATHOM_SERVER",
+            remedy="start it with `{fathom} up`, or correct --server or FATHOM_SERVER",
         )
     return Finding(name="server", level="ok", detail=f"{address} answers")
 

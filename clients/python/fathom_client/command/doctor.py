@@ -23,7 +23,9 @@ def doctor(as_json: bool, server: str | None) -> None:
     """Check this machine and the service. Exits with 1 where something fails."""
 
     async def main(invocation: Invocation, _: Interrupts) -> int:
-        found = await findings(invocation.home, invocation.environ, invocation.server)
+        found = await findings(
+            invocation.home, invocation.environ, invocation.server, fathom=invocation.fathom
+        )
         is_well = all(finding.level != "fail" for finding in found)
         if as_json:
             print_json({"ok": is_well, "checks": [asdict(finding) for finding in found]})

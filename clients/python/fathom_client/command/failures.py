@@ -8,17 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fathom_client.command import exit_codes
+from fathom_client.command.limit_words import amount_text, option_of
 from fathom_client.errors import (
     CallError,
     DeadlineExceededError,
     FathomError,
+    InvalidArgumentError,
     PermissionDeniedError,
     UnauthenticatedError,
     UnavailableError,
 )
+from fathom_client.figures import NANOS_PER_USD
 from fathom_client.home import HomeInUseError
 from fathom_client.inputs import InputError
-from fathom_client.local_stack import StackEndedError
+from fathom_client.local_stack import ListenAddressError, StackEndedError
 from fathom_client.model_settings import ModelSettingsError, NoKeyError
 from fathom_client.processes import ServiceStartError
 
@@ -33,17 +36,20 @@ _TRIES_BY_REASON = {
     "ERROR_REASON_RUN_INTERRUPTED": "ask again",
     "ERROR_REASON_MODEL_NOT_OFFERED": "use one of the models that the message names",
     "ERROR_REASON_RUN_LIMIT_EXCEEDED": "raise the limit that the message names",
-    "ERROR_REASON_LIMIT_ABOVE_CEILING": "lower the limit that the message names",
-    "ERROR_REASON_RUN_QUEUE_FULL": "wait for a run to end: {fathom} runs list",
+    "ERROR_REASON_RUN_QUEUE_FULL": "wait for a run to end: {fathom} runs list{server}",
     "ERROR_REASON_GUEST_NOT_PREPARED": "fathom-prepare-guest",
     "ERROR_REASON_CONTEXT_TOO_LARGE": "ask over fewer or smaller files",
     "ERROR_REASON_SANDBOX_CAPACITY": "wait for other runs to end, then ask again",
 }
-_WHERE_RUNS_ARE = "{fathom} runs list"
+_WHERE_RUNS_ARE = "{fathom} runs list{server}"
 
 
 class NoServerError(FathomError):
     """There is no service to ask and no way to start one."""
+
+
+class NoLastingServerError(FathomError):
+    """There is no service that would go on after this command."""
 
 
 _NO_SERVER = (
@@ -51,9 +57,10 @@ _NO_SERVER = (
     " {fathom} ask --server HOST:PORT (to see it work without a key: {fathom} demo)"
 )
 _HOME_IN_USE = (
-    "wait for it to end, or run `{fathom} up` once for all commands, or set FATHOM_HOME to another"
-    " folder"
+    "wait for it or end it, or set FATHOM_HOME to another folder (services that `{fathom} up` runs"
+    " take any number of questions at a time)"
 )
+_NO_ROOM_TO_LISTEN = "{fathom} up --listen 127.0.0.1:0, which takes any free port"
 _GATEWAY_START = (
     "check models and prices: FATHOM_ROOT_MODEL, FATHOM_SUB_MODEL, and FATHOM_ROOT_PRICE and"
     " FATHOM_SUB_PRICE as INPUT/OUTPUT in US dollars a million tokens, such as 1.25/10, or free"
@@ -64,6 +71,8 @@ _TRIES_BY_CLASS: tuple[tuple[type[Exception], str, int], ...] = (
     (NoKeyError, "set OPENAI_API_KEY, or {fathom} up --scripted-model", exit_codes.NOT_AUTHORISED),
     (NoServerError, _NO_SERVER, exit_codes.NOT_AUTHORISED),
     (HomeInUseError, _HOME_IN_USE, exit_codes.UNREACHABLE),
+    (NoLastingServerError, "{fathom} up, then ask again in another terminal", exit_codes.USAGE),
+    (ListenAddressError, _NO_ROOM_TO_LISTEN, exit_codes.USAGE),
     (ServiceStartError, "{fathom} doctor", exit_codes.UNREACHABLE),
     (StackEndedError, "{fathom} doctor", exit_codes.UNREACHABLE),
     (OSError, "check the path, its permissions and the free space", exit_codes.FAILED),
@@ -82,13 +91,17 @@ class Failure:
     """The command's exit status."""
 
 
-def explain(error: Exception, *, run: str = "", fathom: str = "fathom") -> Failure:
+def explain(
+    error: Exception, *, run: str = "", fathom: str = "fathom", server: str = ""
+) -> Failure:
     """Return what to say of an error.
 
-    `run` is the run that was being worked on, if any; `fathom` is how the user names the command.
+    `run` is the run that was being worked on, if any; `fathom` is how the user names the command,
+    and `server` the option that names the same server again, with a space before it.
     """
     failure = _explain_call(error, run) if isinstance(error, CallError) else _explain(error)
-    return replace(failure, attempt=failure.attempt.replace("{fathom}", fathom))
+    attempt = failure.attempt.replace("{fathom}", fathom).replace("{server}", server)
+    return replace(failure, attempt=attempt)
 
 
 def _explain(error: Exception) -> Failure:
@@ -96,11 +109,36 @@ def _explain(error: Exception) -> Failure:
         return Failure(str(error), _GATEWAY_START, exit_codes.UNREACHABLE)
     for error_class, attempt, exit_code in _TRIES_BY_CLASS:
         if isinstance(error, error_class):
-            return Failure(str(error), attempt, exit_code)
+            return Failure(_cause(error), attempt, exit_code)
     return Failure(str(error), "{fathom} doctor", exit_codes.FAILED)
 
 
+def _cause(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def _explain_call(error: CallError, run: str) -> Failure:
+    if error.reason == "ERROR_REASON_LIMIT_ABOVE_CEILING":
+        return _explain_ceiling(error)
+    cause = _cause_of_call(error)
+    if option := option_of(error.metadata.get("limit", "")):
+        return Failure(cause, f"ask again with a higher {option}", exit_codes.FAILED)
+    again = f"{{fathom}} runs watch {run}{{server}}" if run else "{fathom} doctor{server}"
+    if isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
+        attempt, exit_code = "check the credential", exit_codes.NOT_AUTHORISED
+    elif isinstance(error, (UnavailableError, DeadlineExceededError)):
+        attempt, exit_code = again, exit_codes.UNREACHABLE
+    elif isinstance(error, InvalidArgumentError):
+        attempt, exit_code = "correct what the message names", exit_codes.USAGE
+    else:
+        attempt = f"{{fathom}} runs show {run}{{server}}" if run else _WHERE_RUNS_ARE
+        exit_code = exit_codes.FAILED
+    return Failure(cause, _TRIES_BY_REASON.get(error.reason, attempt), exit_code)
+
+
+def _cause_of_call(error: CallError) -> str:
     cause = str(error)
     for field, description in error.field_violations.items():
         if description not in cause:
@@ -109,15 +147,23 @@ def _explain_call(error: CallError, run: str) -> Failure:
         cause += f" (offered: {offered})"
     if error.retry_after_s:
         cause += f" (try again after {error.retry_after_s:.0f} s)"
-    again = f"{{fathom}} runs watch {run}" if run else "{fathom} doctor"
-    if isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
-        attempt, exit_code = "check the credential", exit_codes.NOT_AUTHORISED
-    elif isinstance(error, UnavailableError) and not error.reason:
-        cause = f"the service cannot be reached: {cause}"
-        attempt, exit_code = again, exit_codes.UNREACHABLE
-    elif isinstance(error, (UnavailableError, DeadlineExceededError)):
-        attempt, exit_code = again, exit_codes.UNREACHABLE
-    else:
-        attempt = f"{{fathom}} runs show {run}" if run else _WHERE_RUNS_ARE
-        exit_code = exit_codes.FAILED
-    return Failure(cause, _TRIES_BY_REASON.get(error.reason, attempt), exit_code)
+    if isinstance(error, UnavailableError) and not error.reason:
+        # gRPC calls every way of not getting through "UNKNOWN", before it tells which.
+        cause = f"the service cannot be reached: {cause.replace('last error: UNKNOWN: ', '')}"
+    return cause
+
+
+def _explain_ceiling(error: CallError) -> Failure:
+    """Name the option that set the limit, and its value, as they were typed."""
+    field, value, ceiling = (error.metadata.get(key, "") for key in ("field", "value", "ceiling"))
+    limit = field.removeprefix("spec.limits.")
+    option = option_of(limit)
+    if option is None or not value or not ceiling:
+        return Failure(str(error), "ask over fewer or smaller files", exit_codes.USAGE)
+    asked, most = int(float(value)), int(float(ceiling))
+    cause = (
+        f"{option}: {amount_text(limit, asked)} is above this server's ceiling of"
+        f" {amount_text(limit, most)}"
+    )
+    typed = most // NANOS_PER_USD if option == "--max-usd" else most
+    return Failure(cause, f"ask again with {option} {typed}", exit_codes.USAGE)

@@ -18,6 +18,7 @@ from google.protobuf import json_format
 from fathom_client.client import Client
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation
+from fathom_client.command.limit_words import reached_text
 from fathom_client.command.progress_line import progress_line
 from fathom_client.command.terminal import Terminal, plain
 from fathom_client.errors import CallError
@@ -51,7 +52,7 @@ class RunFollower:
     async def follow(self, name: str) -> Followed:
         """Show the run up to its end and return it. Raises CallError where it cannot be seen."""
         async with self._redrawing():
-            async for event in self._client.watch(name):
+            async for event in self._client.watch(name, on_break=self._tell_break):
                 self._show(event)
         self._terminal.end_live()
         return Followed(await self._client.get(name), self.progress)
@@ -68,6 +69,9 @@ class RunFollower:
         self._note(event)
         self._terminal.live(progress_line(self.progress, time.time()))
 
+    def _tell_break(self) -> None:
+        self._terminal.say("the connection broke; trying for half a minute to get it back")
+
     def _say_turn_line(self) -> None:
         """Write the figures of a turn that is over, where no line can be redrawn."""
         if not self._terminal.is_live:
@@ -78,8 +82,7 @@ class RunFollower:
             case "notice":
                 self._terminal.note(f"{event.notice.kind}: {plain(event.notice.text)}")
             case "limit_reached":
-                limit = event.limit_reached
-                self._terminal.say(f"limit reached: {limit.limit} ({limit.spent} of {limit.value})")
+                self._terminal.say(reached_text(event.limit_reached))
             case "cell_finished" if event.cell_finished.error:
                 self._terminal.note(
                     f"turn {event.turn}: {event.cell_finished.ending}:"

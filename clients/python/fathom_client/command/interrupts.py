@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Returned = TypeVar("Returned")
+
+
+async def aside(function: Callable[[], Returned]) -> Returned:
+    """Call what may wait for as long as it likes, such as for a pipe, and return its result.
+
+    The loop goes on and hears of signals. The thread is one that nobody waits for at the end, as
+    the pools of asyncio would be.
+    """
+    outcome: concurrent.futures.Future[Returned] = concurrent.futures.Future()
+
+    def call() -> None:
+        outcome.set_running_or_notify_cancel()
+        try:
+            outcome.set_result(function())
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 class Interrupts:

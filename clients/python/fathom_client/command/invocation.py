@@ -37,8 +37,12 @@ class Invocation:
     """True where standard output gets JSON, errors included."""
     server: str | None = None
     """The orchestrator that was named, `host:port`."""
+    is_server_typed: bool = False
+    """True where the server was named on the command line, and would have to be again."""
     run: str = ""
     """The run being worked on, `runs/{run}`, for messages."""
+    is_watching: bool = False
+    """True where that run goes on without this command."""
     cost_usd_nanos: int = 0
     """What that run has cost so far."""
     fathom: str = "fathom"
@@ -48,6 +52,15 @@ class Invocation:
 
     def __post_init__(self) -> None:
         self.home = home_of(self.environ)
+
+    def to_type(self, words: str) -> str:
+        """Return what to type for a verb that is to use the same server."""
+        return f"{self.fathom} {words}{self.server_option}"
+
+    @property
+    def server_option(self) -> str:
+        """The option that names the same server again, with a space before it; may be empty."""
+        return f" --server {self.server}" if self.is_server_typed else ""
 
 
 def invoke(
@@ -63,8 +76,9 @@ def invoke(
         terminal=Terminal(os.environ, quiet=quiet, verbose=verbose),
         environ=os.environ,
         as_json=as_json,
-        server=server or os.environ.get("FATHOM_SERVER") or None,
-        fathom=_name_of_command(Path(sys.argv[0])),
+        server=_host_and_port(server or os.environ.get("FATHOM_SERVER") or "") or None,
+        is_server_typed=bool(server),
+        fathom=name_of_command(Path(sys.argv[0])),
     )
     try:
         code = asyncio.run(_run(main, invocation))
@@ -96,7 +110,9 @@ async def _run(
 
 
 def _report(error: Exception, invocation: Invocation) -> int:
-    failure = explain(error, run=invocation.run, fathom=invocation.fathom)
+    failure = explain(
+        error, run=invocation.run, fathom=invocation.fathom, server=invocation.server_option
+    )
     terminal = invocation.terminal
     terminal.end_live()
     terminal.error(f"{terminal.style('error:', 'red')} {plain(failure.cause)}")
@@ -131,20 +147,31 @@ def _report_interrupted(invocation: Invocation) -> int:
     terminal.end_live()
     terminal.error(f"interrupted; cost so far: {_cost(invocation)}")
     if invocation.run:
-        terminal.error(f"try: {invocation.fathom} runs show {invocation.run}")
+        verb = "watch" if invocation.is_watching else "show"
+        terminal.error(f"try: {invocation.to_type(f'runs {verb} {invocation.run}')}")
     return exit_codes.INTERRUPTED
 
 
-def _name_of_command(program: Path) -> str:
-    """Return `fathom` where the shell finds it under that name, else the path that was typed."""
+def name_of_command(program: Path) -> str:
+    """Return `fathom` where the shell found it under that name, else the path that was typed.
+
+    A shell that looked it up passes on the absolute path. One that was typed may be on a PATH
+    that only this command has, such as make's, and would not be found again.
+    """
     if program.name != "fathom":
         return "fathom"
+    if not program.is_absolute():
+        return str(program)
     found = shutil.which("fathom")
     if found is not None and Path(found).samefile(program):
         return "fathom"
-    program = program.absolute()
     is_below = program.is_relative_to(Path.cwd())
     return str(program.relative_to(Path.cwd()) if is_below else program)
+
+
+def _host_and_port(server: str) -> str:
+    """Return an address as gRPC takes it; other tools want it as a URL, and it is pasted."""
+    return server.strip().removeprefix("http://").rstrip("/")
 
 
 def _cost(invocation: Invocation) -> str:

@@ -102,7 +102,7 @@ def watch(run: str, as_events: bool, **chosen: Any) -> None:
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         async with server_to_read(invocation) as server, Client(server.address) as client:
             found = await client.get(_name(run))
-            invocation.run = found.name
+            invocation.run, invocation.is_watching = found.name, True
             with interrupts.first_means(lambda: _detach(invocation, interrupts)):
                 followed = await RunFollower(client, invocation, as_events=as_events).follow(
                     found.name

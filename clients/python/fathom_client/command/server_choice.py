@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from fathom_client.command.failures import NoServerError
+from fathom_client.command.failures import NoLastingServerError, NoServerError
 from fathom_client.command.guest import prepare_guest
 from fathom_client.command.invocation import Invocation
-from fathom_client.home import HomeInUseError
 from fathom_client.local_stack import StackOptions, local_stack, reading_stack
 from fathom_client.model_settings import has_provider, settings_of
 
@@ -25,10 +24,13 @@ class ChosenServer:
 
 
 @contextlib.asynccontextmanager
-async def server_to_ask(invocation: Invocation) -> AsyncIterator[ChosenServer]:
+async def server_to_ask(
+    invocation: Invocation, *, lasting: bool = False
+) -> AsyncIterator[ChosenServer]:
     """Give an orchestrator that can start runs; without one, start private services.
 
-    Raises NoServerError where there is none and no key to start one with.
+    Raises NoServerError where there is none and no key to start one with, and
+    NoLastingServerError where `lasting` asks for one that outlives this command.
     """
     running = invocation.home.running()
     if invocation.server is not None:
@@ -37,6 +39,8 @@ async def server_to_ask(invocation: Invocation) -> AsyncIterator[ChosenServer]:
         if running.scripted:
             invocation.terminal.say(SCRIPTED_NOTICE)
         yield ChosenServer(running.address)
+    elif lasting:
+        raise NoLastingServerError("--detach needs services that stay, and none are running here")
     elif not has_provider(invocation.environ):
         raise NoServerError("no service is running here and no OPENAI_API_KEY is set")
     else:
@@ -56,7 +60,10 @@ async def server_to_ask(invocation: Invocation) -> AsyncIterator[ChosenServer]:
 
 @contextlib.asynccontextmanager
 async def server_to_read(invocation: Invocation) -> AsyncIterator[ChosenServer]:
-    """Give an orchestrator that can look runs up; it may be one started just for that."""
+    """Give an orchestrator that can look runs up; it may be one started just for that.
+
+    Raises HomeInUseError where another command starts or ends services at this moment.
+    """
     running = invocation.home.running()
     if invocation.server is not None:
         yield ChosenServer(invocation.server)
@@ -64,11 +71,8 @@ async def server_to_read(invocation: Invocation) -> AsyncIterator[ChosenServer]:
         yield ChosenServer(running.address)
     else:
         options = StackOptions(home=invocation.home, environ=invocation.environ)
-        try:
-            async with reading_stack(options) as stack:
-                yield ChosenServer(stack.address, is_private=True)
-        except HomeInUseError:
-            raise NoServerError("services are being started or ended here; try again") from None
+        async with reading_stack(options) as stack:
+            yield ChosenServer(stack.address, is_private=True)
 
 
 SCRIPTED_NOTICE = (

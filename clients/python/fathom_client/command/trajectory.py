@@ -11,6 +11,7 @@ from fathom.gateway.v1 import generation_pb2
 from fathom.orchestrator.v1 import run_event_pb2, run_pb2
 
 from fathom_client.command.answers import took_line
+from fathom_client.command.limit_words import reached_text
 from fathom_client.command.progress_line import SEPARATOR
 from fathom_client.command.terminal import Terminal, plain
 from fathom_client.errors import from_status
@@ -58,9 +59,7 @@ def trajectory(
                 yield from _cell_finished(event, sub_calls, terminal)
                 sub_calls.clear()
             case "limit_reached":
-                limit = event.limit_reached
-                text = f"limit reached: {limit.limit} ({limit.spent} of {limit.value})"
-                yield style(text, "yellow")
+                yield style(reached_text(event.limit_reached), "yellow")
             case "notice":
                 yield style(f"{event.notice.kind}: {plain(event.notice.text)}", "yellow")
     yield from _outcome(result, terminal)

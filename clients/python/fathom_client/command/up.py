@@ -11,8 +11,19 @@ from fathom_client.command.guest import prepare_guest
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation, invoke
 from fathom_client.command.server_choice import SCRIPTED_NOTICE
-from fathom_client.local_stack import LocalStack, StackOptions, local_stack
+from fathom_client.local_stack import (
+    LocalStack,
+    StackOptions,
+    check_listen_address,
+    local_stack,
+)
+from fathom_client.loopback import is_loopback
 from fathom_client.model_settings import settings_of
+
+_EXPOSED = (
+    "reachable from other machines: nothing is encrypted, nobody is asked who they are, and every"
+    " question is paid with your key"
+)
 
 
 @click.command()
@@ -35,6 +46,9 @@ def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         terminal = invocation.terminal
         models = None if scripted_model else settings_of(invocation.environ)
+        if invocation.home.running() is None:
+            # Before the guest is prepared, which may take minutes.
+            check_listen_address(listen)
         await prepare_guest(terminal)
         stack_options = StackOptions(
             home=invocation.home,
@@ -49,6 +63,8 @@ def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
             terminal.say(SCRIPTED_NOTICE if models is None else f"models: {models.describe}")
             for process in stack.processes:
                 terminal.note(f"{process.name}: process {process.pid}, log {process.log}")
+            if not is_loopback(listen.rpartition(":")[0]):
+                terminal.say(terminal.style(_EXPOSED, "yellow"))
             terminal.say(f"state and logs: {invocation.home.path}")
             ready = terminal.style("ready", "green")
             ask = f'{invocation.fathom} ask "QUESTION" FILE...'
