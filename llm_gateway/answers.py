@@ -50,6 +50,17 @@ class Spend:
     is_estimated: bool = False
     """A provider reported no usage, so the tokens are estimates."""
 
+    def as_metadata(self) -> dict[str, str]:
+        """Return it for the metadata of a failed call's error; empty where nothing was taken."""
+        if not self.tokens.total and not self.cost_usd_nanos:
+            return {}
+        return {
+            "input_tokens": str(self.tokens.input),
+            "output_tokens": str(self.tokens.output),
+            "cost_usd_nanos": str(self.cost_usd_nanos),
+            "usage_estimated": str(self.is_estimated).lower(),
+        }
+
     def __add__(self, other: Spend) -> Spend:
         return Spend(
             tokens=Tokens(

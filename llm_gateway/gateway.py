@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+from common.errors import ServiceError
 from common.run_token import RunToken
 from llm_gateway.answers import Answer, Delta, Spend
 from llm_gateway.call_telemetry import CallTelemetry
@@ -100,26 +101,30 @@ class Gateway:
         now = asyncio.get_running_loop().time
         route = Route(pool, self._policy, now=now, deadline=call.deadline)
         spend = Spend()
-        while True:
-            step = route.next_step()
-            if step.wait_s:
-                await self._sleep(step.wait_s)
-            outcome = await self._attempt(call, step.upstream, outlet, route.attempts)
-            spend += outcome.spend
-            if not isinstance(outcome.result, ProviderError):
-                return Answer(
-                    completion=outcome.result,
-                    model=step.upstream.deployment.name,
-                    spend=spend,
-                    attempts=route.attempts,
-                    elapsed_s=now() - call.arrived,
-                )
-            if outlet is not None and outlet.has_started:
-                deployment = step.upstream.deployment
-                raise ProviderBrokenReplyError(
-                    deployment.provider.name, deployment.name, outcome.result.problem
-                )
-            route.note_failure(step.upstream, outcome.result)
+        try:
+            while True:
+                step = route.next_step()
+                if step.wait_s:
+                    await self._sleep(step.wait_s)
+                outcome = await self._attempt(call, step.upstream, outlet, route.attempts)
+                spend += outcome.spend
+                if not isinstance(outcome.result, ProviderError):
+                    return Answer(
+                        completion=outcome.result,
+                        model=step.upstream.deployment.name,
+                        spend=spend,
+                        attempts=route.attempts,
+                        elapsed_s=now() - call.arrived,
+                    )
+                if outlet is not None and outlet.has_started:
+                    deployment = step.upstream.deployment
+                    raise ProviderBrokenReplyError(
+                        deployment.provider.name, deployment.name, outcome.result.problem
+                    )
+                route.note_failure(step.upstream, outcome.result)
+        except ServiceError as error:
+            error.metadata |= spend.as_metadata()  # what was paid for nothing is paid all the same
+            raise
 
     async def _attempt(
         self, call: Call, upstream: Upstream, outlet: Outlet | None, attempt: int

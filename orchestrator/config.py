@@ -64,8 +64,8 @@ class OrchestratorConfig(ServerConfig):
     """Seconds of a cell's own work; waiting for sub-calls is not counted."""
     output_characters_max: int = 10_000
     """Characters of a cell's output that the root model is shown."""
-    last_answer_tokens: int = 2_048
-    """Tokens that a last answer, at a limit, may have."""
+    last_answer_tokens: int = 8_192
+    """Tokens that a last answer, at a limit, may have, with the reasoning before it."""
     last_request_bytes: int = 48_000
     """Bytes of conversation that the request for a last answer may hold."""
 

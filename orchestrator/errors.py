@@ -51,10 +51,11 @@ class RunInterruptedError(ServiceError):
 
 
 class NoAnswerError(ServiceError):
-    """The model gave nothing that could be an answer."""
+    """A limit was reached before the model gave anything that could be an answer."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = ErrorReason.ERROR_REASON_RUN_NO_ANSWER
 
-    def __init__(self, run: str, turns: int) -> None:
-        super().__init__("the model gave no usable reply", run=run, turns=turns)
+    def __init__(self, run: str, turns: int, limit: str) -> None:
+        message = f"{limit} was reached before the model gave a usable reply"
+        super().__init__(message, run=run, turns=turns, limit=limit)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 import grpc
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
@@ -22,6 +23,7 @@ _PAGE_SIZE = 500
 _LIST_TIMEOUT_S = 5.0
 _ATTEMPTS_MAX = 5
 _RETRY_S = 0.2
+Response = TypeVar("Response")
 
 
 class ModelSource(Protocol):
@@ -43,50 +45,51 @@ class GatewayClient:
         The gateway owns the retries towards providers. What is retried here is only the way to
         the gateway itself, as when it restarts; the request id makes that safe.
         """
-        until_s = time.monotonic() + call.timeout_s
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await self._generate(call, until_s - time.monotonic())
-            except ReceivedError as error:
-                wait_s = _RETRY_S * 2 ** (attempt - 1)
-                is_last = attempt == _ATTEMPTS_MAX or time.monotonic() + wait_s >= until_s
-                if not _is_gateway_away(error) or is_last:
-                    raise
-            await asyncio.sleep(wait_s)
-
-    async def _generate(self, call: ModelCall, timeout_s: float) -> Generation:
         prompt = Prompt(
             tier=call.tier, messages=call.messages, output_tokens_max=call.output_tokens_max
         )
         request = pb.GenerateRequest(
             prompt=prompt, call=CallContext(request_id=call.request_id, turn=call.turn)
         )
-        try:
-            response = await self._stub.Generate(
-                request, timeout=timeout_s, metadata=_metadata(call.run_token)
-            )
-        except grpc.aio.AioRpcError as error:
-            raise received(error) from error
+        metadata = _metadata(call.run_token)
+        response = await _patiently(
+            lambda left_s: self._stub.Generate(request, timeout=left_s, metadata=metadata),
+            timeout_s=call.timeout_s,
+        )
         return response.generation
 
     async def list_models(self, run_token: str) -> list[pb.Model]:
         """Return the deployments that a run token permits; raises ReceivedError."""
         models: list[pb.Model] = []
-        page_token = ""
+        request = pb.ListModelsRequest(page_size=_PAGE_SIZE)
+        metadata = _metadata(run_token)
         while True:
-            request = pb.ListModelsRequest(page_size=_PAGE_SIZE, page_token=page_token)
-            try:
-                response = await self._stub.ListModels(
-                    request, timeout=_LIST_TIMEOUT_S, metadata=_metadata(run_token)
-                )
-            except grpc.aio.AioRpcError as error:
-                raise received(error) from error
+            response = await _patiently(
+                lambda left_s: self._stub.ListModels(request, timeout=left_s, metadata=metadata),
+                timeout_s=_LIST_TIMEOUT_S,
+            )
             models.extend(response.models)
-            page_token = response.next_page_token
-            if not page_token:
+            request.page_token = response.next_page_token
+            if not request.page_token:
                 return models
+
+
+async def _patiently(ask: Callable[[float], Awaitable[Response]], *, timeout_s: float) -> Response:
+    """Return what a call gives that takes its own timeout; a gateway that is away is asked again
+    for some seconds. Raises ReceivedError."""
+    until_s = time.monotonic() + timeout_s
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return await ask(until_s - time.monotonic())
+        except grpc.aio.AioRpcError as error:
+            failure = received(error)
+            wait_s = _RETRY_S * 2 ** (attempt - 1)
+            is_last = attempt == _ATTEMPTS_MAX or time.monotonic() + wait_s >= until_s
+            if not _is_gateway_away(failure) or is_last:
+                raise failure from error
+        await asyncio.sleep(wait_s)
 
 
 def _metadata(run_token: str) -> tuple[tuple[str, str]]:

@@ -50,6 +50,15 @@ def limit_in(error: ReceivedError) -> str:
     return limit if is_limit and limit in LIMIT_NAMES else ""
 
 
+def usage_in(error: ReceivedError) -> Usage:
+    """Return what a failed call took all the same, as the gateway tells; empty where nothing."""
+    usage = Usage(estimated=error.metadata.get("usage_estimated") == "true")
+    for field in ("input_tokens", "output_tokens", "cost_usd_nanos"):
+        text = error.metadata.get(field, "")
+        setattr(usage, field, int(text) if text.isdecimal() else 0)
+    return usage
+
+
 @dataclasses.dataclass(frozen=True)
 class Allowance:
     """Tokens and money that may be spent."""
@@ -77,6 +86,7 @@ class Budget:
         self.sub_calls = 0
         self._clock = clock
         self._started = clock()
+        self._is_reserve_open = False
         self._last_call = last_call
 
     def add(self, usage: Usage) -> None:
@@ -97,7 +107,9 @@ class Budget:
 
     @property
     def work_left_s(self) -> float:
-        """Seconds left for turns, the reserve not counted; at least 0."""
+        """Seconds left for turns, the reserve not counted before it is open; at least 0."""
+        if self._is_reserve_open:
+            return self.left_s
         reserve_s = min(self.limits.time_max_s * _TIME_RESERVE_SHARE, _TIME_RESERVE_MAX_S)
         return max(0.0, self.left_s - reserve_s)
 
@@ -112,22 +124,36 @@ class Budget:
         """Seconds left of the run; at least 0."""
         return max(0.0, self.limits.time_max_s - (self._clock() - self._started))
 
+    def open_reserve(self) -> None:
+        """Let the last answer have the time that was kept back for it."""
+        self._is_reserve_open = True
+
     def begin_turn(self) -> int:
         """Count a turn and return its number, from 1; raises LimitReachedError."""
-        self.check()
-        if self.turns >= self.limits.turns_max:
-            raise self.reached("turns_max")
+        limit = self.exhausted()
+        if limit is not None:
+            raise limit
         self.turns += 1
         return self.turns
 
-    def check(self) -> None:
-        """Raise LimitReachedError where nothing is left for the work."""
+    def exhausted(self) -> LimitReachedError | None:
+        """Return the limit that leaves nothing for another turn; None where there is something."""
         if not self.work_left_s:
-            raise self.reached("time_max")
+            return self.reached("time_max")
         allowed = self.work_allowance()
         if self.tokens >= allowed.tokens_max:
-            raise self.reached("tokens_max")
+            return self.reached("tokens_max")
         if self.usage.cost_usd_nanos >= allowed.cost_usd_nanos_max > 0:
+            return self.reached("cost_usd_nanos_max")
+        return self.reached("turns_max") if self.turns >= self.limits.turns_max else None
+
+    def check_overspent(self) -> None:
+        """Raise LimitReachedError where more is spent than the work may spend. The gateway sees
+        to that before each call, unless it was restarted and forgot what a cell had spent."""
+        allowed = self.work_allowance()
+        if self.tokens > allowed.tokens_max:
+            raise self.reached("tokens_max")
+        if self.usage.cost_usd_nanos > allowed.cost_usd_nanos_max:
             raise self.reached("cost_usd_nanos_max")
 
     def reached(self, limit: str) -> LimitReachedError:

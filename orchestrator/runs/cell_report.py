@@ -33,6 +33,11 @@ def whole_output(written: str, result: ExecutionResult) -> str:
     return f"{written}\n{trace}" if written else trace
 
 
+def own_output(written: str, result: ExecutionResult) -> str:
+    """Return what a cell's code wrote, without the traceback: findings, where there are any."""
+    return written.replace(result.error.traceback.strip() or "\0", "").strip()
+
+
 def words_for(result: ExecutionResult, shown: str) -> tuple[str, str]:
     """Return how the cell ended, and what it printed, as the model is told."""
     ending = _WORDS.get(result.ending, "ended in an unknown way")

@@ -20,6 +20,7 @@ from orchestrator.runs.cell_report import (
     finished_event,
     limit_of,
     lost_event,
+    own_output,
     whole_output,
     words_for,
 )
@@ -72,14 +73,15 @@ class CellRunner:
         self._seen: set[bytes] = set()
         self._tracer = tracer(__name__)
         self.last_output = ""
-        """What was shown of the newest cell that wrote anything."""
+        """What the newest cell wrote that wrote anything, shortened, without its traceback."""
         self.variables: frozenset[str] = frozenset()
         """The session's variables after the newest cell."""
 
     async def run(self, sources: Sequence[str], *, turn: int) -> CellsOutcome:
         """Run the cells of a reply; after one that fails the others are not run.
 
-        Raises LimitReachedError when the run's time is up, and ReceivedError.
+        Raises LimitReachedError when the run's time is up or sub-calls took more than they may,
+        and ReceivedError.
         """
         parts: list[str] = []
         final: FinalValue | None = None
@@ -92,7 +94,8 @@ class CellRunner:
                 result = await self._execute(source, written, turn=turn, cell=number)
             except SessionLostError:
                 self._lose_session(turn=turn, cell=number)
-                return CellsOutcome(feedback=self._prompts.text("session_lost"), is_well=False)
+                lost = self._prompts.text("session_lost", cell=number, cells=len(sources))
+                return CellsOutcome(feedback="\n\n".join([*parts, lost]), is_well=False)
             except BaseException:
                 self._sub_calls.end_cell()
                 raise
@@ -198,8 +201,8 @@ class CellRunner:
         if not shown.is_whole:
             key = f"outputs/{self._run_id}/{turn}-{cell}.txt"
             await self._blobs.put(key, output.encode())
-        if shown.text.strip():
-            self.last_output = shown.text
+        if findings := own_output(written, result):
+            self.last_output = shorten(findings, characters_max=room).text
         self.variables = frozenset(variable.name for variable in result.variables)
         finished = finished_event(
             result,

@@ -13,7 +13,6 @@ import logging
 import time
 
 from fathom.orchestrator.v1.run_pb2 import Answer, Run
-from google.rpc import code_pb2, status_pb2
 from opentelemetry.trace import Span, Status, StatusCode
 
 from common import telemetry_names as names
@@ -229,7 +228,7 @@ def _settle(run: Run, work: asyncio.Task[Answer], stop: StopWish, name: str) -> 
         run.error.CopyFrom(failure.to_status())
     else:
         _log.error("unforeseen error in %s", name, exc_info=failure)
-        run.error.CopyFrom(status_pb2.Status(code=code_pb2.INTERNAL, message="internal error"))
+        run.error.CopyFrom(ServiceError("internal error").to_status())
 
 
 def _log_end(record: RunRecord) -> None:

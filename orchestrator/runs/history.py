@@ -8,6 +8,8 @@ from fathom.gateway.v1.generation_pb2 import Message
 
 _FIRST = 2
 """The system message and the question."""
+_FRAME_BYTES = 16
+"""What the gateway reserves for a message besides its text."""
 _CUT = "\n[... the middle of the conversation is left out here ...]\n"
 
 
@@ -78,7 +80,7 @@ def _mark_cut(kept: list[Message]) -> list[Message]:
 
 
 def _bytes(message: Message) -> int:
-    return len(message.text.encode())
+    return len(message.text.encode()) + _FRAME_BYTES
 
 
 def _tail(message: Message, bytes_max: int) -> Message:

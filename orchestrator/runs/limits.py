@@ -57,9 +57,14 @@ def check_limits(
         attribute = "time_max_s" if name == "time_max" else name
         value, ceiling = asked.get(name), getattr(ceilings, attribute)
         if value is not None and value > ceiling:
-            raise LimitAboveCeilingError(f"spec.limits.{name}", f"{value:g}", f"{ceiling:g}")
+            raise LimitAboveCeilingError(f"spec.limits.{name}", _plain(value), _plain(ceiling))
         values[attribute] = getattr(defaults, attribute) if value is None else value
     return RunLimits(**values)  # type: ignore[arg-type]
+
+
+def _plain(value: float) -> str:
+    """Return a number with all its digits, for clients that read it."""
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _depth_error(depth: float) -> ServiceError:

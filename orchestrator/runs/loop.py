@@ -19,7 +19,7 @@ from fathom.sandbox.v1.execution_pb2 import FinalValue
 
 from common.errors import ReceivedError
 from orchestrator.errors import NoAnswerError
-from orchestrator.runs.budget import Budget, LimitReachedError, limit_in
+from orchestrator.runs.budget import Budget, LimitReachedError, limit_in, usage_in
 from orchestrator.runs.cells import CellRunner, CellsOutcome
 from orchestrator.runs.history import History
 from orchestrator.runs.journal import RunJournal
@@ -28,10 +28,12 @@ from orchestrator.runs.passes import RunPasses
 from orchestrator.runs.ports import Model, ModelCall
 from orchestrator.runs.prompt_book import PromptBook
 from orchestrator.runs.replies import Reply, parse_reply
-from orchestrator.runs.verdict import Rejection, judge
+from orchestrator.runs.verdict import Rejection, judge, variable_meant
 
 _LONG_REPLY_CHARACTERS = 30_000
 """A longer reply is parsed in a thread, away from the other runs."""
+_REPLY_CHARACTERS_MAX = 400_000
+"""An event with text and reasoning fits a message also where a character takes four bytes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class RunLoop:
 
     def __init__(self, parts: LoopParts) -> None:
         self._parts = parts
-        self._last_reply = ""
+        self._last_prose = ""
 
     async def answer(self) -> Answer:
         """Return the answer; `limit_reached` is set in one that a limit cut short.
@@ -93,6 +95,7 @@ class RunLoop:
             timeout_s=parts.budget.work_left_s,
         )
         reply = await _parse(generation.text)
+        self._last_prose = reply.prose or self._last_prose
         self._note_reply(generation, cells=len(reply.cells), turn=turn)
         parts.history.add_reply(generation.text)
         outcome: CellsOutcome | None = None
@@ -104,6 +107,7 @@ class RunLoop:
             told.append(parts.prompts.text("fence_cut"))
         verdict = await judge(reply, outcome, parts.cells, turn=turn)
         limit = parts.budget.reached(outcome.limit) if outcome and outcome.limit else None
+        is_cut = generation.finish_reason == Generation.FINISH_REASON_LENGTH
         if isinstance(verdict, Answer):
             if limit is not None:
                 self._note_limit(limit)
@@ -112,7 +116,13 @@ class RunLoop:
         if isinstance(verdict, Rejection):
             told.append(parts.prompts.text("final_rejected", why=verdict.why))
             parts.journal.notice("FINAL_REJECTED", told[-1], turn=turn)
-        parts.history.add_feedback(self._feedback(told, reply, turn=turn))
+            if is_cut:
+                told.append(parts.prompts.text("reply_cut"))
+        if not told:
+            told.append(self._nothing_to_do(reply, is_cut=is_cut, turn=turn))
+        # The last request follows at once where a limit is reached: nothing may contradict it.
+        limit = limit or parts.budget.exhausted()
+        parts.history.add_feedback(self._feedback(told, turn=turn, goes_on=limit is None))
         if limit is not None:
             raise limit
         return None
@@ -148,7 +158,10 @@ class RunLoop:
         try:
             generation = await parts.model.generate(call)
         except ReceivedError as error:
+            parts.budget.add(usage_in(error))
+            parts.journal.set_usage(parts.budget.usage)
             raise self._limit_in(error) or error from error
+        _bound(generation)
         if not generation.HasField("elapsed"):
             generation.elapsed.FromNanoseconds(int((time.monotonic() - started_s) * 1e9))
         parts.budget.add(generation.usage)
@@ -171,8 +184,6 @@ class RunLoop:
         )
 
     def _note_reply(self, generation: Generation, *, cells: int, turn: int) -> None:
-        if generation.text.strip():
-            self._last_reply = generation.text
         replied = ModelReplied(
             text=generation.text,
             reasoning=generation.reasoning,
@@ -185,14 +196,16 @@ class RunLoop:
         )
         self._parts.journal.add(RunEvent(turn=turn, model_replied=replied))
 
-    def _feedback(self, told: list[str], reply: Reply, *, turn: int) -> str:
+    def _nothing_to_do(self, reply: Reply, *, is_cut: bool, turn: int) -> str:
+        """Write down that a reply had neither cell nor answer; return what the model is told."""
+        without_code = "reply_empty" if reply.is_empty else "reply_without_code"
+        text = self._parts.prompts.text("reply_cut" if is_cut else without_code)
+        self._parts.journal.notice("REPLY_WITHOUT_CODE", text, turn=turn)
+        return text
+
+    def _feedback(self, told: list[str], *, turn: int, goes_on: bool) -> str:
         """Return all that the model is told after a turn."""
         prompts, limits = self._parts.prompts, self._parts.budget.limits
-        if not told:
-            name = "reply_empty" if reply.is_empty else "reply_without_code"
-            text = prompts.text(name)
-            self._parts.journal.notice("REPLY_WITHOUT_CODE", text, turn=turn)
-            told = [text]
         status = prompts.text(
             "turn_status",
             turn=turn,
@@ -200,8 +213,11 @@ class RunLoop:
             sub_calls=self._parts.budget.sub_calls,
             sub_calls_max=limits.sub_calls_max,
         )
-        is_last = turn == limits.turns_max - 1
-        return "\n\n".join([*told, status, prompts.text("last_turn" if is_last else "go_on")])
+        told = [*told, status]
+        if goes_on:
+            is_last = turn == limits.turns_max - 1
+            told.append(prompts.text("last_turn" if is_last else "go_on"))
+        return "\n\n".join(told)
 
     async def _last_answer(self, limit: LimitReachedError) -> Answer:
         """Ask once more, without code; without a reply make do with what there is."""
@@ -216,16 +232,17 @@ class RunLoop:
         except LimitReachedError:
             pass
         if not answer.text:
-            answer.text = (parts.cells.last_output or self._last_reply).strip()
+            answer.text = (parts.cells.last_output or self._last_prose).strip()
             answer.source = Answer.SOURCE_SALVAGED
         if answer.text:
             return answer
         if failure is not None:
             raise failure
-        raise NoAnswerError(f"runs/{parts.run_id}", parts.budget.turns)
+        raise NoAnswerError(f"runs/{parts.run_id}", parts.budget.turns, limit.limit)
 
     async def _ask_last(self, limit: LimitReachedError) -> str:
         parts = self._parts
+        parts.budget.open_reserve()
         why = parts.prompts.text(f"limit_{limit.limit}")
         request = parts.prompts.text("last_answer", why=why)
         turn = parts.budget.turns + 1
@@ -248,10 +265,19 @@ class RunLoop:
         directive = reply.directive
         if directive is None or directive.problem is not None:
             return reply.prose
-        if not directive.variable:
+        name = variable_meant(directive, self._parts.cells.variables)
+        if not name:
             return directive.text
-        value = await self._parts.cells.read_variable(directive.variable, turn=turn)
+        value = await self._parts.cells.read_variable(name, turn=turn)
         return value.text if isinstance(value, FinalValue) else ""
+
+
+def _bound(generation: Generation) -> None:
+    """Cut what no model writes for a turn, but a broken one might."""
+    if len(generation.text) > _REPLY_CHARACTERS_MAX:
+        generation.text = generation.text[:_REPLY_CHARACTERS_MAX]
+        generation.finish_reason = Generation.FINISH_REASON_LENGTH
+    generation.reasoning = generation.reasoning[:_REPLY_CHARACTERS_MAX]
 
 
 async def _parse(text: str) -> Reply:

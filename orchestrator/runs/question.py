@@ -39,6 +39,7 @@ def question_message(
         turns=limits.turns_max,
         sub_calls=limits.sub_calls_max,
         time=_duration(limits.time_max_s),
+        begin=prompts.text("begin" if limits.turns_max > 1 else "begin_only_turn"),
     )
 
 

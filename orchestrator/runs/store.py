@@ -18,6 +18,7 @@ from orchestrator.database import Database
 from orchestrator.runs.record import TERMINAL_STATES, RunRecord
 
 REQUEST_IDS_KEPT_S = 24 * 3600.0
+_ROWS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +93,11 @@ class RunStore:
         return _record(row)
 
     async def newest(
-        self, tenant: str, *, states: Sequence[int], before: str, count: int
+        self, tenant: str, *, states: Sequence[int], before: str, count: int, bytes_max: int
     ) -> list[RunRecord]:
         """Return runs from the newest on, in one of `states` unless that is empty; `before` is
-        the id of the last one seen, or empty."""
+        the id of the last one seen, or empty. At most `count`, and at most one more than
+        `bytes_max` holds."""
         table = tables.runs.c
         query = select(tables.runs).where(table.tenant == tenant)
         if states:
@@ -103,8 +105,15 @@ class RunStore:
         if before:
             query = query.where(table.run_id < before)
         query = query.order_by(table.run_id.desc()).limit(count)
+        found: list[RunRecord] = []
         async with self._database.reading() as connection:
-            return [_record(row) for row in (await connection.execute(query)).mappings()]
+            rows = await connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE))
+            async for row in rows.mappings():
+                bytes_max -= len(row["head"]) + len(row["progress"])
+                found.append(_record(row))
+                if bytes_max < 0 and len(found) > 1:
+                    break
+        return found
 
     async def unfinished(self) -> list[RunRecord]:
         """Return every run that has not ended, oldest first."""

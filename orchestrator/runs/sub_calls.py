@@ -7,7 +7,7 @@ from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.sandbox.v1.execution_pb2 import SubCallFinished, SubCallStarted
 
 from common.errors import ReceivedError
-from orchestrator.runs.budget import Budget, limit_in
+from orchestrator.runs.budget import Budget, usage_in
 from orchestrator.runs.journal import RunJournal
 from orchestrator.runs.meters import RunMeters
 
@@ -60,7 +60,7 @@ class SubCalls:
         self._add(RunEvent(sub_call_started=told))
 
     def finish(self, finished: SubCallFinished) -> None:
-        """Add a call's usage, once."""
+        """Add a call's usage, once; raises LimitReachedError where that is too much."""
         self._live -= 1
         self._journal.run.sub_calls_live -= 1
         told = events.SubCallFinished(
@@ -68,21 +68,15 @@ class SubCalls:
         )
         if finished.HasField("error"):
             told.error.CopyFrom(finished.error)
-            if limit_in(ReceivedError(finished.error)) == "sub_calls_max":
-                self._uncount()
+            told.usage.CopyFrom(usage_in(ReceivedError(finished.error)))
         else:
             told.text_head = finished.generation.text
             told.usage.CopyFrom(finished.generation.usage)
             told.model = finished.generation.model
-            self._budget.add(finished.generation.usage)
-            self._journal.set_usage(self._budget.usage)
+        self._budget.add(told.usage)
+        self._journal.set_usage(self._budget.usage)
         self._add(RunEvent(sub_call_finished=told))
-
-    def _uncount(self) -> None:
-        """Take a call back that the sandbox did not make, for want of permission."""
-        self._of_cell -= 1
-        self._budget.sub_calls -= 1
-        self._journal.run.sub_calls = self._budget.sub_calls
+        self._budget.check_overspent()
 
     def _add(self, event: RunEvent) -> None:
         event.turn, event.cell = self._turn, self._cell

@@ -53,7 +53,7 @@ async def judge(
         return Rejection("a cell of that reply failed")
     if reply.has_cut_fence:
         return Rejection("a cell of that reply was not closed, and so not run")
-    name = _variable(directive, variables.variables)
+    name = variable_meant(directive, variables.variables)
     if not name:
         return Answer(text=directive.text, source=Answer.SOURCE_TEXT)
     value = await variables.read_variable(name, turn=turn)
@@ -62,8 +62,9 @@ async def judge(
     return _answer(value, Answer.SOURCE_TEXT)
 
 
-def _variable(directive: Directive, known: frozenset[str]) -> str:
-    """Return the variable meant: `FINAL(total)` means one where there is one of that name."""
+def variable_meant(directive: Directive, known: frozenset[str]) -> str:
+    """Return the variable meant, or an empty name: `FINAL(total)` means one where there is one of
+    that name."""
     return directive.bare_name if directive.bare_name in known else directive.variable
 
 

@@ -68,6 +68,7 @@ async def test_no_answer_in_the_last_turn_gets_one_more_request(stack: Stack) ->
     [
         ("So:\nFINAL(it is 4)", "it is 4"),
         ("FINAL_VAR(x)", "1"),
+        ("FINAL(x)", "1"),
         ("It is 4.\n```repl\nprint(4)\n```", "It is 4."),
     ],
 )
@@ -117,7 +118,65 @@ async def test_a_model_that_says_nothing_at_all_fails_the_run(stack: Stack) -> N
         grpc.StatusCode.FAILED_PRECONDITION,
         "ERROR_REASON_RUN_NO_ANSWER",
     )
-    assert error.metadata == {"run": run.name, "turns": "2"}
+    assert error.metadata == {"run": run.name, "turns": "2", "limit": "turns_max"}
+    assert error.message == "turns_max was reached before the model gave a usable reply"
+
+
+@pytest.mark.parametrize(
+    "failing", ["raise ValueError('a defect')", "this does not parse", "nothing = 'printed'"]
+)
+async def test_neither_a_traceback_nor_code_is_salvaged_as_an_answer(
+    stack: Stack, failing: str
+) -> None:
+    """Whoever reads the answer would take it for one."""
+    run, _ = await stack.ask("I look.\n" + cell(failing), cell("x = 1"), turns_max=1)
+
+    assert run.answer.source == Answer.SOURCE_SALVAGED
+    assert run.answer.text == "I look."
+
+
+async def test_what_a_failing_cell_had_printed_is_salvaged(stack: Stack) -> None:
+    run, _ = await stack.ask(cell("print('found 12')\n1 / 0"), cell("x"), turns_max=1)
+
+    assert run.answer.text == "found 12"
+
+
+async def test_a_run_that_has_nothing_but_code_has_no_answer(stack: Stack) -> None:
+    run, _ = await stack.ask(cell("x = 1"), turns_max=1)
+
+    assert ReceivedError(run.error).reason_name == "ERROR_REASON_RUN_NO_ANSWER"
+
+
+async def test_a_last_request_contradicts_nothing_that_was_said_before(stack: Stack) -> None:
+    """Told to write the next cell and that none will run, a small model writes one."""
+    await stack.ask(cell("x = 1"), cell("llm_query('a')"), "About 2.", turns_max=2, sub_calls_max=0)
+
+    asked = stack.gateway.prompts()
+    assert "give the final answer with FINAL" not in asked[1]
+    assert "next turn is your last" in asked[1]
+    assert "sub-model calls have been used" in asked[2]
+    assert "Go on with the next cell" not in asked[2]
+    assert "next turn is your last" not in asked[2]
+
+
+async def test_a_run_of_one_turn_is_not_told_to_wait_with_the_answer(stack: Stack) -> None:
+    await stack.ask("FINAL(1)", turns_max=1)
+
+    assert "do not answer yet" not in stack.gateway.prompts()[0]
+    assert "your only one" in stack.gateway.prompts()[0]
+
+
+async def test_a_variable_is_read_for_a_last_answer_also_when_the_time_was_used_up(
+    stack: Stack,
+) -> None:
+    """What was kept back is for this too."""
+    run, _ = await stack.ask(
+        cell("x = 41"), cell("hang()"), "FINAL_VAR(x)", time_max=Duration(seconds=1)
+    )
+
+    assert run.answer == Answer(
+        text="41", source=Answer.SOURCE_FORCED, limit_reached="time_max", is_json=False
+    )
 
 
 async def test_the_last_permitted_sub_call_is_made(stack: Stack) -> None:
@@ -274,3 +333,20 @@ async def test_a_dear_model_gets_a_shorter_last_request(stack: Stack) -> None:
     last = stack.gateway.requests[-1].prompt
     size = sum(len(m.text.encode()) for m in last.messages)
     assert size + stack.config.last_answer_tokens <= 15_000
+
+
+async def test_a_gateway_that_forgot_what_a_cell_spent_cannot_make_it_cross_the_cap(
+    stack: Stack,
+) -> None:
+    """A cell's token was made before its calls; a gateway that restarts knows nothing else."""
+    calls = 20  # of INPUT_TOKENS + OUTPUT_TOKENS each, which the fake gateway does not limit
+    cap = calls * (INPUT_TOKENS + OUTPUT_TOKENS)
+
+    run, events = await stack.ask(
+        cell("while True:\n    llm_query('a')\n    pause()"), "Enough.", tokens_max=cap
+    )
+
+    assert (run.state, run.answer.text) == (Run.STATE_PARTIAL, "Enough.")
+    assert run.answer.limit_reached == "tokens_max"
+    assert run.usage.input_tokens + run.usage.output_tokens <= cap
+    assert len(reached(events)) == 1

@@ -99,6 +99,41 @@ async def test_every_call_is_counted_once(stack: Stack) -> None:
     assert totals == [1, 7]
 
 
+BILLED = {
+    "input_tokens": "30",
+    "output_tokens": "3",
+    "cost_usd_nanos": "500",
+    "usage_estimated": "true",
+}
+
+
+async def test_a_failed_sub_call_that_was_billed_is_counted(stack: Stack) -> None:
+    """The gateway's meter has it, so the run's books must have it too."""
+    stack.sandbox.answer = lambda _: ScriptedError(
+        grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_PROVIDER_BROKEN_REPLY, **BILLED
+    )
+
+    run, events = await stack.ask(cell("llm_query('a')"), "FINAL(gave up)")
+
+    assert run.usage.input_tokens == 2 * INPUT_TOKENS + 30
+    assert run.usage.output_tokens == 2 * OUTPUT_TOKENS + 3
+    assert run.usage.cost_usd_nanos == 2 * COST_NANOS + 500
+    assert (run.usage.calls, run.usage.estimated) == (2, True)
+    finished = next(e.sub_call_finished for e in events if e.HasField("sub_call_finished"))
+    assert finished.usage.cost_usd_nanos == 500
+
+
+async def test_a_failed_root_call_that_was_billed_is_counted(stack: Stack) -> None:
+    broken = ScriptedError(
+        grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_PROVIDER_BROKEN_REPLY, **BILLED
+    )
+
+    run, _ = await stack.ask(cell("x = 1"), broken)
+
+    assert run.state == Run.STATE_FAILED
+    assert run.usage.cost_usd_nanos == COST_NANOS + 500
+
+
 async def test_the_conversation_only_grows_and_keeps_the_models_words(stack: Stack) -> None:
     """Provider caches hit on equal beginnings, and the model's own reasoning is its memory."""
     replies = [cell("print(1)"), "Just thinking.", cell("print(3)"), "FINAL(done)"]
@@ -269,6 +304,19 @@ async def test_a_lost_session_is_replaced_and_the_model_is_told(stack: Stack) ->
     assert [r.limits.sub_calls_max for r in stack.sandbox.created] == [1_000, 999]
 
 
+async def test_a_lost_session_takes_no_output_of_earlier_cells_from_the_model(
+    stack: Stack,
+) -> None:
+    """The model must know which cell was too much, and what it has paid for already."""
+    reply = "\n\n".join([cell("print('seen')"), cell("lose_session()"), cell("print('never')")])
+
+    await stack.ask(reply, "FINAL(done)")
+
+    told = stack.gateway.prompts()[1]
+    assert "seen" in told
+    assert "broke down while cell 2 of 3" in told
+
+
 async def test_a_session_that_is_lost_again_and_again_ends_the_run(stack: Stack) -> None:
     """The reason of the sandbox is kept for the caller."""
     run, events = await stack.ask(cell("lose_session()"))
@@ -413,3 +461,27 @@ async def test_a_gateway_that_stays_away_ends_the_run(
     assert run.state == Run.STATE_FAILED
     assert ReceivedError(run.error).code == grpc.StatusCode.UNAVAILABLE
     assert len(stack.gateway.requests) == 5
+
+
+@pytest.mark.parametrize("text", ["", "I think about", "FINAL(the answer is"])
+async def test_a_model_is_told_that_its_reply_was_cut_off(stack: Stack, text: str) -> None:
+    """A model that reasons up to its limit would be told again and again that it said nothing."""
+    cut = generation(text)
+    cut.finish_reason = Generation.FINISH_REASON_LENGTH
+
+    await stack.ask(cut, "FINAL(done)")
+
+    assert "was cut off" in stack.gateway.prompts()[1]
+
+
+async def test_a_reply_beyond_all_measure_is_cut_so_that_its_event_can_be_watched(
+    stack: Stack,
+) -> None:
+    """A provider that ignores the limit of output must not make a run that nobody can read."""
+    huge = generation("FINAL(" + "\U0001f40b" * 900_000 + ")")
+
+    run, events = await stack.ask(huge, "FINAL(done)")
+
+    assert run.answer.text == "done"
+    assert "was cut off" in stack.gateway.prompts()[1]
+    assert max(event.ByteSize() for event in events) < 2 << 20

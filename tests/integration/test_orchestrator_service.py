@@ -125,6 +125,9 @@ async def test_a_limit_above_the_ceiling_is_refused_and_one_at_it_is_taken(
         ErrorReason.ERROR_REASON_LIMIT_ABOVE_CEILING,
     )
     assert error.metadata["field"] == f"spec.limits.{field}"
+    for key, limit in (("value", above), ("ceiling", at)):
+        plain = limit.seconds if isinstance(limit, Duration) else limit
+        assert error.metadata[key] == str(plain)
     assert getattr(run.spec.limits, field) == at
 
 
@@ -197,11 +200,26 @@ async def test_a_deployment_can_be_named_in_place_of_a_tier(stack: Stack) -> Non
     assert stack.sandbox.created[0].sub_tier == "models/small"
 
 
-async def test_a_gateway_that_cannot_be_reached_is_said_to_be_unavailable(tmp_path: Path) -> None:
+async def test_a_gateway_that_restarts_is_asked_again_for_its_models(stack: Stack) -> None:
+    """A rolling update of the gateway must not refuse runs, nor fail those that begin."""
+    away = ScriptedError(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_DRAINING)
+    stack.gateway.list_failures = [away, away]
+
+    run = await create(stack)
+
+    assert (await stack.watch(run))[-1].run_changed.state == Run.STATE_ANSWERED
+    assert stack.gateway.lists == 3
+
+
+async def test_a_gateway_that_cannot_be_reached_is_said_to_be_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.gateway_client._RETRY_S", 0.01)
     async with orchestrator(tmp_path, gateway_address="127.0.0.1:1") as stack:
         error = await failure(create(stack))
 
     assert error.code == grpc.StatusCode.UNAVAILABLE
+    assert "127.0.0.1" not in error.status.message  # the library names addresses
 
 
 async def test_defaults_are_filled_in_so_that_a_run_explains_itself(stack: Stack) -> None:
@@ -334,6 +352,27 @@ async def test_runs_are_listed_newest_first_in_pages(stack: Stack) -> None:
     assert [len(page) for page in pages] == [2, 2, 1]
     names = [name for page in pages for name in page]
     assert names == sorted({run.name for run in runs}, reverse=True)
+
+
+async def test_a_page_of_large_runs_ends_before_it_is_too_large_for_a_message(
+    stack: Stack,
+) -> None:
+    """Else a list that holds a few large answers could not be read at all."""
+    stack.gateway.replies = ["FINAL(" + "a" * 390_000 + ")"]
+    runs = [await create(stack) for _ in range(12)]
+    for run in runs:
+        await stack.watch(run)
+
+    names: list[str] = []
+    token, pages = "", 0
+    while not pages or token:
+        request = pb.ListRunsRequest(page_size=500, page_token=token)
+        response = await stack.runs.ListRuns(request, timeout=TIMEOUT_S)
+        names += [run.name for run in response.runs]
+        token, pages = response.next_page_token, pages + 1
+
+    assert names == sorted((run.name for run in runs), reverse=True)
+    assert pages == 3
 
 
 async def test_runs_are_listed_by_state(stack: Stack) -> None:

@@ -38,6 +38,8 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
             pb.Model(name="models/small", tiers=["sub"], context_tokens_max=20_000),
         ]
         self.lists = 0
+        self.list_failures: list[Exception] = []
+        """Raised by the next calls of ListModels."""
         self.hold = asyncio.Event()
         """Cleared, calls wait for it."""
         self.hold.set()
@@ -67,6 +69,8 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
     ) -> pb.ListModelsResponse:
         """List what the token permits."""
         self.lists += 1
+        if self.list_failures:
+            raise self.list_failures.pop(0)
         permitted = self._token(context).tiers
         return pb.ListModelsResponse(
             models=[

@@ -220,6 +220,7 @@ class _Execution:
             "FINAL": self._final,
             "FINAL_VAR": self._final_var,
             "hang": self._hang,
+            "pause": self._pause,
             "lose_session": self._lose,
             "time_out": self._time_out,
         }
@@ -235,6 +236,7 @@ class _Execution:
         except Exception as error:
             self._print(traceback.format_exc())
             self._end(Result.ENDING_RAISED, error)
+            self.result.error.traceback = traceback.format_exc()
         finally:
             hidden = {*provided, "__builtins__"}
             for name in sorted(namespace.keys() - hidden):
@@ -292,6 +294,11 @@ class _Execution:
     def _hang(self) -> None:
         self._session.stop.wait()
         raise _StoppedError(Result.ENDING_INTERRUPTED)
+
+    def _pause(self) -> None:
+        """Go on after a moment, unless the execution has been stopped by then."""
+        if self._session.stop.wait(timeout=0.01):
+            raise _StoppedError(Result.ENDING_INTERRUPTED)
 
     def _time_out(self) -> None:
         raise _StoppedError(Result.ENDING_TIMED_OUT)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from fathom.orchestrator.v1.run_pb2 import Run
 
 from common.errors import InvalidFieldError
-from common.page_tokens import make_page_token, page_size, read_page_token
+from common.page_tokens import (
+    PAGE_BYTES_MAX,
+    make_page_token,
+    page_length,
+    page_size,
+    read_page_token,
+)
+
+HALF = Run(name="x" * (PAGE_BYTES_MAX // 2 - 8))
 
 
 def test_a_page_token_comes_back() -> None:
@@ -33,3 +42,21 @@ def test_a_page_has_a_size(asked: int, given: int) -> None:
 def test_a_negative_page_size_is_refused() -> None:
     with pytest.raises(InvalidFieldError):
         page_size(-1)
+
+
+@pytest.mark.parametrize(
+    ("items", "size", "length"),
+    [
+        ([], 5, 0),
+        ([Run()] * 4, 5, 4),
+        ([Run()] * 6, 5, 5),
+        ([HALF] * 4, 5, 2),
+        ([HALF] * 4, 1, 1),
+        ([Run(name="x" * PAGE_BYTES_MAX)] * 2, 5, 1),
+    ],
+)
+def test_a_page_holds_what_was_asked_for_and_fits_a_message(
+    items: list[Run], size: int, length: int
+) -> None:
+    """One item at least: a page of none would never end the list."""
+    assert page_length(items, size) == length

@@ -125,7 +125,39 @@ async def test_a_retry_that_the_run_cannot_afford_is_refused() -> None:
     with pytest.raises(ServiceError) as caught:
         await bench.ask(prompt(output_tokens_max=90), token=token(tokens_max=150))
 
-    assert caught.value.metadata == {"limit": "tokens_max", "value": "150", "spent": "100"}
+    assert caught.value.metadata == {
+        "limit": "tokens_max",
+        "value": "150",
+        "spent": "100",
+        "input_tokens": "10",
+        "output_tokens": "90",
+        "cost_usd_nanos": "0",
+        "usage_estimated": "false",
+    }
+
+
+async def test_a_call_that_fails_tells_what_its_attempts_took() -> None:
+    """The caller's books would miss what the provider bills."""
+    bench = Bench(deployment(price=PRICE))
+    broken = ProviderError(FailureKind.BROKEN_REPLY, "x", tokens=Tokens(input=10, output=90))
+    bench.provider.plan(*[broken] * 3)
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask()
+
+    told = caught.value.metadata
+    assert (told["input_tokens"], told["output_tokens"]) == ("30", "270")
+    assert told["cost_usd_nanos"] == str(bench.meter.spend_of(token()).cost_usd_nanos)
+
+
+async def test_a_call_that_fails_for_nothing_tells_of_no_usage() -> None:
+    bench = Bench(deployment(price=PRICE))
+    bench.provider.plan(*[SERVER_ERROR] * 3)
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask()
+
+    assert "input_tokens" not in caught.value.metadata
 
 
 async def test_a_call_over_the_limit_is_refused_before_anything_is_sent() -> None:

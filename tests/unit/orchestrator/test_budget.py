@@ -37,11 +37,8 @@ def budget(
 
 
 def limit_of(made: Budget) -> str:
-    try:
-        made.check()
-    except LimitReachedError as error:
-        return error.limit
-    return ""
+    limit = made.exhausted()
+    return "" if limit is None else limit.limit
 
 
 def test_the_last_permitted_turn_begins_and_the_next_does_not() -> None:
@@ -74,6 +71,17 @@ def test_the_reserve_of_time_is_never_more_than_half_a_minute() -> None:
     assert made.work_left_s == 1.0
 
 
+def test_the_last_answer_may_use_the_time_that_was_kept_back() -> None:
+    """It may have to read a variable, which takes a cell."""
+    clock = Clock()
+    made = budget(clock)
+    clock.now_s = 95.0
+
+    assert made.work_left_s == 0.0
+    made.open_reserve()
+    assert made.work_left_s == 5.0
+
+
 def test_time_left_is_never_negative() -> None:
     clock = Clock()
     made = budget(clock)
@@ -99,6 +107,21 @@ def test_money_stops_the_work_at_the_limit_without_the_reserve() -> None:
     assert limit_of(made) == ""
     made.add(Usage(cost_usd_nanos=1))
     assert limit_of(made) == "cost_usd_nanos_max"
+
+
+def test_more_than_the_work_may_spend_is_noticed() -> None:
+    tokens, money = budget(), budget()
+
+    tokens.add(Usage(input_tokens=900))
+    tokens.check_overspent()
+    tokens.add(Usage(input_tokens=1))
+    with pytest.raises(LimitReachedError, match="tokens_max"):
+        tokens.check_overspent()
+    money.add(Usage(cost_usd_nanos=900))
+    money.check_overspent()
+    money.add(Usage(cost_usd_nanos=1))
+    with pytest.raises(LimitReachedError, match="cost_usd_nanos_max"):
+        money.check_overspent()
 
 
 def test_no_money_permits_free_models() -> None:

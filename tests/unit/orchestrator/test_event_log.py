@@ -184,7 +184,7 @@ async def test_another_tenants_run_is_not_found(database: Database) -> None:
 
     with pytest.raises(NotFoundError):
         await runs.get("other", record.run_id)
-    assert await runs.newest("other", states=[], before="", count=9) == []
+    assert await runs.newest("other", states=[], before="", count=9, bytes_max=9) == []
     assert await runs.find_request("other", RequestKey("a", b"1")) is None
 
 

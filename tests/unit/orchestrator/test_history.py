@@ -66,6 +66,18 @@ def test_a_last_request_leaves_out_the_middle() -> None:
     assert "left out" in messages[2].text
 
 
+def test_a_last_request_of_many_short_messages_fits_too() -> None:
+    """Each message costs some tokens besides its text, and the gateway reserves those as well."""
+    made = History(system="s", question="q")
+    for _ in range(500):
+        made.add_reply("r")
+        made.add_feedback("f")
+
+    messages = made.with_last_request("now", bytes_max=10_000)
+
+    assert 500 < len(messages) * 16 + total(messages) <= 10_000 + 100
+
+
 def test_roles_alternate_in_every_last_request() -> None:
     made = history(turns=10)
 
@@ -94,11 +106,11 @@ def test_a_last_request_before_any_reply_joins_the_question() -> None:
 
 def test_a_system_message_that_takes_half_of_the_room_is_left_out() -> None:
     """What was found matters more then than how to write cells."""
-    made = History(system="s" * 600, question="why?")
+    made = History(system="s" * 584, question="why?")
     made.add_reply("because")
 
     tight = made.with_last_request("now", bytes_max=1_000)
     roomy = made.with_last_request("now", bytes_max=1_200)
 
     assert [m.text for m in tight] == ["why?", "because", "now"]
-    assert roomy[0].text == "s" * 600
+    assert roomy[0].text == "s" * 584
