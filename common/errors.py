@@ -220,8 +220,21 @@ def _transport_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     _log.warning("a call failed without a reason: %s %s", code.name, error.details())
     if code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}:
         code = grpc.StatusCode.UNAVAILABLE  # what a call meets whose server is stopped or breaks
-    words = _TRANSPORT_WORDS.get(code, f"a call between services failed ({code.name})")
+    words = _TRANSPORT_WORDS.get(code)
+    if words is not None:
+        return _UnreachableError(code, words).to_status()
+    words = f"a call between services failed ({code.name})"
     return status_pb2.Status(code=status_number(code), message=words)
+
+
+class _UnreachableError(ServiceError):
+    """Another service could not be reached, or did not answer in time."""
+
+    reason = ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 _TRANSPORT_WORDS = {

@@ -58,7 +58,7 @@ class OrchestratorConfig(ServerConfig):
     """Size of a context."""
     json_bytes_max: int = 256 << 20
     """Size of a JSON context, which is parsed whole to be checked."""
-    documents_max: int = 20_000
+    documents_max: int = 100_000
     """Documents of a context."""
     cell_time_max_s: float = 120.0
     """Seconds of a cell's own work; waiting for sub-calls is not counted."""

@@ -99,6 +99,6 @@ def _metadata(run_token: str) -> tuple[tuple[str, str]]:
 def _is_gateway_away(error: ReceivedError) -> bool:
     """Whether the gateway could not be reached, as opposed to having answered with an error."""
     return error.code is grpc.StatusCode.UNAVAILABLE and error.reason in {
-        ErrorReason.ERROR_REASON_UNSPECIFIED,
+        ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
         ErrorReason.ERROR_REASON_DRAINING,
     }

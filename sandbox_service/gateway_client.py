@@ -137,6 +137,6 @@ def _is_unreachable(outcome: Generation | ServiceError, call: SubCall) -> bool:
         isinstance(outcome, ServiceError)
         and outcome.code is grpc.StatusCode.UNAVAILABLE
         and outcome.reason
-        in (ErrorReason.ERROR_REASON_UNSPECIFIED, ErrorReason.ERROR_REASON_DRAINING)
+        in (ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE, ErrorReason.ERROR_REASON_DRAINING)
         and bool(call.request_id)
     )

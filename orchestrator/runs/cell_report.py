@@ -11,6 +11,7 @@ from orchestrator.runs.shown_output import ShownOutput
 
 WELL_ENDED = frozenset({ExecutionResult.ENDING_COMPLETED, ExecutionResult.ENDING_EXITED})
 _LOST_ENDING = "SESSION_LOST"
+_ABORTED_ENDING = "ABORTED"
 _UNDONE = "its effects are undone"
 _WORDS = {
     ExecutionResult.ENDING_COMPLETED: "ran without error",
@@ -70,6 +71,17 @@ def lost_event(*, sub_calls: int) -> CellFinished:
     """Return the event of a cell whose session was lost."""
     return CellFinished(
         ending=_LOST_ENDING, error="the sandbox lost the session", sub_calls=sub_calls
+    )
+
+
+def aborted_event(shown: ShownOutput, *, characters: int, sub_calls: int) -> CellFinished:
+    """Return the event of a cell during which the run was stopped, with what it had written."""
+    return CellFinished(
+        ending=_ABORTED_ENDING,
+        output_shown=shown.text,
+        output_characters=characters,
+        error="the run was stopped while the cell ran",
+        sub_calls=sub_calls,
     )
 
 

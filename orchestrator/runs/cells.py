@@ -17,6 +17,7 @@ from common.telemetry import tracer
 from orchestrator.blobs import BlobStore
 from orchestrator.runs.cell_report import (
     WELL_ENDED,
+    aborted_event,
     finished_event,
     limit_of,
     lost_event,
@@ -97,7 +98,7 @@ class CellRunner:
                 lost = self._prompts.text("session_lost", cell=number, cells=len(sources))
                 return CellsOutcome(feedback="\n\n".join([*parts, lost]), is_well=False)
             except BaseException:
-                self._sub_calls.end_cell()
+                self._abort("".join(written), turn=turn, cell=number)
                 raise
             room = self._room(len(sources))
             shown = await self._finish(result, "".join(written), room, turn=turn, cell=number)
@@ -180,6 +181,16 @@ class CellRunner:
         self._sub_calls.session_lost()
         self._seen.clear()  # without its variables a cell is worth running again
         self.variables = frozenset()
+        self._journal.add(RunEvent(turn=turn, cell=cell, cell_finished=finished))
+
+    def _abort(self, written: str, *, turn: int, cell: int) -> None:
+        """Write down a cell that has no result, because the run is stopped."""
+        shown = shorten(written, characters_max=self._output_characters_max)
+        if written.strip():
+            self.last_output = shown.text
+        finished = aborted_event(
+            shown, characters=len(written), sub_calls=self._sub_calls.end_cell()
+        )
         self._journal.add(RunEvent(turn=turn, cell=cell, cell_finished=finished))
 
     def _room(self, cells: int) -> int:

@@ -27,6 +27,8 @@ _OPEN_RETRY_S = 0.25
 _OPEN_ATTEMPTS_MAX = 5
 """For a sandbox that cannot be reached; one that is full is asked until the run's time is up."""
 _LOSSES_MAX = 3
+_IDLE_TTL_MAX_S = 1800.0
+"""Longer than a model thinks; sessions of an orchestrator that was killed end after it."""
 
 
 class SessionLostError(Exception):
@@ -157,7 +159,7 @@ class Repl:
             sub_tier=self._passes.sub_tier,
             sub_calls_max=max(0, self._budget.limits.sub_calls_max - self._budget.sub_calls),
             execute_time_max_s=self._cell_time_max_s,
-            idle_ttl_s=left_s + _INTERRUPT_GRACE_S,
+            idle_ttl_s=min(left_s + _INTERRUPT_GRACE_S, _IDLE_TTL_MAX_S),
             timeout_s=left_s,
         )
 

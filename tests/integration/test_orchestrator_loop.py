@@ -323,7 +323,7 @@ async def test_a_session_that_is_lost_again_and_again_ends_the_run(stack: Stack)
 
     assert run.state == Run.STATE_FAILED
     assert ReceivedError(run.error).reason == ErrorReason.ERROR_REASON_SESSION_LOST
-    assert endings(events) == ["SESSION_LOST"] * 3
+    assert endings(events) == ["SESSION_LOST"] * 3 + ["ABORTED"]
 
 
 async def test_a_full_sandbox_is_asked_again(stack: Stack) -> None:
@@ -440,7 +440,7 @@ async def test_a_failed_sub_call_is_written_down_with_its_reason(stack: Stack) -
 
 async def test_a_gateway_that_restarts_is_asked_again(stack: Stack) -> None:
     """A rolling update must not fail the runs in progress; the request id stays the same."""
-    away = ScriptedError(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNSPECIFIED)
+    away = ScriptedError(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_DRAINING)
 
     run, events = await stack.ask(away, "FINAL(back)")
 

@@ -507,9 +507,10 @@ async def test_cancelling_stops_a_running_cell_and_deletes_its_session(stack: St
 
     await cancel(stack, run)
     async with asyncio.timeout(1):
-        end = (await stack.watch(run))[-1].run_changed
+        *_, cell, end = await stack.watch(run)
 
-    assert end.state == Run.STATE_CANCELLED
+    assert cell.cell_finished.ending == "ABORTED"
+    assert end.run_changed.state == Run.STATE_CANCELLED
     await eventually(lambda: stack.sandbox.deleted == ["sessions/s1"])
 
 

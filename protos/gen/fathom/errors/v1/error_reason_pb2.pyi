@@ -63,6 +63,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: the credential does not allow this.
     metadata: `permission`.
     """
+    ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 12
+    """UNAVAILABLE, or DEADLINE_EXCEEDED: another service that this one needs
+    could not be reached, or did not answer in time.
+    """
     ERROR_REASON_SANDBOX_CAPACITY: _ErrorReason.ValueType  # 20
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: no worker can take
     another session.
@@ -86,7 +90,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_GUEST_NOT_PREPARED: _ErrorReason.ValueType  # 25
     """FAILED_PRECONDITION: the Python guest has not been prepared on this host."""
     ERROR_REASON_MODEL_NOT_OFFERED: _ErrorReason.ValueType  # 40
-    """INVALID_ARGUMENT: the tier or model is not one that the gateway offers.
+    """The reasons from here to 47 also have the metadata `input_tokens`,
+    `output_tokens`, `cost_usd_nanos` and `usage_estimated` where attempts that
+    failed were billed.
+
+    INVALID_ARGUMENT: the tier or model is not one that the gateway offers.
     metadata: `tier` or `model`, `offered`.
     """
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 41
@@ -134,7 +142,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_RUN_NO_ANSWER: _ErrorReason.ValueType  # 64
     """FAILED_PRECONDITION: the model gave no usable reply within the run's
-    turns. In a run's outcome. metadata: `run`, `turns`.
+    turns or limits. In a run's outcome. metadata: `run`, `turns`, and `limit`
+    where a limit was reached.
     """
     ERROR_REASON_RUN_QUEUE_FULL: _ErrorReason.ValueType  # 65
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
@@ -188,6 +197,10 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 11
 """PERMISSION_DENIED: the credential does not allow this.
 metadata: `permission`.
 """
+ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 12
+"""UNAVAILABLE, or DEADLINE_EXCEEDED: another service that this one needs
+could not be reached, or did not answer in time.
+"""
 ERROR_REASON_SANDBOX_CAPACITY: ErrorReason.ValueType  # 20
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: no worker can take
 another session.
@@ -211,7 +224,11 @@ or differs from its description. metadata: `context`, `problem`.
 ERROR_REASON_GUEST_NOT_PREPARED: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION: the Python guest has not been prepared on this host."""
 ERROR_REASON_MODEL_NOT_OFFERED: ErrorReason.ValueType  # 40
-"""INVALID_ARGUMENT: the tier or model is not one that the gateway offers.
+"""The reasons from here to 47 also have the metadata `input_tokens`,
+`output_tokens`, `cost_usd_nanos` and `usage_estimated` where attempts that
+failed were billed.
+
+INVALID_ARGUMENT: the tier or model is not one that the gateway offers.
 metadata: `tier` or `model`, `offered`.
 """
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 41
@@ -259,7 +276,8 @@ run's outcome. metadata: `run`.
 """
 ERROR_REASON_RUN_NO_ANSWER: ErrorReason.ValueType  # 64
 """FAILED_PRECONDITION: the model gave no usable reply within the run's
-turns. In a run's outcome. metadata: `run`, `turns`.
+turns or limits. In a run's outcome. metadata: `run`, `turns`, and `limit`
+where a limit was reached.
 """
 ERROR_REASON_RUN_QUEUE_FULL: ErrorReason.ValueType  # 65
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many

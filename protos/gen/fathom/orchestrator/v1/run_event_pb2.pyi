@@ -252,7 +252,7 @@ class CellFinished(_message.Message):
     ending: _builtins.str
     """Ending as in fathom.sandbox.v1.ExecutionResult, without the prefix:
     `COMPLETED`, `RAISED`, `TIMED_OUT` and so on; `SESSION_LOST` where the
-    sandbox lost the session.
+    sandbox lost the session, `ABORTED` where the run was stopped meanwhile.
     """
     output_shown: _builtins.str
     """What the model is shown of the cell's output."""
