@@ -191,6 +191,19 @@ def test_a_demand_before_anything_was_found_is_met_honestly() -> None:
     assert said.startswith("I had to stop before I found anything")
 
 
+def test_what_was_gathered_is_told_without_the_words_around_it() -> None:
+    """The orchestrator's own instructions are no part of an answer."""
+    output = "It printed:\n<output>\npassages kept: 1 of 1\nthe door is red\n</output>"
+    history = [
+        Message("assistant", "```repl\n# step: gather\n```"),
+        Message("user", f"Cell 1 of 1 ran without error. {output}\n\nThat was turn 2 of 20."),
+        Message("assistant", "```repl\n# step: ask\n```"),
+        Message("user", "Give your final answer now."),
+    ]
+
+    assert say(*history).endswith("passages kept: 1 of 1\nthe door is red")
+
+
 def test_a_reply_that_was_not_run_is_written_again() -> None:
     """An empty or cut reply says nothing about the step before it."""
     history = [

@@ -30,6 +30,7 @@ _FINAL_DEMAND = re.compile(
 """The orchestrator's last line when it wants an answer and runs no more cells."""
 _LAST_TURN = re.compile(r"\b(?:turn is (?:your|the) last|last turn)\b", re.IGNORECASE)
 _SESSION_LOST = re.compile(r"\bvariables\b[^.\n]*\bare gone\b", re.IGNORECASE)
+_OUTPUT_END = "\n</output>"
 _ATTEMPTS_MAX = 2
 _SEEN_CHARACTERS_MAX = 1500
 
@@ -191,5 +192,7 @@ def _passages_in(output: str) -> str:
     for mark in (_DONE_MARKS["gather"], _DONE_MARKS["extract"]):
         _, found, rest = output.partition(mark)
         if found:
-            return (mark + rest)[:_SEEN_CHARACTERS_MAX].strip()
+            # What is said around a cell's output is for us, and not for the asker.
+            printed = rest.partition(_OUTPUT_END)[0]
+            return (mark + printed)[:_SEEN_CHARACTERS_MAX].strip()
     return ""
