@@ -48,10 +48,9 @@ class Contexts:
             for text in mount.texts
         )
 
-    @property
-    def first_variable(self) -> str:
-        """The first context's variable, or nothing."""
-        return self._mounts[0].variable if self._mounts else ""
+    def variable(self, mount_number: int) -> str:
+        """Return the variable of a context, or nothing where there is no such context."""
+        return self._mounts[mount_number].variable if mount_number < len(self._mounts) else ""
 
     def outlines(self) -> list[MountOutline]:
         """Describe the mounts to the guest."""

@@ -51,10 +51,11 @@ def _out_of_memory(limits: Limits) -> tuple[Ending, Failure]:
     return "out_of_memory", Failure(type="MemoryError", message=message)
 
 
-def without_report(status: int) -> tuple[Ending, Failure]:
-    """Return the ending of a cell whose runtime broke before it could say how it ended."""
-    message = f"the cell ended without a report (status {status})"
-    return "raised", Failure(type="RuntimeError", message=message)
+def without_report(limits: Limits, memory_bytes: int) -> tuple[Ending, Failure]:
+    """Return the ending of a cell that left the runtime unable to say how it ended."""
+    if is_nearly_full(limits, memory_bytes):
+        return _out_of_memory(limits)
+    return "trapped", Failure(message="the code broke the runtime that runs cells")
 
 
 def is_nearly_full(limits: Limits, memory_bytes: int) -> bool:

@@ -31,7 +31,7 @@ class SessionBusyError(ServiceError):
 
 
 class SessionLostError(ServiceError):
-    """The session's worker died and took its memory with it."""
+    """The session is gone: its worker died, or its own code broke what runs cells."""
 
     code = grpc.StatusCode.NOT_FOUND
     reason = ErrorReason.ERROR_REASON_SESSION_LOST

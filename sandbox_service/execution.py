@@ -16,6 +16,10 @@ from sandbox_service.frames import OUTPUT_TEXT_MAX
 from sandbox_service.limits import Limits
 
 _FLUSH_BYTES = 16 << 10
+_SWITCHES_MAX = 500
+"""Changes of stream that are kept in their order; after these, each stream is joined alone."""
+_SHORT_SLEEP_S = 0.001
+"""Not worth sending output before: the next tick does."""
 Stream = Literal["stdout", "stderr"]
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 
@@ -57,6 +61,9 @@ class Execution:
     def on_tick(self) -> None:
         """Send what is waiting to be sent; raises StopError when it is time to stop."""
         self.output.flush()
+        self._stop_in_time()
+
+    def _stop_in_time(self) -> None:
         if self._interrupted.is_set():
             raise StopError("interrupted")
         if self.own_time_s > self._time_max_s:
@@ -64,14 +71,20 @@ class Execution:
 
     def sleep(self, duration_s: float) -> None:
         """Let time pass, at most until it is time to stop."""
-        self.on_tick()
+        if duration_s > _SHORT_SLEEP_S:
+            self.output.flush()
+        self._stop_in_time()
         self._interrupted.wait(min(duration_s, self._time_max_s - self.own_time_s + 0.001))
-        self.on_tick()
+        self._stop_in_time()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the block's time as waiting."""
-        self.output.flush()
+        """Count the block's time as waiting; raises StopError where there is none left.
+
+        Nothing is held back: the peer takes no output while it is being waited for.
+        """
+        self.output.finish()
+        self._stop_in_time()
         started = time.monotonic()
         try:
             yield
@@ -90,7 +103,8 @@ class OutputBuffer:
         self._bytes_max = bytes_max
         self._send = send
         self._stream: Stream = "stdout"
-        self._pending = bytearray()
+        self._switches = 0
+        self._pending: dict[Stream, bytearray] = {name: bytearray() for name in _STREAMS.values()}
         self._decoders = {
             name: codecs.getincrementaldecoder("utf-8")("replace") for name in _STREAMS.values()
         }
@@ -104,20 +118,22 @@ class OutputBuffer:
         """Take a write: `data` is the part of its `size_bytes` that there was room for."""
         stream = _STREAMS[stream_number]
         if stream != self._stream:
-            self.flush()
+            self._switches += 1
+            if self._switches <= _SWITCHES_MAX:
+                self.flush()
             self._stream = stream
         self.written_bytes += size_bytes
         self.dropped_bytes += size_bytes - len(data)
-        self._pending += data
-        if len(self._pending) >= _FLUSH_BYTES:
+        self._pending[stream] += data
+        if len(self._pending[stream]) >= _FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Send what is waiting, but for a character whose end has not come yet."""
-        if not self._pending:
-            return
-        self._emit(self._stream, self._decoders[self._stream].decode(bytes(self._pending)))
-        self._pending.clear()
+        for stream, pending in self._pending.items():
+            if pending:
+                self._emit(stream, self._decoders[stream].decode(bytes(pending)))
+                pending.clear()
 
     def finish(self) -> None:
         """Send the rest; a character cut in two by the limit is left out."""

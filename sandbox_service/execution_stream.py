@@ -74,6 +74,7 @@ class ExecutionStream:
         self._events: asyncio.Queue[Event | WorkerLostError] = asyncio.Queue()
         self._sequence = 0
         self._limit_reached: ServiceError | None = None
+        self._is_interrupted = False
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield what happens, Ended last; raises WorkerLostError where that never comes."""
@@ -86,7 +87,8 @@ class ExecutionStream:
                 return
 
     async def interrupt(self) -> None:
-        """Stop the cell; it ends with its own Ended."""
+        """Stop the cell, also one that is about to start; it ends with its own Ended."""
+        self._is_interrupted = True
         await self._session.interrupt()
 
     async def run(self) -> None:
@@ -96,6 +98,8 @@ class ExecutionStream:
             await self._session.run(
                 self.number, options.code, report_variables=options.report_variables
             )
+            if self._is_interrupted:
+                await self._session.interrupt()
             ended = await self._followed()
         except WorkerLostError as error:
             self._events.put_nowait(error)

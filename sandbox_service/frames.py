@@ -21,7 +21,9 @@ OUTPUT_TEXT_MAX = 64 << 10
 BATCH_PROMPTS_MAX = 100_000
 _LENGTH = struct.Struct("<I")
 
-Natural = Annotated[int, Meta(ge=0)]
+Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""What a signed 64-bit field of the service's own answers can carry."""
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Name = Annotated[str, Meta(max_length=256)]
 Ending = Literal[
     "completed",
@@ -130,7 +132,7 @@ class Variable(Struct, frozen=True, kw_only=True):
 
     name: Name
     type: Name
-    length: int | None
+    length: Natural | None
     preview: Annotated[str, Meta(max_length=200)]
 
 
@@ -243,8 +245,8 @@ class Ended(Struct, frozen=True, kw_only=True, tag="ended"):
     variables: Annotated[list[Variable], Meta(max_length=200)]
     output_bytes: Natural
     output_bytes_dropped: Natural
-    own_time_s: Annotated[float, Meta(ge=0)]
-    wait_time_s: Annotated[float, Meta(ge=0)]
+    own_time_s: Seconds
+    wait_time_s: Seconds
     fuel_used: Natural
     memory_bytes: Natural
 

@@ -27,6 +27,7 @@ RUNTIME_MODULES = (
     "sub_calls",
     "answers",
     "event_loop",
+    "streams",
     "contexts",
     "tracebacks",
     "cells",

@@ -43,6 +43,10 @@ class GuestDoor:
         """How the cell, or the start, ended; None until the guest has said so."""
         self.failure: ContextError | None = None
         """The context that could not be loaded, if there is one."""
+        self.loading = ""
+        """The context's variable that the guest loads, or loaded last."""
+        self.has_begun = False
+        """Whether the guest's runtime has taken the cell."""
         self._session = session
         self._limits = limits
         self._contexts = contexts
@@ -56,6 +60,7 @@ class GuestDoor:
     def begin(self, execution: Execution, cell: frames.Run | None) -> None:
         """Answer for an execution from here on; without a cell it is the session's start."""
         self._execution, self._cell, self.report = execution, cell, None
+        self.has_begun = False
         with contextlib.suppress(queue.Empty):  # left over from an interrupt that came late
             while True:
                 self._answers.get_nowait()
@@ -92,6 +97,7 @@ class GuestDoor:
         if self._cell is None:
             return self._answered_at_start(request)
         if isinstance(request, guest_calls.FetchCell):
+            self.has_begun = True
             cell = guest_calls.Cell(
                 source=self._cell.code,
                 number=self._cell.execution,
@@ -117,6 +123,7 @@ class GuestDoor:
             if isinstance(request, guest_calls.FetchMounts):
                 return msgspec.json.encode(contexts.outlines())
             if isinstance(request, guest_calls.FetchTexts):
+                self.loading = contexts.variable(request.mount)
                 return msgspec.json.encode(contexts.texts_from(request.mount, request.start))
             if isinstance(request, guest_calls.FillText):
                 memory = self.instance.memory
@@ -130,14 +137,14 @@ class GuestDoor:
     def _asked(
         self, request: guest_calls.AskSubModels, execution: Execution
     ) -> guest_calls.SubModelOutcomes:
-        self._calls += 1
-        question = frames.SubCalls(
-            session=self._session,
-            execution=execution.number,
-            call=self._calls,
-            question=request,
-        )
         with execution.waiting():
+            self._calls += 1
+            question = frames.SubCalls(
+                session=self._session,
+                execution=execution.number,
+                call=self._calls,
+                question=request,
+            )
             self._send(question)
             answers = self._answers.get()
         if answers is None or execution.is_interrupted:

@@ -27,6 +27,10 @@ _START_FUEL = 10_000_000_000_000
 """Loading contexts is our own code, so its bounds are ours, not the session's."""
 
 
+class BrokenGuestError(Exception):
+    """The session's own code has left it unable to run any cell."""
+
+
 @dataclasses.dataclass(frozen=True)
 class GuestHost:
     """What the sessions of one worker share."""
@@ -90,6 +94,8 @@ class GuestSession:
         try:
             if self._open():
                 self._serve()
+        except BrokenGuestError as error:
+            last = frames.Lost(session=self.number, cause=str(error))
         except Exception as error:  # a fault of ours ends this session only
             cause = f"{type(error).__name__}: {error}"[:4096]
             last = frames.Lost(session=self.number, cause=cause)
@@ -135,10 +141,11 @@ class GuestSession:
             self._open_failed("unreadable", str(context), 0, context.variable)
             return
         failure = self._door.report.error if self._door.report else None
-        if failure is not None and failure.type in ("JSONDecodeError", "UnicodeDecodeError"):
-            self._open_failed("unreadable", f"not JSON: {failure.message}", 0)
-        elif (failure is not None and failure.type == "MemoryError") or self._is_nearly_full():
+        if (failure is not None and failure.type == "MemoryError") or self._is_nearly_full():
             self._open_failed("too_large", "the contexts do not fit into memory", needed)
+        elif failure is not None and self._door.loading:
+            # Whatever reading it raises: not JSON, nested too deeply, a number too long.
+            self._open_failed("unreadable", f"not JSON: {failure.message}", 0)
         else:
             raise RuntimeError(f"the guest did not start: {failure or stop}")
 
@@ -151,7 +158,7 @@ class GuestSession:
             frames.OpenFailed(
                 session=self.number,
                 problem="too_large" if problem == "too_large" else "unreadable",
-                variable=(variable or self._contexts.first_variable)[:256],
+                variable=(variable or self._door.loading or self._contexts.variable(0))[:256],
                 message=message[:4096],
                 bytes_needed=needed,
             )
@@ -172,18 +179,19 @@ class GuestSession:
         instance = self._alive
         instance.fuel = self._limits.fuel_max
         stop: GuestStoppedError | GuestMemoryError | None = None
-        status = 0
         try:
             with self._host.running():
-                status = instance.turn(RUN)
+                instance.turn(RUN)
         except (GuestStoppedError, GuestMemoryError) as error:
             stop = error
         report = self._door.report
         if stop is None and report is not None and report.ending == "out_of_memory":
             stop = GuestMemoryError("the cell left no memory for the next one")
+        if stop is None and not self._door.has_begun:
+            raise BrokenGuestError("the code broke the runtime that runs cells")
         execution.output.finish()
-        self._host.send(self._ended(execution, instance, stop, status))
-        if stop is None:
+        self._host.send(self._ended(execution, instance, stop))
+        if stop is None and report is not None:
             self._image.save(instance.memory)
         else:
             self._renew()
@@ -215,7 +223,6 @@ class GuestSession:
         execution: Execution,
         instance: GuestInstance,
         stop: GuestStoppedError | GuestMemoryError | None,
-        status: int,
     ) -> frames.Ended:
         report = self._door.report
         ending: frames.Ending
@@ -225,8 +232,8 @@ class GuestSession:
         elif report is not None:
             ending, failure = report.ending, report.error
         else:
-            ending, failure = endings.without_report(status)
-        is_kept = stop is None
+            ending, failure = endings.without_report(self._limits, instance.memory.size_bytes)
+        is_kept = stop is None and report is not None
         return frames.Ended(
             session=self.number,
             execution=execution.number,

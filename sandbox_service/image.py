@@ -25,6 +25,8 @@ _REMAP_PAGES = 64
 Shorter runs stay private and are saved again each time: that costs less than the page faults
 that the next cell would pay, and keeps the number of mappings small.
 """
+_FILL_BYTES_MIN = 1 << 20
+"""Smaller data is copied like a cell's own: a mapping each would use up what a process has."""
 _COPY_BYTES = 4 << 20
 _PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
 _MAP_FIXED = 0x10
@@ -68,7 +70,10 @@ class SessionImage:
         memory.grow_to(self._size_bytes)
         _map(memory, 0, self._warm.size_bytes, self._warm.fd)
         for start, end in _extents(self._fd):
-            _map(memory, start, end - start, self._fd)
+            if end - start >= _REMAP_PAGES * PAGE_BYTES:
+                _map(memory, start, end - start, self._fd)
+            else:
+                memory.write(start, os.pread(self._fd, end - start, start))
 
     def save(self, memory: GuestMemory) -> None:
         """Take over every page that changed since the layers were last mapped."""
@@ -76,9 +81,13 @@ class SessionImage:
         os.ftruncate(self._fd, size_bytes)
         content = memory.view()
         for start, end in list(self._changes.find(memory, self._expected)):
-            _write_all(self._fd, content[start:end], start)
-            if end - start >= _REMAP_PAGES * PAGE_BYTES:
-                _map(memory, start, end - start, self._fd)
+            is_long = end - start >= _REMAP_PAGES * PAGE_BYTES
+            # Piece by piece, so that a large run never takes its memory twice.
+            for low in range(start, end, _COPY_BYTES):
+                high = min(low + _COPY_BYTES, end)
+                _write_all(self._fd, content[low:high], low)
+                if is_long:
+                    _map(memory, low, high - low, self._fd)
         self._size_bytes = size_bytes
 
     def fill(
@@ -93,6 +102,8 @@ class SessionImage:
         end = start + size_bytes
         first = min(-(-start // PAGE_BYTES) * PAGE_BYTES, end)
         last = max(end // PAGE_BYTES * PAGE_BYTES, first)
+        if last - first < _FILL_BYTES_MIN:
+            first = last = end
         _discard(memory, first, last - first)
         os.ftruncate(self._fd, memory.size_bytes)
         position = start

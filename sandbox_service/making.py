@@ -89,13 +89,15 @@ def _loader(sources: dict[str, str]) -> str:
     """Return the program that makes our package inside the guest, leaving no other trace."""
     return f"""
 def _load(package_name, sources):
-    import sys, types
+    import builtins, sys, types
     package = sys.modules[package_name] = types.ModuleType(package_name)
     package.__path__ = []
     for name, source in sources.items():
         module = types.ModuleType(f"{{package_name}}.{{name}}")
         module.__package__ = package_name
         module.__file__ = f"<fathom {{name}}>"
+        # A copy: what a cell puts in the place of `print` or `len` is the cell's own.
+        module.__builtins__ = dict(vars(builtins))
         sys.modules[module.__name__] = module
         exec(compile(source, module.__file__, "exec"), module.__dict__)
         setattr(package, name, module)

@@ -96,7 +96,7 @@ class SessionTable:
     ) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()):
             await session.close()
         await self.tasks.__aexit__(None, None, None)
 
@@ -117,15 +117,20 @@ class SessionTable:
         """
         if not request_id:
             return await self._create(options)
-        known = self._requests.get(request_id)
-        if known is not None:
+        while (known := self._requests.get(request_id)) is not None:
             if known[1] != options:
                 raise RequestIdReusedError(request_id)
-            return await asyncio.shield(known[2])
+            await asyncio.wait((known[2],))
+            if not known[2].cancelled():
+                return known[2].result()
         future = asyncio.get_running_loop().create_future()
         self._requests[request_id] = (time.monotonic(), options, future)
         try:
             session = await self._create(options)
+        except asyncio.CancelledError:
+            del self._requests[request_id]
+            future.cancel()  # who waits for it makes the session then
+            raise
         except BaseException as error:
             del self._requests[request_id]
             future.set_exception(error)

@@ -53,6 +53,7 @@ class WorkerProcess:
                 cwd="/",
             )
         self._sending = asyncio.Lock()
+        self._unsent = 0
         self._reader = frames.FrameReader(frames.FromWorker)
         self._sessions: dict[int, WorkerSession] = {}
         self._number = 0
@@ -164,6 +165,32 @@ class WorkerProcess:
         if self.death:
             raise WorkerLostError(self.death)
         data = frames.encode(frame)
+        if not fds and not self._unsent:
+            data = data[self._sent_at_once(data) :]
+        if data:
+            await self._send_whole(data, fds)
+
+    def _sent_at_once(self, data: bytes) -> int:
+        """Send what the socket takes without waiting, as a rule all; return the bytes sent."""
+        try:
+            return self._socket.send(data)
+        except OSError:  # also where it is full; the way that waits says what it is
+            return 0
+
+    async def _send_whole(self, data: bytes, fds: Sequence[int]) -> None:
+        """Send a frame to its end, also for a caller that is cancelled meanwhile.
+
+        A frame that is cut off would make nonsense of those of all other sessions.
+        """
+        self._unsent += 1
+        sending = asyncio.create_task(self._send_waiting(data, fds))
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait((sending,))
+            raise
+
+    async def _send_waiting(self, data: bytes, fds: Sequence[int]) -> None:
         async with self._sending:
             try:
                 async with asyncio.timeout(_SEND_TIMEOUT_S):
@@ -173,6 +200,8 @@ class WorkerProcess:
             except (OSError, TimeoutError) as error:
                 self.kill(f"the worker cannot be reached: {error}")
                 raise WorkerLostError(self.death) from error
+            finally:
+                self._unsent -= 1
 
     async def _send_with_fds(self, data: bytes, fds: Sequence[int]) -> int:
         """Send the beginning of a frame together with open files; return the bytes sent."""

@@ -71,12 +71,12 @@ class Answers:
 
     def _give(self, value: Any, variable: str) -> None:
         text, is_json = rendered(value)
-        size_bytes = len(text.encode("utf-8", "replace"))
+        size_bytes = len(str.encode(text, "utf-8", "replace"))
         if size_bytes > VALUE_BYTES_MAX:
             raise ValueError(
                 f"an answer has at most {VALUE_BYTES_MAX:,} bytes, this one has {size_bytes:,}"
             )
-        self.given = {"text": text, "is_json": is_json, "variable": variable}
+        self.given = {"text": text, "is_json": is_json, "variable": variable[:256]}
 
 
 _MISSING = object()
@@ -87,14 +87,21 @@ def rendered(value: Any) -> tuple[str, bool]:
 
     JSON only where it reads back equal; else repr. Raises TypeError for a failed sub-call.
     """
-    if isinstance(value, FailedQuery):
-        raise TypeError(f"{value!r} is no answer")
     if isinstance(value, str):
         return value, False
+    failed: list[FailedQuery] = []
+
+    def refuse(item: Any) -> None:
+        if isinstance(item, FailedQuery):
+            failed.append(item)
+        raise TypeError("not JSON")
+
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=refuse)
         is_same = bool(json.loads(text) == value)
     except (TypeError, ValueError, RecursionError):
+        if failed:
+            raise TypeError(f"{failed[0]!r} is no answer") from None
         return repr(value), False
     return (text, True) if is_same else (repr(value), False)
 
@@ -108,7 +115,8 @@ def preview(value: Any) -> str:
             text = f"<{type(value).__name__} of {len(value)}>"
         else:
             text = repr(value)
-    except Exception as error:  # a broken __repr__ is the cell's own affair
+        return str.__getitem__(text, slice(_PREVIEW_CHARACTERS))
+    except BaseException as error:  # a broken __repr__ is the cell's own affair
         text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
     return text[:_PREVIEW_CHARACTERS]
 
@@ -118,5 +126,5 @@ def _length(value: Any) -> int | None:
         return None
     try:
         return len(value)
-    except Exception:  # no length, or a broken __len__
+    except BaseException:  # no length, or a broken __len__
         return None

@@ -18,7 +18,7 @@ from typing import Any
 
 import __main__
 
-from . import contexts, event_loop, host, sub_calls, tracebacks
+from . import contexts, event_loop, host, streams, sub_calls, tracebacks
 from .answers import Answers
 
 _ECHO_CHARACTERS_MAX = 1_000_000
@@ -70,6 +70,7 @@ class Session:
         self.namespace.update(self.answers.provided)
         ending, error = self._outcome(cell["source"], f"{tracebacks.CELL_PREFIX}{cell['number']}>")
         _flush()
+        streams.reopen()
         if error is not None:
             print(error["traceback"], end="", file=sys.__stderr__)
         variables = self.answers.described(_VARIABLES_MAX) if cell["report"] else []

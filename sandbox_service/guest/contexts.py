@@ -21,9 +21,16 @@ def load(namespace: dict[str, Any]) -> None:
         if mount["kind"] == "documents":
             namespace[mount["variable"]] = texts
         elif mount["kind"] == "json":
-            namespace[mount["variable"]] = json.loads(texts.popitem()[1])
+            namespace[mount["variable"]] = _parsed(texts.popitem()[1])
         else:
             namespace[mount["variable"]] = texts.popitem()[1]
+
+
+def _parsed(text: str | bytes) -> Any:
+    """Read JSON as a small text and as the bytes of a large one, which take less memory."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    return json.loads(text.removeprefix("\ufeff"))
 
 
 def _texts(mount: int, count: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 REQUEST_BYTES_MAX = 48 << 20
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
+_DECODER = json.JSONDecoder()
 _NO_ROOM = b'{"call":"ended","ending":"out_of_memory","error":null,"final":null,"variables":[]}'
 
 
@@ -24,7 +25,7 @@ def ask(request: dict[str, Any]) -> Any:
             f"{len(frame):,} bytes in one call; at most {REQUEST_BYTES_MAX:,}: send less at a time"
         )
     answer = _host.call(frame)
-    return json.loads(answer) if answer else None
+    return _DECODER.raw_decode(answer.decode())[0] if answer else None
 
 
 def tell_no_room() -> None:

@@ -16,7 +16,7 @@ def described(error: BaseException) -> dict[str, str]:
     try:
         lines = str(error).strip().splitlines()
         message = lines[0][:_MESSAGE_CHARACTERS_MAX] if lines else ""
-    except Exception as broken:  # the cell's own __str__
+    except BaseException as broken:  # the cell's own __str__
         message = f"(its __str__ raises {type(broken).__name__})"
     try:
         trace = _bounded(_formatted(error))

@@ -7,6 +7,8 @@ worker of ours would.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +24,7 @@ from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
-from sandbox_service.session_table import SessionOptions, SessionTable
+from sandbox_service.session_table import ContextBlob, SessionOptions, SessionTable
 from sandbox_service.sub_calls import SubCall
 from sandbox_service.worker_process import WorkerStartError
 from tests.support.eventually import eventually
@@ -107,6 +109,15 @@ HOSTILE = {
     "more output than the limit": "send(*[output('123456')] * 2)",
     "output that says nothing": "send(frames.encode(output('x')).replace(b'\\xa1x', b'\\xa0'))",
     "sub-calls out of order": "send(sub_calls(2))",
+    "a number that the wire does not carry": (
+        "import msgspec\nsend(msgspec.structs.replace(ended(1), fuel_used=2**64 - 1))"
+    ),
+    "a time that is no number": (
+        "import msgspec\nsend(msgspec.structs.replace(ended(1), own_time_s=float('nan')))"
+    ),
+    "a time beyond all time": (
+        "import msgspec\nsend(msgspec.structs.replace(ended(1), wait_time_s=1e300))"
+    ),
     "sub-calls on top of sub-calls": "send(sub_calls(1), sub_calls(2))",
     "its end": "sys.exit()",
 }
@@ -214,3 +225,64 @@ async def test_frames_may_come_in_any_pieces(tmp_path: Path) -> None:
     assert isinstance(output, frames.Output)
     assert output.text == "hi"
     assert last is not None
+
+
+async def test_a_caller_that_goes_away_leaves_no_frame_cut_off(tmp_path: Path) -> None:
+    """Half a frame would make nonsense of all that follow, for every session of the worker."""
+    reading = tmp_path / "reading"
+    os.mkfifo(reading)
+    program = GREET + (
+        f"open({str(reading)!r}).read()\n"
+        "first = receive()\nassert receive() == frames.Close(session=first.session)\n"
+        "send(frames.Closed(session=first.session))\n"
+        "second = receive()\nsend(frames.Opened(session=second.session, memory_bytes=1))\n"
+        "receive()\n"
+    )
+    blob = tmp_path / "blob"
+    blob.write_bytes(b"x")
+    names = [f"{i:08}" * 8 for i in range(20_000)]
+    texts = [
+        frames.Text(name=name, offset_bytes=0, size_bytes=1, characters=1, code_point_max=120)
+        for name in names
+    ]
+    mount = frames.Mount(variable="context", kind="documents", texts=texts)
+    large = dataclasses.replace(
+        OPTIONS, contexts=[ContextBlob(mount=mount, key="blob", size_bytes=1)]
+    )
+    async with table(program, tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+        creating = asyncio.create_task(sessions.create(large))
+        await eventually(lambda: worker.session_count == 1)
+        await asyncio.sleep(0)
+
+        creating.cancel()
+        await asyncio.sleep(0)
+        await asyncio.to_thread(reading.write_bytes, b"")
+
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        await asyncio.wait_for(sessions.create(OPTIONS), 30)
+        assert sessions.pool.workers == [worker]
+        assert worker.session_count == 1
+
+
+async def test_a_repeat_does_not_share_the_end_of_a_cancelled_call(tmp_path: Path) -> None:
+    """A client repeats just because its first connection broke."""
+    program = GREET + (
+        "first = receive()\nassert isinstance(receive(), frames.Close)\n"
+        "send(frames.Closed(session=first.session))\n"
+        "second = receive()\nsend(frames.Opened(session=second.session, memory_bytes=1))\n"
+        "receive()\n"
+    )
+    async with table(program, tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+        first = asyncio.create_task(sessions.create(OPTIONS, "once"))
+        await eventually(lambda: worker.session_count == 1)
+        repeat = asyncio.create_task(sessions.create(OPTIONS, "once"))
+        await asyncio.sleep(0)
+
+        first.cancel()
+
+        session = await asyncio.wait_for(repeat, 30)
+        assert sessions.find(session.name) is session
+        assert await sessions.create(OPTIONS, "once") is session

@@ -150,3 +150,45 @@ def test_a_sleep_ends_with_an_interrupt(sent: Sent) -> None:
         execution.sleep(60)
 
     assert caught.value.ending == "interrupted"
+
+
+def test_a_question_waits_for_no_half_character(sent: Sent) -> None:
+    """The peer takes no output between a question and its answer."""
+    execution = Execution(1, Limits(), sent)
+    write(execution.output, 1, b"a\xe2")
+    with execution.waiting():
+        assert "".join(text for _, text in sent.chunks) == "a\ufffd"
+    execution.output.finish()
+
+    assert "".join(text for _, text in sent.chunks) == "a\ufffd"
+
+
+def test_a_stopped_execution_asks_nothing(sent: Sent) -> None:
+    """An interrupt that came before the question would not end the wait for its answer."""
+    execution = Execution(1, Limits(), sent)
+    execution.interrupt()
+
+    with pytest.raises(StopError), execution.waiting():
+        raise AssertionError("the question was asked")
+
+
+def test_streams_that_alternate_too_often_are_joined(sent: Sent) -> None:
+    """Nothing is lost or changed but the order between the two."""
+    output = OutputBuffer(1 << 20, sent)
+    for _ in range(5000):
+        write(output, 1, b"a")
+        write(output, 2, b"b")
+    output.finish()
+
+    assert len(sent.chunks) < 600
+    for stream, letter in (("stdout", "a"), ("stderr", "b")):
+        assert "".join(text for name, text in sent.chunks if name == stream) == letter * 5000
+
+
+def test_a_very_short_sleep_sends_nothing(sent: Sent) -> None:
+    """Or a loop of sleeps would make a frame of every byte."""
+    execution = Execution(1, Limits(), sent)
+    write(execution.output, 1, b"x")
+    execution.sleep(0.0)
+
+    assert sent.chunks == []

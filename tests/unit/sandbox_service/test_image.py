@@ -167,10 +167,17 @@ def test_memory_that_grew_comes_back(image: SessionImage) -> None:
     ],
 )
 @pytest.mark.parametrize("piece_bytes", [1000, PAGE_BYTES, 1 << 20])
+@pytest.mark.parametrize("mapped_from_bytes", [1, 1 << 20])
 def test_filled_data_is_there_and_comes_back(
-    image: SessionImage, start: int, size: int, piece_bytes: int
+    image: SessionImage,
+    start: int,
+    size: int,
+    piece_bytes: int,
+    mapped_from_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever the borders of data, pages and pieces are."""
+    """Mapped or copied, and whatever the borders of data, pages and pieces are."""
+    monkeypatch.setattr("sandbox_service.image._FILL_BYTES_MIN", mapped_from_bytes)
     memory = fresh(image)
     data = bytes(i % 251 for i in range(size))
     before, after = memory.read(start - 64, 64), memory.read(start + size, 0)
@@ -185,8 +192,11 @@ def test_filled_data_is_there_and_comes_back(
     assert fresh(image).read(start, size) == data
 
 
-def test_filled_data_may_be_overwritten_later(image: SessionImage) -> None:
+def test_filled_data_may_be_overwritten_later(
+    image: SessionImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory of a deleted text is used for something else."""
+    monkeypatch.setattr("sandbox_service.image._FILL_BYTES_MIN", PAGE_BYTES)
     memory = fresh(image)
     size = 100 * PAGE_BYTES
     image.fill(memory, 20 * PAGE_BYTES, size, [b"\3" * size])

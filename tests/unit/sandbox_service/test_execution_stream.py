@@ -1,0 +1,44 @@
+"""An execution on the supervisor's side, against a session whose worker only listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sandbox_service import frames
+from sandbox_service.execution_stream import ExecutionOptions, ExecutionStream
+from sandbox_service.limits import Limits
+from sandbox_service.sub_calls import SubCallMeter
+from sandbox_service.worker_session import WorkerSession
+
+
+async def test_an_interrupt_before_the_start_is_not_forgotten() -> None:
+    """The cell runs in a task of its own, which an interrupt may overtake."""
+    sent: list[Any] = []
+    is_sent = asyncio.Event()
+
+    async def send(frame: frames.ToWorker, fds: Sequence[int] = ()) -> None:
+        sent.append((frame, fds))
+        if isinstance(frame, frames.Interrupt):
+            is_sent.set()
+
+    session = WorkerSession(1, Limits(), send, lambda _: None)
+    session.receive(frames.Opened(session=1, memory_bytes=1))
+    stream = ExecutionStream(
+        session,
+        1,
+        ExecutionOptions(code="x"),
+        SubCallMeter(1),
+        None,  # type: ignore[arg-type]
+        run_token="",
+        sub_tier="sub",
+    )
+
+    await stream.interrupt()
+    running = asyncio.create_task(stream.run())
+    await asyncio.wait_for(is_sent.wait(), 5)
+    session.lose("done")
+    await running
+
+    assert [type(frame) for frame, _ in sent] == [frames.Run, frames.Interrupt]
