@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 
 from sandbox_service import endings, frames
@@ -96,9 +97,9 @@ class GuestSession:
                 self._serve()
         except BrokenGuestError as error:
             last = frames.Lost(session=self.number, cause=str(error))
-        except Exception as error:  # a fault of ours ends this session only
-            cause = f"{type(error).__name__}: {error}"[:4096]
-            last = frames.Lost(session=self.number, cause=cause)
+        except Exception:  # a fault of ours ends this session only
+            traceback.print_exc()
+            last = frames.Lost(session=self.number, cause="a fault of the worker; its log has it")
         finally:
             self._release()
         self._host.send(last)

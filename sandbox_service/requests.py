@@ -26,6 +26,11 @@ _LABELS_MAX = 16
 _TEXT_CHARACTERS_MAX = 256
 _MEMORY_BYTES_MIN = 64 << 20
 _NAME = re.compile(r"sessions/[0-9a-z][0-9a-z-]{0,63}")
+PROVIDED_NAMES = frozenset(
+    {"FINAL", "FINAL_VAR", "SHOW_VARS", "FailedQuery", "LLMQueryError", "LimitExceededError"}
+    | {"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"}
+)
+"""What guest/cells.py puts into each cell's namespace."""
 _KINDS: dict[int, Literal["text", "documents", "json"]] = {
     session_pb2.ContextMount.KIND_TEXT: "text",
     session_pb2.ContextMount.KIND_DOCUMENTS: "documents",
@@ -175,6 +180,8 @@ def _blob(field: str, mount: session_pb2.ContextMount) -> ContextBlob:
     variable = mount.variable
     if not variable.isidentifier() or keyword.iskeyword(variable) or len(variable) > 256:
         raise InvalidFieldError(f"{field}.variable", "must be a Python identifier")
+    if variable in PROVIDED_NAMES or variable.startswith("__"):
+        raise InvalidFieldError(f"{field}.variable", f"{variable} is a name of the session's own")
     if mount.kind not in _KINDS:
         raise InvalidFieldError(f"{field}.kind", "must be text, documents or JSON")
     if not is_key(mount.blob_key):

@@ -170,7 +170,7 @@ class SessionTable:
         name = f"sessions/{secrets.token_hex(10)}"
         self._opening += 1
         try:
-            opened, frame = await self._open(name, worker, options)
+            opened, frame = await self._open(worker, options)
         finally:
             self._opening -= 1
         self._made += 1
@@ -188,7 +188,7 @@ class SessionTable:
         return session
 
     async def _open(
-        self, name: str, worker: WorkerProcess, options: SessionOptions
+        self, worker: WorkerProcess, options: SessionOptions
     ) -> tuple[WorkerSession, frames.Opened]:
         fds: list[int] = []
         try:
@@ -204,7 +204,8 @@ class SessionTable:
                 ) from error
             raise ContextUnreadableError(failed.variable, failed.message) from error
         except WorkerLostError as error:
-            raise SessionLostError(name, str(error)) from error
+            # Nobody knows this session's name yet: another worker can have it.
+            raise CapacityError(f"the worker died while it opened the session: {error}") from error
         finally:
             for fd in fds:
                 os.close(fd)

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from fathom.sandbox.v1 import session_pb2
 
+from sandbox_service.requests import PROVIDED_NAMES
 from tests.support.sandbox import Sandbox, details, guest, sandbox, shape
 
 pytestmark = pytest.mark.guest
@@ -182,6 +183,27 @@ async def test_several_contexts_have_names_of_their_own(box: Sandbox) -> None:
     session = await box.create(contexts=mounts)
 
     assert (await box.run(session, "context, len(other)")).out == "('one', 300000)\n"
+
+
+async def test_the_sessions_own_names_are_known(box: Sandbox) -> None:
+    """Those are the names that no context may take."""
+    session = await box.create()
+
+    ran = await box.run(session, "sorted(n for n in globals() if not n.startswith('__'))")
+
+    assert ran.out == f"{sorted(PROVIDED_NAMES)}\n"
+
+
+@pytest.mark.parametrize("variable", ["llm_query", "FINAL", "__builtins__", "class", "a b", ""])
+async def test_a_context_takes_no_name_of_the_sessions_own(box: Sandbox, variable: str) -> None:
+    """A cell that looks for `llm_query` must not find a text."""
+    mount = box.text(b"x")
+    mount.variable = variable
+
+    code, reason, metadata = await failure(box, mount)
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert metadata["field"] == "contexts[0].variable"
 
 
 async def failure(

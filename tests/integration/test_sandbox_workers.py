@@ -18,7 +18,7 @@ import pytest
 
 from common.errors import NotFoundError
 from sandbox_service import frames
-from sandbox_service.errors import SessionLostError
+from sandbox_service.errors import CapacityError, SessionLostError
 from sandbox_service.execution_stream import Event, ExecutionOptions
 from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
@@ -164,7 +164,7 @@ async def test_a_worker_that_never_opens_a_session_is_ended(
 ) -> None:
     monkeypatch.setattr("sandbox_service.worker_process._OPEN_TIMEOUT_S", 0.05)
     async with table(GREET + "receive()\nreceive()\n", tmp_path) as sessions:
-        with pytest.raises(SessionLostError, match="did not open a session in time"):
+        with pytest.raises(CapacityError, match="did not open a session in time"):
             await asyncio.wait_for(sessions.create(OPTIONS), 30)
 
 

@@ -76,7 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     metadata: `session`.
     """
     ERROR_REASON_SESSION_LOST: _ErrorReason.ValueType  # 22
-    """NOT_FOUND: the session's worker died and took its memory with it.
+    """NOT_FOUND: the session's worker died and took its memory with it, or the
+    session's own code broke the interpreter that it ran in.
     metadata: `session`, `cause`.
     """
     ERROR_REASON_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 23
@@ -210,7 +211,8 @@ ERROR_REASON_SESSION_BUSY: ErrorReason.ValueType  # 21
 metadata: `session`.
 """
 ERROR_REASON_SESSION_LOST: ErrorReason.ValueType  # 22
-"""NOT_FOUND: the session's worker died and took its memory with it.
+"""NOT_FOUND: the session's worker died and took its memory with it, or the
+session's own code broke the interpreter that it ran in.
 metadata: `session`, `cause`.
 """
 ERROR_REASON_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 23

@@ -44,8 +44,9 @@ class Session(_message.Message):
         STATE_EVICTED: Session._State.ValueType  # 3
         """Checkpointed and evicted; comes back with the next Execute."""
         STATE_LOST: Session._State.ValueType  # 4
-        """Terminal: its worker died. Every call answers NOT_FOUND,
-        ERROR_REASON_SESSION_LOST, for an hour.
+        """Terminal: its worker died, or its own code broke the interpreter that
+        it runs in. Every call answers NOT_FOUND, ERROR_REASON_SESSION_LOST, for
+        an hour.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -60,8 +61,9 @@ class Session(_message.Message):
     STATE_EVICTED: Session.State.ValueType  # 3
     """Checkpointed and evicted; comes back with the next Execute."""
     STATE_LOST: Session.State.ValueType  # 4
-    """Terminal: its worker died. Every call answers NOT_FOUND,
-    ERROR_REASON_SESSION_LOST, for an hour.
+    """Terminal: its worker died, or its own code broke the interpreter that
+    it runs in. Every call answers NOT_FOUND, ERROR_REASON_SESSION_LOST, for
+    an hour.
     """
 
     @_typing.final
@@ -244,8 +246,8 @@ class ContextMount(_message.Message):
     TEXT_SHAPE_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     variable: _builtins.str
-    """Required. The variable's name, a Python identifier; `context` for the
-    input of a run.
+    """Required. The variable's name, a Python identifier that is none of the
+    session's own names; `context` for the input of a run.
     """
     kind: Global___ContextMount.Kind.ValueType
     """Required."""
