@@ -32,7 +32,7 @@ START = f"__import__('sys').modules['{PACKAGE}'].session.start()".encode()
 _TIDY = (
     b"import gc, linecache; linecache.clearcache(); gc.collect(); gc.freeze(); del gc, linecache"
 )
-RUN = f"__import__('sys').modules['{PACKAGE}'].session.run()".encode()
+RUN = b"__cell__()"
 
 
 def run(step: str, *paths: str) -> None:

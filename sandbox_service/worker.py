@@ -24,6 +24,8 @@ from sandbox_service.guest_session import GuestHost, GuestSession
 from sandbox_service.image import ChangeFinder, WarmImage
 
 _TICK_S = 0.005
+_LINGER_TICKS = 40
+"""Without any guest it goes on this long, so that cells in quick succession do not wake it."""
 _RECEIVE_BYTES = 1 << 18
 _FDS_MAX = 16
 _SWITCH_INTERVAL_S = 0.0005
@@ -55,10 +57,13 @@ class Ticker:
                 self._guests -= 1
 
     def _tick(self) -> None:
+        idle_ticks = 0
         while True:
-            with self._changed:
-                while not self._guests:
-                    self._changed.wait()
+            idle_ticks = 0 if self._guests else idle_ticks + 1
+            if idle_ticks > _LINGER_TICKS:
+                with self._changed:
+                    while not self._guests:
+                        self._changed.wait()
             time.sleep(_TICK_S)
             self._engine.tick()
 
