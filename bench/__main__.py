@@ -6,7 +6,8 @@ Ends with 0 also where a goal is missed: a figure is a fact, and the goal stands
 from __future__ import annotations
 
 import argparse
-import asyncio
+
+import uvloop
 
 from bench import path
 from bench.measurement import print_json, print_table
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
     names = list(BENCHES) if options.name == "all" else [options.name]
-    asyncio.run(_run(names, as_json=options.json))
+    uvloop.run(_run(names, as_json=options.json))
 
 
 if __name__ == "__main__":
