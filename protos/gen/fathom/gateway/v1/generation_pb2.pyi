@@ -158,7 +158,8 @@ class CallContext(_message.Message):
     paid again. A different prompt under the same value is ABORTED,
     ERROR_REASON_REQUEST_ID_REUSED. Remembered for the ledger's retention
     (30 days by default). Calls of a run use
-    `{run}/{turn}/{cell}/{sequence}`.
+    `{run}/{turn}/{cell}/{sequence}`. The ledger is not built yet: so far a
+    repeat is a call of its own, and paid.
     """
     turn: _builtins.int
     """Optional. Turn of the run, from 1."""

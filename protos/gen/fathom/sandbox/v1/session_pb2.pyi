@@ -42,7 +42,9 @@ class Session(_message.Message):
         STATE_BUSY: Session._State.ValueType  # 2
         """An execution is running."""
         STATE_EVICTED: Session._State.ValueType  # 3
-        """Checkpointed and evicted; comes back with the next Execute."""
+        """Checkpointed and evicted; comes back with the next Execute. Not sent so
+        far.
+        """
         STATE_LOST: Session._State.ValueType  # 4
         """Terminal: its worker died, or its own code broke the interpreter that
         it runs in. Every call answers NOT_FOUND, ERROR_REASON_SESSION_LOST, for
@@ -59,7 +61,9 @@ class Session(_message.Message):
     STATE_BUSY: Session.State.ValueType  # 2
     """An execution is running."""
     STATE_EVICTED: Session.State.ValueType  # 3
-    """Checkpointed and evicted; comes back with the next Execute."""
+    """Checkpointed and evicted; comes back with the next Execute. Not sent so
+    far.
+    """
     STATE_LOST: Session.State.ValueType  # 4
     """Terminal: its worker died, or its own code broke the interpreter that
     it runs in. Every call answers NOT_FOUND, ERROR_REASON_SESSION_LOST, for
