@@ -135,7 +135,11 @@ class RunDriver:
         repl, loop = self._build(tenant, record, journal, _Data(context, documents), tiers)
         closing.push_async_callback(repl.close)
         repl.open()
-        return await loop.answer()
+        try:
+            return await loop.answer()
+        except BaseException:
+            journal.run.found_so_far = loop.found_so_far
+            raise
 
     def _build(
         self,

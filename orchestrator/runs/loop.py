@@ -85,6 +85,11 @@ class RunLoop:
             self._note_limit(limit)
             return await self._last_answer(limit)
 
+    @property
+    def found_so_far(self) -> str:
+        """The last thing that a cell printed, else that the model said; empty for nothing."""
+        return (self._parts.cells.last_output or self._last_prose).strip()
+
     async def _turn(self, turn: int) -> Answer | None:
         """Take one turn; return the answer, or None where the model was told to go on."""
         parts = self._parts
@@ -232,7 +237,7 @@ class RunLoop:
         except LimitReachedError:
             pass
         if not answer.text:
-            answer.text = (parts.cells.last_output or self._last_prose).strip()
+            answer.text = self.found_so_far
             answer.source = Answer.SOURCE_SALVAGED
         if answer.text:
             return answer

@@ -195,6 +195,7 @@ async def test_json_is_one_object_with_everything(folder: Path) -> None:
         "answer": "42",
         "answer_is_json": False,
         "limit_reached": None,
+        "found_so_far": None,
         "error": None,
         "turns": 2,
         "sub_calls": 3,
@@ -356,7 +357,7 @@ async def test_without_a_service_and_a_key_both_remedies_are_named(folder: Path)
     assert "--server" in ended.stderr
 
 
-async def test_ctrl_c_cancels_the_run_and_keeps_what_it_said(folder: Path) -> None:
+async def test_ctrl_c_cancels_the_run_and_keeps_what_it_found(folder: Path) -> None:
     orchestrator = FakeOrchestrator(
         answered("42"), ending_when_cancelled=cancelled(RunCancelledError("was cancelled"))
     )
@@ -366,9 +367,9 @@ async def test_ctrl_c_cancels_the_run_and_keeps_what_it_said(folder: Path) -> No
         process.send_signal(signal.SIGINT)
         ended = await end_of(process)
 
-    assert (ended.status, ended.stdout) == (130, "")
+    assert (ended.status, ended.stdout) == (130, "the first half\n")
     assert "cancelling" in ended.stderr
-    assert "I look first." in ended.stderr
+    assert "not an answer" in ended.stderr
     assert "cost so far: $0.31" in ended.stderr
     assert orchestrator.runs["runs/r1"].HasField("end_time")
 

@@ -514,6 +514,19 @@ async def test_cancelling_stops_a_running_cell_and_deletes_its_session(stack: St
     await eventually(lambda: stack.sandbox.deleted == ["sessions/s1"])
 
 
+async def test_a_cancelled_run_keeps_what_it_had_found(stack: Stack) -> None:
+    """Whoever stops a run that has cost something wants to see what it has got."""
+    stack.gateway.replies = ["```repl\nprint('seven of them')\n```", "```repl\nhang()\n```"]
+    run = await create(stack)
+    await watch_for(stack, run, "cell_finished")
+
+    await cancel(stack, run)
+    end = (await stack.watch(run))[-1].run_changed
+
+    assert (end.state, end.found_so_far) == (Run.STATE_CANCELLED, "seven of them")
+    assert not end.HasField("answer")
+
+
 async def test_cancelling_a_run_that_waits_ends_it_without_any_work(tmp_path: Path) -> None:
     gateway = FakeGateway()
     gateway.hold.clear()

@@ -62,6 +62,7 @@ def cancelled(error: ServiceError) -> Ending:
     def end(run: run_pb2.Run) -> None:
         failed(error)(run)
         run.state = run_pb2.Run.STATE_CANCELLED
+        run.found_so_far = "the first half"
 
     return end
 

@@ -43,6 +43,11 @@ class Result:
         return self.run.answer.text if self.run.HasField("answer") else None
 
     @property
+    def found_so_far(self) -> str:
+        """What a cancelled or failed run had found; nobody has said that it is an answer."""
+        return self.run.found_so_far
+
+    @property
     def error(self) -> CallError | None:
         """Why there is no answer; None where there is one or the run goes on."""
         return from_status(self.run.error) if self.run.HasField("error") else None

@@ -35,8 +35,6 @@ class RunProgress:
     """Unix time of the end; None until then."""
     sequence: int = 0
     """The newest event's."""
-    last_said: str = ""
-    """What the root model said last."""
     _live: set[int] = field(default_factory=set)
 
     @property
@@ -59,7 +57,6 @@ class RunProgress:
             case "turn_started" if not event.turn_started.last_answer:
                 self.turns = max(self.turns, event.turn)
             case "model_replied":
-                self.last_said = event.model_replied.text
                 self._take_total(event.model_replied.run_usage)
             case "sub_call_started":
                 self.sub_calls = max(self.sub_calls + 1, event.sub_call_started.sub_call)

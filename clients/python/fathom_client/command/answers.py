@@ -27,7 +27,7 @@ def show_outcome(invocation: Invocation, followed: Followed, *, with_answer: boo
     if invocation.as_json:
         print_json(outcome_object(result))
     elif with_answer:
-        show_answer(result)
+        show_answer(result.found_so_far if result.status == "cancelled" else result.text)
     terminal = invocation.terminal
     if result.status == "partial":
         limit = followed.run.answer.limit_reached
@@ -43,18 +43,21 @@ def show_outcome(invocation: Invocation, followed: Followed, *, with_answer: boo
             server=invocation.server_option,
         )
         terminal.error(f"{terminal.style(result.status + ':', 'red')} {plain(failure.cause)}")
-        if followed.progress.last_said:
-            terminal.say(f"the model said last:\n{_indented(followed.progress.last_said)}")
+        if result.found_so_far:
+            if result.status == "cancelled":
+                terminal.say("above is what had been found so far, not an answer")
+            else:
+                terminal.say(f"found so far:\n{_indented(result.found_so_far)}")
         terminal.error(f"cost so far: {usd_text(followed.run.usage.cost_usd_nanos)}")
         terminal.error(f"try: {failure.attempt}")
     terminal.say(terminal.style(took_line(result), "dim"))
     terminal.say(steps_line(invocation, followed.run.name))
 
 
-def show_answer(result: Result) -> None:
-    """Print the answer; to a terminal without anything that it would obey."""
-    if result.text is not None:
-        click.echo(plain(result.text) if sys.stdout.isatty() else result.text)
+def show_answer(text: str | None) -> None:
+    """Print an answer; to a terminal without anything that it would obey."""
+    if text:
+        click.echo(plain(text) if sys.stdout.isatty() else text)
 
 
 def took_line(result: Result) -> str:
@@ -88,6 +91,7 @@ def outcome_object(result: Result) -> dict[str, object]:
         "answer": result.text,
         "answer_is_json": run.answer.is_json,
         "limit_reached": run.answer.limit_reached or None,
+        "found_so_far": result.found_so_far or None,
         "error": None if error is None else error_object(error),
         "turns": run.turns,
         "sub_calls": run.sub_calls,

@@ -197,7 +197,7 @@ def _judge(
         return False
     is_right = question.is_right(result.text or "", truth)
     terminal.say(terminal.style("answer", "bold"))
-    show_answer(result)
+    show_answer(result.text)
     verdict = terminal.style("right", "green") if is_right else terminal.style("WRONG", "red")
     if result.status == "partial":
         verdict += f", partial at {followed.run.answer.limit_reached}"

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fathom/orchestrator/v1/run.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa7\x05\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.fathom.orchestrator.v1.Run.State\x12\x30\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.AnswerH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\'\n\x05usage\x18\x06 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12\r\n\x05turns\x18\x07 \x01(\x05\x12\x11\n\tsub_calls\x18\x08 \x01(\x03\x12\x16\n\x0esub_calls_live\x18\t \x01(\x03\x12\r\n\x05\x64\x65pth\x18\n \x01(\x05\x12\x0e\n\x06parent\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x0f \x01(\x03\x12\x13\n\x0b\x66orked_from\x18\x10 \x01(\t\"\x91\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_ANSWERED\x10\x03\x12\x11\n\rSTATE_PARTIAL\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x42\t\n\x07outcome\"\xb0\x02\n\x07RunSpec\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12.\n\x06limits\x18\x03 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\x12\x11\n\troot_tier\x18\x04 \x01(\t\x12\x10\n\x08sub_tier\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12\x1a\n\x12\x61nswer_schema_json\x18\x07 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x08 \x01(\t\x12;\n\x06labels\x18\t \x03(\x0b\x32+.fathom.orchestrator.v1.RunSpec.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x02\n\x06Limits\x12\x16\n\tturns_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12+\n\x08time_max\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\rsub_calls_max\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\ntokens_max\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1f\n\x12\x63ost_usd_nanos_max\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x16\n\tdepth_max\x18\x06 \x01(\x05H\x04\x88\x01\x01\x42\x0c\n\n_turns_maxB\x10\n\x0e_sub_calls_maxB\r\n\x0b_tokens_maxB\x15\n\x13_cost_usd_nanos_maxB\x0c\n\n_depth_max\"\x96\x02\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07is_json\x18\x02 \x01(\x08\x12\x35\n\x06source\x18\x03 \x01(\x0e\x32%.fathom.orchestrator.v1.Answer.Source\x12\x15\n\rlimit_reached\x18\x04 \x01(\t\x12\x33\n\tcitations\x18\x05 \x03(\x0b\x32 .fathom.orchestrator.v1.Citation\"j\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_CELL\x10\x01\x12\x0f\n\x0bSOURCE_TEXT\x10\x02\x12\x11\n\rSOURCE_FORCED\x10\x03\x12\x13\n\x0fSOURCE_SALVAGED\x10\x04\"Y\n\x08\x43itation\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x03\x12\r\n\x05quote\x18\x04 \x01(\t\x12\x10\n\x08verified\x18\x05 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fathom/orchestrator/v1/run.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbd\x05\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.fathom.orchestrator.v1.Run.State\x12\x30\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.AnswerH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\'\n\x05usage\x18\x06 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12\r\n\x05turns\x18\x07 \x01(\x05\x12\x11\n\tsub_calls\x18\x08 \x01(\x03\x12\x16\n\x0esub_calls_live\x18\t \x01(\x03\x12\r\n\x05\x64\x65pth\x18\n \x01(\x05\x12\x0e\n\x06parent\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_sequence\x18\x0f \x01(\x03\x12\x13\n\x0b\x66orked_from\x18\x10 \x01(\t\x12\x14\n\x0c\x66ound_so_far\x18\x11 \x01(\t\"\x91\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_ANSWERED\x10\x03\x12\x11\n\rSTATE_PARTIAL\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x42\t\n\x07outcome\"\xb0\x02\n\x07RunSpec\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12.\n\x06limits\x18\x03 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\x12\x11\n\troot_tier\x18\x04 \x01(\t\x12\x10\n\x08sub_tier\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12\x1a\n\x12\x61nswer_schema_json\x18\x07 \x01(\t\x12\x14\n\x0c\x63onversation\x18\x08 \x01(\t\x12;\n\x06labels\x18\t \x03(\x0b\x32+.fathom.orchestrator.v1.RunSpec.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x02\n\x06Limits\x12\x16\n\tturns_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12+\n\x08time_max\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\rsub_calls_max\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\ntokens_max\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1f\n\x12\x63ost_usd_nanos_max\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x16\n\tdepth_max\x18\x06 \x01(\x05H\x04\x88\x01\x01\x42\x0c\n\n_turns_maxB\x10\n\x0e_sub_calls_maxB\r\n\x0b_tokens_maxB\x15\n\x13_cost_usd_nanos_maxB\x0c\n\n_depth_max\"\x96\x02\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07is_json\x18\x02 \x01(\x08\x12\x35\n\x06source\x18\x03 \x01(\x0e\x32%.fathom.orchestrator.v1.Answer.Source\x12\x15\n\rlimit_reached\x18\x04 \x01(\t\x12\x33\n\tcitations\x18\x05 \x03(\x0b\x32 .fathom.orchestrator.v1.Citation\"j\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_CELL\x10\x01\x12\x0f\n\x0bSOURCE_TEXT\x10\x02\x12\x11\n\rSOURCE_FORCED\x10\x03\x12\x13\n\x0fSOURCE_SALVAGED\x10\x04\"Y\n\x08\x43itation\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x03\x12\r\n\x05quote\x18\x04 \x01(\t\x12\x10\n\x08verified\x18\x05 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,19 +38,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSPEC_LABELSENTRY']._loaded_options = None
   _globals['_RUNSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_RUN']._serialized_start=187
-  _globals['_RUN']._serialized_end=866
-  _globals['_RUN_STATE']._serialized_start=710
-  _globals['_RUN_STATE']._serialized_end=855
-  _globals['_RUNSPEC']._serialized_start=869
-  _globals['_RUNSPEC']._serialized_end=1173
-  _globals['_RUNSPEC_LABELSENTRY']._serialized_start=1128
-  _globals['_RUNSPEC_LABELSENTRY']._serialized_end=1173
-  _globals['_LIMITS']._serialized_start=1176
-  _globals['_LIMITS']._serialized_end=1447
-  _globals['_ANSWER']._serialized_start=1450
-  _globals['_ANSWER']._serialized_end=1728
-  _globals['_ANSWER_SOURCE']._serialized_start=1622
-  _globals['_ANSWER_SOURCE']._serialized_end=1728
-  _globals['_CITATION']._serialized_start=1730
-  _globals['_CITATION']._serialized_end=1819
+  _globals['_RUN']._serialized_end=888
+  _globals['_RUN_STATE']._serialized_start=732
+  _globals['_RUN_STATE']._serialized_end=877
+  _globals['_RUNSPEC']._serialized_start=891
+  _globals['_RUNSPEC']._serialized_end=1195
+  _globals['_RUNSPEC_LABELSENTRY']._serialized_start=1150
+  _globals['_RUNSPEC_LABELSENTRY']._serialized_end=1195
+  _globals['_LIMITS']._serialized_start=1198
+  _globals['_LIMITS']._serialized_end=1469
+  _globals['_ANSWER']._serialized_start=1472
+  _globals['_ANSWER']._serialized_end=1750
+  _globals['_ANSWER_SOURCE']._serialized_start=1644
+  _globals['_ANSWER_SOURCE']._serialized_end=1750
+  _globals['_CITATION']._serialized_start=1752
+  _globals['_CITATION']._serialized_end=1841
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,7 @@ class Run(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     FORKED_FROM_FIELD_NUMBER: _builtins.int
+    FOUND_SO_FAR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `runs/{run}`."""
     state: Global___Run.State.ValueType
@@ -109,6 +110,11 @@ class Run(_message.Message):
     """Output only. Sequence of the newest event."""
     forked_from: _builtins.str
     """Output only. `runs/{run}` that this one was forked from."""
+    found_so_far: _builtins.str
+    """Output only. In STATE_FAILED and STATE_CANCELLED, what had been found until
+    then: the last thing that a cell printed, or that the model said. Empty
+    where there was nothing. Nobody has said that it is an answer.
+    """
     @_builtins.property
     def spec(self) -> Global___RunSpec:
         """The caller's part, with the server's defaults filled in, so that a run
@@ -160,10 +166,11 @@ class Run(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         last_sequence: _builtins.int = ...,
         forked_from: _builtins.str = ...,
+        found_so_far: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "outcome", b"outcome", "spec", b"spec", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "depth", b"depth", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "last_sequence", b"last_sequence", "name", b"name", "outcome", b"outcome", "parent", b"parent", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sub_calls", b"sub_calls", "sub_calls_live", b"sub_calls_live", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "depth", b"depth", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "found_so_far", b"found_so_far", "last_sequence", b"last_sequence", "name", b"name", "outcome", b"outcome", "parent", b"parent", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sub_calls", b"sub_calls", "sub_calls_live", b"sub_calls_live", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["answer", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
