@@ -8,11 +8,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 
-from fathom.gateway.v1.gateway_service_pb2 import DESCRIPTOR as GATEWAY
-from fathom.gateway.v1.gateway_service_pb2_grpc import add_GatewayServiceServicer_to_server
-from fathom.gateway.v1.quota_service_pb2 import DESCRIPTOR as QUOTA
-from fathom.gateway.v1.quota_service_pb2_grpc import add_QuotaServiceServicer_to_server
-
 from common.server import Server, run_service
 from llm_gateway.catalog import Catalog
 from llm_gateway.catalog_file import load_catalog
@@ -73,12 +68,8 @@ async def open_gateway(catalog: Catalog, config: GatewayConfig) -> AsyncIterator
 def register(server: Server, gateway: Gateway, catalog: Catalog, config: GatewayConfig) -> None:
     """Add both services to a server."""
     gate = Gate(config.run_token_key, catalog, token_required=config.run_token_required)
-    add_GatewayServiceServicer_to_server(GatewayServicer(gateway, gate, catalog), server.grpc)
-    add_QuotaServiceServicer_to_server(QuotaServicer(), server.grpc)
-    server.serves(
-        GATEWAY.services_by_name["GatewayService"].full_name,
-        QUOTA.services_by_name["QuotaService"].full_name,
-    )
+    GatewayServicer(gateway, gate, catalog).register(server)
+    QuotaServicer().register(server)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,26 @@ from typing import Any
 
 import grpc
 from fathom.gateway.v1 import quota_service_pb2 as pb2
-from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceServicer
+from fathom.gateway.v1.quota_service_pb2_grpc import (
+    QuotaServiceServicer,
+    add_QuotaServiceServicer_to_server,
+)
 
 from common.errors import NotBuiltYetError
+from common.server import Server
 
+_NAME = "fathom.gateway.v1.QuotaService"
 Context = grpc.aio.ServicerContext[Any, Any]
 _WHY = "quotas of tenants need the ledger of calls"
 
 
 class QuotaServicer(QuotaServiceServicer):
     """Refuses everything."""
+
+    def register(self, server: Server) -> None:
+        """Add it to a server."""
+        add_QuotaServiceServicer_to_server(self, server.grpc)
+        server.serves(_NAME)
 
     async def SetQuota(
         self, _request: pb2.SetQuotaRequest, _context: Context

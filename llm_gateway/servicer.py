@@ -9,7 +9,10 @@ from typing import Any
 
 import grpc
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
-from fathom.gateway.v1.gateway_service_pb2_grpc import GatewayServiceServicer
+from fathom.gateway.v1.gateway_service_pb2_grpc import (
+    GatewayServiceServicer,
+    add_GatewayServiceServicer_to_server,
+)
 
 from common import deadline
 from common.errors import (
@@ -19,6 +22,7 @@ from common.errors import (
     ServiceError,
 )
 from common.run_token import RUN_TOKEN_METADATA, RunToken
+from common.server import Server
 from llm_gateway.answers import Answer
 from llm_gateway.batches import CONCURRENCY_CEILING, CONCURRENCY_DEFAULT, work_concurrently
 from llm_gateway.calls import Call
@@ -28,6 +32,7 @@ from llm_gateway.outlets import Started
 from llm_gateway.permissions import Gate
 from llm_gateway.wire import Asking, generation_to, models_page, prompt_from
 
+_NAME = "fathom.gateway.v1.GatewayService"
 _log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,6 +44,11 @@ class GatewayServicer(GatewayServiceServicer):
         self._gateway = gateway
         self._gate = gate
         self._catalog = catalog
+
+    def register(self, server: Server) -> None:
+        """Add it to a server."""
+        add_GatewayServiceServicer_to_server(self, server.grpc)
+        server.serves(_NAME)
 
     async def Generate(
         self, request: pb2.GenerateRequest, context: Context

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from fathom.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
-
 from common.channel import open_channel
 from common.config import ConfigError
 from common.server import Server, run_service
@@ -20,7 +18,6 @@ from sandbox_service.servicer import SandboxServicer
 from sandbox_service.session_table import SessionTable
 from sandbox_service.worker_process import WorkerStartError
 
-SERVICE = "fathom.sandbox.v1.SandboxService"
 _MESSAGE_BYTES_MAX = 16 << 20
 """A context of many documents is described in one CreateSession."""
 
@@ -48,9 +45,7 @@ async def serve(config: SandboxConfig) -> None:
                 concurrency_max=config.sub_call_concurrency_max,
             )
             server = Server("fathom-sandbox", config, message_bytes_max=_MESSAGE_BYTES_MAX)
-            servicer = SandboxServicer(sessions, sub_models, config)
-            add_SandboxServiceServicer_to_server(servicer, server.grpc)
-            server.serves(SERVICE)
+            SandboxServicer(sessions, sub_models, config).register(server)
             async with server:
                 await server.wait_for_signal()
     except (GuestNotPreparedError, WorkerStartError) as error:

@@ -8,10 +8,14 @@ from typing import Any
 
 import grpc
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
-from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceServicer
+from fathom.sandbox.v1.sandbox_service_pb2_grpc import (
+    SandboxServiceServicer,
+    add_SandboxServiceServicer_to_server,
+)
 
 from common.errors import NotBuiltYetError, NotFoundError
 from common.page_tokens import make_page_token, page_size, read_page_token
+from common.server import Server
 from sandbox_service import requests, responses
 from sandbox_service.config import SandboxConfig
 from sandbox_service.guest_build import PYTHON_VERSION, engine_version
@@ -19,6 +23,7 @@ from sandbox_service.session_table import SessionTable
 from sandbox_service.session_telemetry import SessionTelemetry
 from sandbox_service.sub_calls import SubModels
 
+_NAME = "fathom.sandbox.v1.SandboxService"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _SESSIONS = "sessions"
@@ -35,6 +40,11 @@ class SandboxServicer(SandboxServiceServicer):
         self._sub_models = sub_models
         self._config = config
         self._telemetry = SessionTelemetry(sessions.count_by_state)
+
+    def register(self, server: Server) -> None:
+        """Add it to a server."""
+        add_SandboxServiceServicer_to_server(self, server.grpc)
+        server.serves(_NAME)
 
     async def CreateSession(
         self, request: wire.CreateSessionRequest, _context: Context

@@ -20,10 +20,7 @@ from fathom.gateway.v1.gateway_service_pb2_grpc import (
 from fathom.gateway.v1.generation_pb2 import Generation
 from fathom.sandbox.v1 import execution_pb2, session_pb2
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
-from fathom.sandbox.v1.sandbox_service_pb2_grpc import (
-    SandboxServiceStub,
-    add_SandboxServiceServicer_to_server,
-)
+from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
 from common.config import load
 from common.errors import ServiceError, received
@@ -228,10 +225,7 @@ async def sandbox(
         )
         servicer = SandboxServicer(table, sub_models, config)
 
-        def add_sandbox(server: Any) -> None:
-            add_SandboxServiceServicer_to_server(servicer, server.grpc)
-
-        async with serve(add_sandbox) as channel:
+        async with serve(servicer.register) as channel:
             yield Sandbox(SandboxServiceStub(channel), table, gateway, objects)
             gateway.hold.set()
 
