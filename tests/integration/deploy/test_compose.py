@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.unit.deploy.documents import (
+from tests.integration.deploy.documents import (
     ARROWS,
     DEPLOY,
     PORTS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.deploy.documents import (
+from tests.integration.deploy.documents import (
     ARROWS,
     METRICS_PORT,
     PORTS,

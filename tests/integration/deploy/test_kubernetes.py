@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.unit.deploy.documents import (
+from tests.integration.deploy.documents import (
     KUSTOMIZATION,
     METRICS_PORT,
     PORTS,

@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 from sandbox_service.config import SandboxConfig
-from tests.unit.deploy.documents import DEPLOY, PORTS, ROOT, tool
+from tests.integration.deploy.documents import DEPLOY, PORTS, ROOT, tool
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 SENT = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()

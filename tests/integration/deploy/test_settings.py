@@ -12,7 +12,7 @@ from common.config import ConfigError, load
 from llm_gateway.catalog_file import load_catalog
 from orchestrator.config import OrchestratorConfig
 from sandbox_service.config import SandboxConfig
-from tests.unit.deploy.documents import (
+from tests.integration.deploy.documents import (
     DEPLOY,
     KUSTOMIZATION,
     PORTS,
