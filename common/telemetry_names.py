@@ -13,7 +13,6 @@ SPAN_EXECUTE_TOOL = "execute_tool python"
 # Attributes of the conventions.
 GEN_AI_OPERATION_NAME = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME = "gen_ai.provider.name"
-GEN_AI_AGENT_NAME = "gen_ai.agent.name"
 GEN_AI_TOOL_NAME = "gen_ai.tool.name"
 GEN_AI_REQUEST_MODEL = "gen_ai.request.model"
 GEN_AI_REQUEST_STREAM = "gen_ai.request.stream"

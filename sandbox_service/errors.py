@@ -65,13 +65,6 @@ class ContextUnreadableError(ServiceError):
         super().__init__(f"{context} cannot be read: {problem}", context=context, problem=problem)
 
 
-class GuestMissingError(ServiceError):
-    """The Python guest has not been prepared on this host, or does not load."""
-
-    code = grpc.StatusCode.FAILED_PRECONDITION
-    reason = ErrorReason.ERROR_REASON_GUEST_NOT_PREPARED
-
-
 class SubCallLimitError(ServiceError):
     """The session has made as many sub-calls as it may."""
 

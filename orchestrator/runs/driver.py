@@ -111,11 +111,11 @@ class RunDriver:
                     work.cancel()
                 _settle(journal.run, work, stop, record.head.name)
                 _end_span(span, journal.run)
+                _log_end(record)
             journal.run.sub_calls_live = 0
             journal.run.end_time.GetCurrentTime()
             journal.add_state()
             self.meters.end(journal.run, started_s)
-            _log_end(record)
 
     async def _answer(
         self,

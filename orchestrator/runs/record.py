@@ -40,11 +40,6 @@ class RunRecord:
         """The id in the name."""
         return self.head.name.removeprefix("runs/")
 
-    @property
-    def is_terminal(self) -> bool:
-        """True where the run has ended."""
-        return self.progress.state in TERMINAL_STATES
-
     def whole(self) -> Run:
         """Return a copy of the run in one message."""
         run = Run()

@@ -1,4 +1,7 @@
-"""The `fathom` command as a process, against an orchestrator's servicers over a real port."""
+"""The `fathom` command as a process, against an orchestrator's servicers over a real port.
+
+Long, because each thing that a caller can meet is a short test of its own, over one fixture.
+"""
 
 from __future__ import annotations
 

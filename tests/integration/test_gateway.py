@@ -1,4 +1,7 @@
-"""The gateway over a real port, in front of a provider that behaves and misbehaves."""
+"""The gateway over a real port, in front of a provider that behaves and misbehaves.
+
+Long, because each thing that a caller can meet is a short test of its own, over one fixture.
+"""
 
 from __future__ import annotations
 

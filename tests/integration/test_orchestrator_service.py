@@ -1,4 +1,7 @@
-"""OrchestratorService over loopback: what is refused, what is remembered, what can be watched."""
+"""OrchestratorService over loopback: what is refused, what is remembered, what can be watched.
+
+Long, because each thing that a caller can meet is a short test of its own, over one fixture.
+"""
 
 from __future__ import annotations
 

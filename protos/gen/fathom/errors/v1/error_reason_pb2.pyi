@@ -53,7 +53,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED, with a google.rpc.QuotaFailure and RetryInfo: a quota
-    of the tenant. metadata: `quota`, `limit`.
+    of the tenant. metadata: `quota`, `limit`. Not sent so far.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 10
     """UNAUTHENTICATED: no credential or run token, or one that does not verify.
@@ -89,7 +89,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     or differs from its description. metadata: `context`, `problem`.
     """
     ERROR_REASON_GUEST_NOT_PREPARED: _ErrorReason.ValueType  # 25
-    """FAILED_PRECONDITION: the Python guest has not been prepared on this host."""
+    """FAILED_PRECONDITION: the Python guest has not been prepared on this host.
+    Not sent so far: without a guest the service does not start.
+    """
     ERROR_REASON_MODEL_NOT_OFFERED: _ErrorReason.ValueType  # 40
     """The reasons from here to 47 also have the metadata `input_tokens`,
     `output_tokens`, `cost_usd_nanos` and `usage_estimated` where attempts that
@@ -133,7 +135,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CONTEXT_IN_USE: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION: the context is still used by a run that has not
-    ended. metadata: `context`, `run`.
+    ended. metadata: `context`, `run`. Not sent so far.
     """
     ERROR_REASON_RUN_CANCELLED: _ErrorReason.ValueType  # 62
     """ABORTED: the run was cancelled. In a run's outcome. metadata: `run`."""
@@ -188,7 +190,7 @@ metadata: `limit` (a name in Limits), `value` (the limit), `spent`.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED, with a google.rpc.QuotaFailure and RetryInfo: a quota
-of the tenant. metadata: `quota`, `limit`.
+of the tenant. metadata: `quota`, `limit`. Not sent so far.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 10
 """UNAUTHENTICATED: no credential or run token, or one that does not verify.
@@ -224,7 +226,9 @@ ERROR_REASON_CONTEXT_UNREADABLE: ErrorReason.ValueType  # 24
 or differs from its description. metadata: `context`, `problem`.
 """
 ERROR_REASON_GUEST_NOT_PREPARED: ErrorReason.ValueType  # 25
-"""FAILED_PRECONDITION: the Python guest has not been prepared on this host."""
+"""FAILED_PRECONDITION: the Python guest has not been prepared on this host.
+Not sent so far: without a guest the service does not start.
+"""
 ERROR_REASON_MODEL_NOT_OFFERED: ErrorReason.ValueType  # 40
 """The reasons from here to 47 also have the metadata `input_tokens`,
 `output_tokens`, `cost_usd_nanos` and `usage_estimated` where attempts that
@@ -268,7 +272,7 @@ metadata: `expected`, `actual`.
 """
 ERROR_REASON_CONTEXT_IN_USE: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION: the context is still used by a run that has not
-ended. metadata: `context`, `run`.
+ended. metadata: `context`, `run`. Not sent so far.
 """
 ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 62
 """ABORTED: the run was cancelled. In a run's outcome. metadata: `run`."""
