@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.child_processes import end_with_parent
+
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 90
 
@@ -112,7 +114,7 @@ def stack(
     with (home / "up.log").open("wb") as log:
         process = subprocess.Popen(
             command, env=environ, cwd=home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=log, text=True,
+            stderr=log, text=True, preexec_fn=end_with_parent,
         )  # fmt: skip
     assert process.stdout is not None
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Installed, Stack
+from tests.support.child_processes import end_with_parent
 from tests.support.eventually import eventually
 
 BUF = str(Path(sysconfig.get_path("scripts")) / "buf")
@@ -164,7 +165,7 @@ async def test_killing_the_command_leaves_no_service_behind(
     command = [installed.fathom, "up", "--scripted-model", "--listen", "127.0.0.1:0"]
     process = subprocess.Popen(
         command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
+        stderr=subprocess.DEVNULL, text=True, preexec_fn=end_with_parent,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline()

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tests.acceptance.conftest import Installed
+from tests.support.child_processes import end_with_parent
 
 MARKER = "zanzibar-4711"
 """Stands in the context and in the answer, and must not stand in telemetry."""
@@ -82,7 +83,9 @@ def observed(
     file.write_text(f"The vault code of the attic is {MARKER}.\n" + "Filler.\n" * 500)
     command = [installed.fathom, "up", "--scripted-model", "--listen", "127.0.0.1:0"]
     with (home / "up.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen(
+            command, env=environ, stdout=subprocess.PIPE, stderr=log, preexec_fn=end_with_parent
+        )
     assert process.stdout is not None
     try:
         assert process.stdout.readline(), (home / "up.log").read_text()
