@@ -13,6 +13,12 @@ _MEMORY_BYTES_MIN = 64 << 20
 """The interpreter alone takes 40 MB."""
 
 
+_WITH_CEILING = (
+    *("memory_bytes", "fuel", "output_bytes", "output_lines", "sub_calls"),
+    *("session_fuel", "value_bytes", "open_files"),
+)
+
+
 def _default_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "fathom" / "guest"
@@ -60,6 +66,42 @@ class SandboxConfig(ServerConfig):
     """Sub-calls of a session that asks for nothing."""
     sub_calls_max: int = 1_000_000
     """Sub-calls that a session may ask for."""
+    output_lines_default: int = 100_000
+    """Lines of output kept of an execution in a session that asks for nothing."""
+    output_lines_max: int = 1_000_000
+    """Lines of output kept of an execution that a session may ask for."""
+    session_fuel_default: int = 100_000_000_000_000
+    """Instructions of all executions of a session that asks for nothing."""
+    session_fuel_max: int = 10_000_000_000_000_000
+    """Instructions of all its executions that a session may ask for."""
+    session_time_default_s: float = 36_000.0
+    """Own wall time of all executions of a session that asks for nothing."""
+    session_time_max_s: float = 360_000.0
+    """Own wall time of all its executions that a session may ask for."""
+    value_bytes_default: int = 48 << 20
+    """Size of one value that crosses from guest to host, in a session that asks for nothing."""
+    value_bytes_max: int = 48 << 20
+    """Size of such a value that a session may ask for."""
+    open_files_default: int = 64
+    """Files of the Python library open at a time, in a session that asks for nothing."""
+    open_files_max: int = 256
+    """Files of the Python library open at a time that a session may ask for."""
+    memory_total_bytes_max: int = 0
+    """Memory of all workers and images, above which idle sessions are evicted; 0 is three
+    quarters of what the host or its control group has."""
+    worker_niceness: int = 5
+    """How much later than others workers get processor time, 0 to 19, so that the service
+    answers while cells compute."""
+    require_jail: bool = True
+    """Refuse to start where a wall around the workers cannot be raised."""
+    code_check: str = "record"
+    """What to do with suspicious patterns in code: `off`, `record` or `refuse`."""
+    audit_log: Path | None = None
+    """File that a line for each executed cell is appended to; the service's own log where
+    unset."""
+    lazy_context_bytes_min: int = 256 << 20
+    """Memory of a context above which it is mounted by reference, if a quarter of the session's
+    memory is not reached before."""
     sub_call_concurrency_max: int = 64
     """Sub-calls of one batch that the gateway works on at a time, at most 256."""
     sub_call_timeout_s: float = 600.0
@@ -73,14 +115,27 @@ class SandboxConfig(ServerConfig):
             raise ConfigError(f"memory_bytes_default: must be at least {_MEMORY_BYTES_MIN}")
         if self.memory_bytes_max > 4 << 30:
             raise ConfigError("memory_bytes_max: a 32-bit guest has at most 4 GiB")
-        for name in ("memory_bytes", "fuel", "output_bytes", "sub_calls"):
+        self._check_ceilings()
+        if self.memory_total_bytes_max < 0:
+            raise ConfigError("memory_total_bytes_max: must be 0 or larger")
+        if not 0 <= self.worker_niceness <= 19:
+            raise ConfigError("worker_niceness: must be from 0 to 19")
+        if self.code_check not in ("off", "record", "refuse"):
+            raise ConfigError("code_check: must be off, record or refuse")
+        if self.lazy_context_bytes_min < 1 << 20:
+            raise ConfigError("lazy_context_bytes_min: must be at least 1 MiB")
+        if not 0 < self.sub_call_concurrency_max <= 256:
+            raise ConfigError("sub_call_concurrency_max: must be from 1 to 256")
+
+    def _check_ceilings(self) -> None:
+        for name in _WITH_CEILING:
             default, ceiling = getattr(self, f"{name}_default"), getattr(self, f"{name}_max")
             if not 0 < default <= ceiling:
                 raise ConfigError(f"{name}_default: must be from 1 to {name}_max")
-        if not 0 < self.execute_time_default_s <= self.execute_time_max_s:
-            raise ConfigError("execute_time_default_s: must be above 0, to execute_time_max_s")
-        if not 0 < self.sub_call_concurrency_max <= 256:
-            raise ConfigError("sub_call_concurrency_max: must be from 1 to 256")
+        for name in ("execute_time", "session_time"):
+            default, ceiling = getattr(self, f"{name}_default_s"), getattr(self, f"{name}_max_s")
+            if not 0 < default <= ceiling:
+                raise ConfigError(f"{name}_default_s: must be above 0, to {name}_max_s")
 
     @property
     def worker_count(self) -> int:

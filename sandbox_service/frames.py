@@ -35,7 +35,11 @@ Ending = Literal[
     "out_of_memory",
     "interrupted",
     "trapped",
+    "refused",
 ]
+"""Endings that a worker reports; that it died itself, only the supervisor can tell."""
+CheckMode = Literal["off", "record", "refuse"]
+"""What the check of a cell's code does with suspicious patterns."""
 
 
 class FrameError(Exception):
@@ -58,6 +62,8 @@ class Text(Struct, frozen=True, kw_only=True):
     """Code points of the decoded text."""
     code_point_max: Natural
     """Its largest code point."""
+    is_lazy: bool = False
+    """Whether the guest reads it piece by piece, from the mapped blob."""
 
 
 class Mount(Struct, frozen=True, kw_only=True):
@@ -69,6 +75,17 @@ class Mount(Struct, frozen=True, kw_only=True):
     """What is made of the texts."""
     texts: list[Text]
     """One, or one a document."""
+    has_index: bool = False
+    """Whether an open file with the blob's index comes along, after the blob's own."""
+
+
+class Determinism(Struct, frozen=True, kw_only=True):
+    """What makes an execution repeat bit for bit."""
+
+    clock_ns: Natural
+    """Unix time that clocks show at the session's start."""
+    seed: Natural
+    """Seed of all randomness."""
 
 
 class Message(Struct, frozen=True):
@@ -119,6 +136,14 @@ class Failure(Struct, frozen=True, kw_only=True):
     traceback: Annotated[str, Meta(max_length=64 << 10)] = ""
 
 
+class Finding(Struct, frozen=True, kw_only=True):
+    """A suspicious pattern that the check of a cell's code noticed."""
+
+    pattern: Annotated[str, Meta(max_length=64)]
+    line: Natural
+    detail: Annotated[str, Meta(max_length=200)]
+
+
 class Final(Struct, frozen=True, kw_only=True):
     """The answer that the code gave."""
 
@@ -148,11 +173,38 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
 
 
 class Open(Struct, frozen=True, kw_only=True, tag="open"):
-    """Start a session. One open file a mount comes along, in the order of the mounts."""
+    """Start a session, or bring one back from its image.
+
+    Open files come along: `layers` finished layers of the image, lowest first; the layer that
+    the session writes to; then for each mount its blob, and its index where it has one.
+    """
 
     session: int
     limits: Limits
     mounts: list[Mount]
+    profile: str = "base"
+    """Which warm image it starts from."""
+    layers: int = 0
+    """Finished layers below the one that the session writes to."""
+    is_restored: bool = False
+    """Whether the image already holds the session, contexts included."""
+    determinism: Determinism | None = None
+    """The host's own clock and randomness where None."""
+    fuel_used: Natural = 0
+    """Of the session so far."""
+    time_used_s: Seconds = 0.0
+    """Own time of the session so far."""
+
+
+class Relayer(Struct, frozen=True, kw_only=True, tag="relayer"):
+    """Take these files as the session's layers from here on; only to an idle session.
+
+    `layers` finished ones come along, lowest first, then the one to write to. What they hold
+    together is what the session's layers held before.
+    """
+
+    session: int
+    layers: int
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run"):
@@ -162,6 +214,8 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
     execution: int
     code: str
     report_variables: bool
+    check: CheckMode = "record"
+    """What to do with suspicious patterns in the code."""
 
 
 class SubCallAnswers(Struct, frozen=True, kw_only=True, tag="sub_call_answers"):
@@ -185,7 +239,7 @@ class Close(Struct, frozen=True, kw_only=True, tag="close"):
     session: int
 
 
-ToWorker = Start | Open | Run | SubCallAnswers | Interrupt | Close
+ToWorker = Start | Open | Relayer | Run | SubCallAnswers | Interrupt | Close
 
 
 # From the worker
@@ -249,6 +303,20 @@ class Ended(Struct, frozen=True, kw_only=True, tag="ended"):
     wait_time_s: Seconds
     fuel_used: Natural
     memory_bytes: Natural
+    limit: Annotated[str, Meta(max_length=64)] = ""
+    """The field of Limits that ended it, as SessionLimits of the contract names it."""
+    findings: Annotated[list[Finding], Meta(max_length=20)] = []
+    """What the check of the code noticed."""
+
+
+class Saved(Struct, frozen=True, kw_only=True, tag="saved"):
+    """The session's layers hold its memory as of this execution, 0 for its start.
+
+    Follows Opened and each Ended; until it comes the layers are not to be relied on.
+    """
+
+    session: int
+    execution: int
 
 
 class Lost(Struct, frozen=True, kw_only=True, tag="lost"):
@@ -264,7 +332,7 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed"):
     session: int
 
 
-FromWorker = Started | Opened | OpenFailed | Output | SubCalls | Ended | Lost | Closed
+FromWorker = Started | Opened | OpenFailed | Output | SubCalls | Ended | Saved | Lost | Closed
 
 
 class FrameReader:

@@ -19,3 +19,13 @@ class Limits:
     """Output kept of one execution, over both streams."""
     sub_calls_max: int = 10_000
     """Sub-calls of the whole session."""
+    output_lines_max: int = 100_000
+    """Lines of output kept of one execution, over both streams."""
+    session_fuel_max: int = 100_000_000_000_000
+    """Instructions of all executions together."""
+    session_time_max_s: float = 36_000.0
+    """Own wall time of all executions together."""
+    value_bytes_max: int = 48 << 20
+    """Size of one value that crosses from the guest to its host."""
+    open_files_max: int = 64
+    """Files of the library that the guest has open at a time."""

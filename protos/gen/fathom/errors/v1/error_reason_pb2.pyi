@@ -76,9 +76,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     metadata: `session`.
     """
     ERROR_REASON_SESSION_LOST: _ErrorReason.ValueType  # 22
-    """NOT_FOUND: the session's worker died and took its memory with it, or the
-    session's own code broke the interpreter that it ran in.
-    metadata: `session`, `cause`.
+    """NOT_FOUND: the session's worker died while it wrote the session's memory
+    down, or the session's own code broke the interpreter that it ran in.
+    metadata: `session`, `cause`, `checkpoint` (key of the last one, or empty).
     """
     ERROR_REASON_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 23
     """FAILED_PRECONDITION: a context does not fit the session's memory limit.
@@ -91,6 +91,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_GUEST_NOT_PREPARED: _ErrorReason.ValueType  # 25
     """FAILED_PRECONDITION: the Python guest has not been prepared on this host.
     Not sent so far: without a guest the service does not start.
+    """
+    ERROR_REASON_CHECKPOINT_INCOMPATIBLE: _ErrorReason.ValueType  # 26
+    """FAILED_PRECONDITION: a checkpoint was taken with another guest, engine or
+    profile than this host has. metadata: `checkpoint`, `field`, `expected`,
+    `actual`.
+    """
+    ERROR_REASON_CHECKPOINT_DAMAGED: _ErrorReason.ValueType  # 27
+    """DATA_LOSS: a checkpoint's content is not what its key says.
+    metadata: `checkpoint`, `problem`.
     """
     ERROR_REASON_MODEL_NOT_OFFERED: _ErrorReason.ValueType  # 40
     """The reasons from here to 47 also have the metadata `input_tokens`,
@@ -213,9 +222,9 @@ ERROR_REASON_SESSION_BUSY: ErrorReason.ValueType  # 21
 metadata: `session`.
 """
 ERROR_REASON_SESSION_LOST: ErrorReason.ValueType  # 22
-"""NOT_FOUND: the session's worker died and took its memory with it, or the
-session's own code broke the interpreter that it ran in.
-metadata: `session`, `cause`.
+"""NOT_FOUND: the session's worker died while it wrote the session's memory
+down, or the session's own code broke the interpreter that it ran in.
+metadata: `session`, `cause`, `checkpoint` (key of the last one, or empty).
 """
 ERROR_REASON_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION: a context does not fit the session's memory limit.
@@ -228,6 +237,15 @@ or differs from its description. metadata: `context`, `problem`.
 ERROR_REASON_GUEST_NOT_PREPARED: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION: the Python guest has not been prepared on this host.
 Not sent so far: without a guest the service does not start.
+"""
+ERROR_REASON_CHECKPOINT_INCOMPATIBLE: ErrorReason.ValueType  # 26
+"""FAILED_PRECONDITION: a checkpoint was taken with another guest, engine or
+profile than this host has. metadata: `checkpoint`, `field`, `expected`,
+`actual`.
+"""
+ERROR_REASON_CHECKPOINT_DAMAGED: ErrorReason.ValueType  # 27
+"""DATA_LOSS: a checkpoint's content is not what its key says.
+metadata: `checkpoint`, `problem`.
 """
 ERROR_REASON_MODEL_NOT_OFFERED: ErrorReason.ValueType  # 40
 """The reasons from here to 47 also have the metadata `input_tokens`,

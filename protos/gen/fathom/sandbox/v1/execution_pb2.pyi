@@ -248,9 +248,13 @@ class ExecutionResult(_message.Message):
         ENDING_EXITED: ExecutionResult._Ending.ValueType  # 4
         """Called `sys.exit` or raised SystemExit."""
         ENDING_OUT_OF_FUEL: ExecutionResult._Ending.ValueType  # 5
-        """Used up `fuel_max`. The namespace is as before the execution."""
+        """Used up `fuel_max`, or the session's. The namespace is as before the
+        execution.
+        """
         ENDING_TIMED_OUT: ExecutionResult._Ending.ValueType  # 6
-        """Used up `execute_time_max`. The namespace is as before the execution."""
+        """Used up `execute_time_max`, or the session's. The namespace is as before
+        the execution.
+        """
         ENDING_OUT_OF_MEMORY: ExecutionResult._Ending.ValueType  # 7
         """Ran into `memory_bytes_max` where Python could not raise MemoryError.
         The namespace is as before the execution.
@@ -262,6 +266,14 @@ class ExecutionResult(_message.Message):
         ENDING_TRAPPED: ExecutionResult._Ending.ValueType  # 9
         """The guest trapped for another reason, given in `error`. The namespace is
         as before the execution.
+        """
+        ENDING_REFUSED: ExecutionResult._Ending.ValueType  # 10
+        """The code check is set to refuse, and found something; nothing ran. See
+        `findings`.
+        """
+        ENDING_WORKER_LOST: ExecutionResult._Ending.ValueType  # 11
+        """The worker process died or hung while the code ran. The session goes on
+        in another one; the namespace is as before the execution.
         """
 
     class Ending(_Ending, metaclass=_EndingEnumTypeWrapper):
@@ -280,9 +292,13 @@ class ExecutionResult(_message.Message):
     ENDING_EXITED: ExecutionResult.Ending.ValueType  # 4
     """Called `sys.exit` or raised SystemExit."""
     ENDING_OUT_OF_FUEL: ExecutionResult.Ending.ValueType  # 5
-    """Used up `fuel_max`. The namespace is as before the execution."""
+    """Used up `fuel_max`, or the session's. The namespace is as before the
+    execution.
+    """
     ENDING_TIMED_OUT: ExecutionResult.Ending.ValueType  # 6
-    """Used up `execute_time_max`. The namespace is as before the execution."""
+    """Used up `execute_time_max`, or the session's. The namespace is as before
+    the execution.
+    """
     ENDING_OUT_OF_MEMORY: ExecutionResult.Ending.ValueType  # 7
     """Ran into `memory_bytes_max` where Python could not raise MemoryError.
     The namespace is as before the execution.
@@ -294,6 +310,14 @@ class ExecutionResult(_message.Message):
     ENDING_TRAPPED: ExecutionResult.Ending.ValueType  # 9
     """The guest trapped for another reason, given in `error`. The namespace is
     as before the execution.
+    """
+    ENDING_REFUSED: ExecutionResult.Ending.ValueType  # 10
+    """The code check is set to refuse, and found something; nothing ran. See
+    `findings`.
+    """
+    ENDING_WORKER_LOST: ExecutionResult.Ending.ValueType  # 11
+    """The worker process died or hung while the code ran. The session goes on
+    in another one; the namespace is as before the execution.
     """
 
     ENDING_FIELD_NUMBER: _builtins.int
@@ -308,6 +332,8 @@ class ExecutionResult(_message.Message):
     FUEL_USED_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     VARIABLES_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     ending: Global___ExecutionResult.Ending.ValueType
     """How it ended."""
     state_kept: _builtins.bool
@@ -320,6 +346,10 @@ class ExecutionResult(_message.Message):
     """Instructions used."""
     memory_bytes: _builtins.int
     """Linear memory after the execution, in bytes."""
+    limit: _builtins.str
+    """The field of SessionLimits that ended the execution, such as `fuel_max` or
+    `session_time_max`, else empty.
+    """
     @_builtins.property
     def error(self) -> Global___GuestError:
         """Set unless `ending` is ENDING_COMPLETED."""
@@ -348,6 +378,10 @@ class ExecutionResult(_message.Message):
         unless `report_variables` was set.
         """
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecurityFinding]:
+        """What the code check noticed before the code ran, at most 20."""
+
     def __init__(
         self,
         *,
@@ -363,10 +397,12 @@ class ExecutionResult(_message.Message):
         fuel_used: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         variables: _abc.Iterable[Global___Variable] | None = ...,
+        limit: _builtins.str = ...,
+        findings: _abc.Iterable[Global___SecurityFinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_final", b"_final", "_limit_reached", b"_limit_reached", "error", b"error", "final", b"final", "limit_reached", b"limit_reached", "own_time", b"own_time", "wait_time", b"wait_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final", b"_final", "_limit_reached", b"_limit_reached", "ending", b"ending", "error", b"error", "final", b"final", "fuel_used", b"fuel_used", "limit_reached", b"limit_reached", "memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "output_bytes_dropped", b"output_bytes_dropped", "own_time", b"own_time", "state_kept", b"state_kept", "variables", b"variables", "wait_time", b"wait_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final", b"_final", "_limit_reached", b"_limit_reached", "ending", b"ending", "error", b"error", "final", b"final", "findings", b"findings", "fuel_used", b"fuel_used", "limit", b"limit", "limit_reached", b"limit_reached", "memory_bytes", b"memory_bytes", "output_bytes", b"output_bytes", "output_bytes_dropped", b"output_bytes_dropped", "own_time", b"own_time", "state_kept", b"state_kept", "variables", b"variables", "wait_time", b"wait_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final: _TypeAlias = _typing.Literal["final"]  # noqa: Y015
     _WhichOneofArgType__final: _TypeAlias = _typing.Literal["_final", b"_final"]  # noqa: Y015
@@ -378,6 +414,40 @@ class ExecutionResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_reached) -> _WhichOneofReturnType__limit_reached | None: ...
 
 Global___ExecutionResult: _TypeAlias = ExecutionResult  # noqa: Y015
+
+@_typing.final
+class SecurityFinding(_message.Message):
+    """SecurityFinding is a suspicious pattern in a piece of code. An alarm and not
+    a wall: harmless code may have findings, and hostile code may have none.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATTERN_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    pattern: _builtins.str
+    """Which pattern, such as `ctypes`, `socket`, `subprocess`, `dunder-walk` or
+    `host-door`.
+    """
+    line: _builtins.int
+    """Line of the code, from 1."""
+    detail: _builtins.str
+    """What stands there, at most 200 characters."""
+    def __init__(
+        self,
+        *,
+        pattern: _builtins.str = ...,
+        line: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "line", b"line", "pattern", b"pattern"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecurityFinding: _TypeAlias = SecurityFinding  # noqa: Y015
 
 @_typing.final
 class GuestError(_message.Message):

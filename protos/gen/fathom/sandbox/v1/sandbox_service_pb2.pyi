@@ -56,6 +56,7 @@ class CreateSessionRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DETERMINISM_FIELD_NUMBER: _builtins.int
     SUB_TIER_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Optional. At most 256 characters. A repeat within 10 minutes returns the
     first one's session.
@@ -65,6 +66,10 @@ class CreateSessionRequest(_message.Message):
     sub_tier: _builtins.str
     """Optional. The tier or deployment that a sub-call asks where the code names
     none; `sub` when unset.
+    """
+    profile: _builtins.str
+    """Optional. What is imported beforehand; one of `GetSandboxInfo.profiles`,
+    `base` when unset.
     """
     @_builtins.property
     def limits(self) -> _session_pb2.SessionLimits:
@@ -87,7 +92,7 @@ class CreateSessionRequest(_message.Message):
     @_builtins.property
     def determinism(self) -> Global___Determinism:
         """Optional. Fixed clock and seeded randomness, so that an execution repeats
-        bit for bit. Not built yet: UNIMPLEMENTED when set.
+        bit for bit, its output and `fuel_used` included.
         """
 
     def __init__(
@@ -101,10 +106,11 @@ class CreateSessionRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         determinism: Global___Determinism | None = ...,
         sub_tier: _builtins.str = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["determinism", b"determinism", "idle_ttl", b"idle_ttl", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contexts", b"contexts", "determinism", b"determinism", "idle_ttl", b"idle_ttl", "labels", b"labels", "limits", b"limits", "request_id", b"request_id", "run_token", b"run_token", "sub_tier", b"sub_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contexts", b"contexts", "determinism", b"determinism", "idle_ttl", b"idle_ttl", "labels", b"labels", "limits", b"limits", "profile", b"profile", "request_id", b"request_id", "run_token", b"run_token", "sub_tier", b"sub_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -122,7 +128,10 @@ class Determinism(_message.Message):
     """Required. Seed of every source of randomness."""
     @_builtins.property
     def clock_time(self) -> _timestamp_pb2.Timestamp:
-        """Required. What clocks show."""
+        """Required. What clocks show when the session starts. They advance by what
+        the code does, never by real time: a sleep takes none and moves them by its
+        length.
+        """
 
     def __init__(
         self,
@@ -280,25 +289,51 @@ class ForkSessionRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     RUN_TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `sessions/{session}`, idle."""
     run_token: _builtins.str
     """Optional. Run token of the copy. Secret."""
     request_id: _builtins.str
     """Optional. At most 256 characters; remembered for 10 minutes."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Labels of the copy; the session's own when empty."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         run_token: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "run_token", b"run_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "request_id", b"request_id", "run_token", b"run_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,14 +374,17 @@ class Checkpoint(_message.Message):
     GUEST_DIGEST_FIELD_NUMBER: _builtins.int
     EXECUTIONS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Key in the object store, made from the content."""
     size_bytes: _builtins.int
-    """Compressed size, in bytes."""
+    """Compressed size of all that it needs, in bytes."""
     guest_digest: _builtins.str
-    """Digest of the guest build that it belongs to."""
+    """Digest of the guest build, engine included, that it belongs to."""
     executions: _builtins.int
     """Executions that had ended when it was taken."""
+    profile: _builtins.str
+    """The session's profile."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was taken."""
@@ -359,10 +397,11 @@ class Checkpoint(_message.Message):
         guest_digest: _builtins.str = ...,
         executions: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "executions", b"executions", "guest_digest", b"guest_digest", "key", b"key", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "executions", b"executions", "guest_digest", b"guest_digest", "key", b"key", "profile", b"profile", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,10 +459,32 @@ class RestoreSessionRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CHECKPOINT_KEY_FIELD_NUMBER: _builtins.int
     RUN_TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    IDLE_TTL_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     checkpoint_key: _builtins.str
     """Required. `Checkpoint.key`."""
     run_token: _builtins.str
@@ -434,6 +495,14 @@ class RestoreSessionRequest(_message.Message):
     def limits(self) -> _session_pb2.SessionLimits:
         """Optional. The session's limits when unset."""
 
+    @_builtins.property
+    def idle_ttl(self) -> _duration_pb2.Duration:
+        """Optional. As in CreateSession."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. As in CreateSession."""
+
     def __init__(
         self,
         *,
@@ -441,10 +510,12 @@ class RestoreSessionRequest(_message.Message):
         run_token: _builtins.str = ...,
         request_id: _builtins.str = ...,
         limits: _session_pb2.SessionLimits | None = ...,
+        idle_ttl: _duration_pb2.Duration | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_ttl", b"idle_ttl", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_key", b"checkpoint_key", "limits", b"limits", "request_id", b"request_id", "run_token", b"run_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_key", b"checkpoint_key", "idle_ttl", b"idle_ttl", "labels", b"labels", "limits", b"limits", "request_id", b"request_id", "run_token", b"run_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -648,6 +719,10 @@ class GetSandboxInfoResponse(_message.Message):
     SESSIONS_MAX_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     WALLS_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     python_version: _builtins.str
     """Python version of the guest, such as `3.15.0`."""
     guest_digest: _builtins.str
@@ -658,6 +733,14 @@ class GetSandboxInfoResponse(_message.Message):
     """Sessions the host takes at most."""
     sessions: _builtins.int
     """Live sessions."""
+    memory_bytes: _builtins.int
+    """Memory that the workers and the images of sessions take, in bytes."""
+    memory_bytes_max: _builtins.int
+    """What they may take: above it idle sessions are evicted, and new ones are
+    refused where that does not help.
+    """
+    workers: _builtins.int
+    """Live worker processes."""
     @_builtins.property
     def default_limits(self) -> _session_pb2.SessionLimits:
         """What a session gets when it asks for nothing."""
@@ -670,6 +753,10 @@ class GetSandboxInfoResponse(_message.Message):
     def walls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Wall]:
         """The walls around a worker, in the order they are raised."""
 
+    @_builtins.property
+    def profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Profiles that a session may be made with, the default first."""
+
     def __init__(
         self,
         *,
@@ -681,10 +768,14 @@ class GetSandboxInfoResponse(_message.Message):
         sessions_max: _builtins.int = ...,
         sessions: _builtins.int = ...,
         walls: _abc.Iterable[Global___Wall] | None = ...,
+        profiles: _abc.Iterable[_builtins.str] | None = ...,
+        memory_bytes: _builtins.int = ...,
+        memory_bytes_max: _builtins.int = ...,
+        workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ceiling_limits", b"ceiling_limits", "default_limits", b"default_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_limits", b"ceiling_limits", "default_limits", b"default_limits", "engine_version", b"engine_version", "guest_digest", b"guest_digest", "python_version", b"python_version", "sessions", b"sessions", "sessions_max", b"sessions_max", "walls", b"walls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_limits", b"ceiling_limits", "default_limits", b"default_limits", "engine_version", b"engine_version", "guest_digest", b"guest_digest", "memory_bytes", b"memory_bytes", "memory_bytes_max", b"memory_bytes_max", "profiles", b"profiles", "python_version", b"python_version", "sessions", b"sessions", "sessions_max", b"sessions_max", "walls", b"walls", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,8 +27,12 @@ if _version_not_supported:
 
 class SandboxServiceStub:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
-    processes apart from the service. A worker that dies takes its sessions and
-    not the service: their calls answer NOT_FOUND, ERROR_REASON_SESSION_LOST.
+    processes apart from the service. A worker that dies takes neither the service
+    nor its sessions: their memory, as of the last execution, is held by the
+    service, and they go on in another worker.
+
+    A session's memory is an image: a warm guest and the pages that differ from
+    it. Forks, checkpoints, eviction and recovery all move that image.
 
     The service itself carries `llm_query` from the guest to the gateway, with
     the session's run token, which the guest never sees.
@@ -94,8 +98,12 @@ class SandboxServiceStub:
 
 class SandboxServiceServicer:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
-    processes apart from the service. A worker that dies takes its sessions and
-    not the service: their calls answer NOT_FOUND, ERROR_REASON_SESSION_LOST.
+    processes apart from the service. A worker that dies takes neither the service
+    nor its sessions: their memory, as of the last execution, is held by the
+    service, and they go on in another worker.
+
+    A session's memory is an image: a warm guest and the pages that differ from
+    it. Forks, checkpoints, eviction and recovery all move that image.
 
     The service itself carries `llm_query` from the guest to the gateway, with
     the session's run token, which the guest never sees.
@@ -131,23 +139,29 @@ class SandboxServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """ForkSession makes a copy of an idle session. UNIMPLEMENTED so far.
+        """ForkSession makes a copy of an idle session, in milliseconds whatever its
+        size: both share the image that they come from. ERROR_REASON_SESSION_BUSY,
+        ERROR_REASON_SANDBOX_CAPACITY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckpointSession(self, request, context):
-        """CheckpointSession stores an idle session's image in the object store.
-        UNIMPLEMENTED so far.
+        """CheckpointSession stores an idle session's image in the object store,
+        compressed and named by its content. The session may be used again as soon
+        as the call has begun. Safe to retry: equal content has an equal key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestoreSession(self, request, context):
-        """RestoreSession makes a session from a checkpoint, on any host with the
-        same guest. UNIMPLEMENTED so far.
+        """RestoreSession makes a session from a checkpoint, on any worker of any host
+        with the same guest, engine and object store. NOT_FOUND where there is no
+        such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
+        where it belongs to another guest or engine; DATA_LOSS,
+        ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,8 +259,12 @@ def add_SandboxServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SandboxService:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
-    processes apart from the service. A worker that dies takes its sessions and
-    not the service: their calls answer NOT_FOUND, ERROR_REASON_SESSION_LOST.
+    processes apart from the service. A worker that dies takes neither the service
+    nor its sessions: their memory, as of the last execution, is held by the
+    service, and they go on in another worker.
+
+    A session's memory is an image: a warm guest and the pages that differ from
+    it. Forks, checkpoints, eviction and recovery all move that image.
 
     The service itself carries `llm_query` from the guest to the gateway, with
     the session's run token, which the guest never sees.

@@ -28,8 +28,12 @@ GRPC_VERSION: str
 
 class SandboxServiceStub:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
-    processes apart from the service. A worker that dies takes its sessions and
-    not the service: their calls answer NOT_FOUND, ERROR_REASON_SESSION_LOST.
+    processes apart from the service. A worker that dies takes neither the service
+    nor its sessions: their memory, as of the last execution, is held by the
+    service, and they go on in another worker.
+
+    A session's memory is an image: a warm guest and the pages that differ from
+    it. Forks, checkpoints, eviction and recovery all move that image.
 
     The service itself carries `llm_query` from the guest to the gateway, with
     the session's run token, which the guest never sees.
@@ -57,14 +61,21 @@ class SandboxServiceStub:
     ENDING_INTERRUPTED. Succeeds, and does nothing, where none is running.
     """
     ForkSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.ForkSessionRequest, _sandbox_service_pb2.ForkSessionResponse]
-    """ForkSession makes a copy of an idle session. UNIMPLEMENTED so far."""
+    """ForkSession makes a copy of an idle session, in milliseconds whatever its
+    size: both share the image that they come from. ERROR_REASON_SESSION_BUSY,
+    ERROR_REASON_SANDBOX_CAPACITY.
+    """
     CheckpointSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.CheckpointSessionRequest, _sandbox_service_pb2.CheckpointSessionResponse]
-    """CheckpointSession stores an idle session's image in the object store.
-    UNIMPLEMENTED so far.
+    """CheckpointSession stores an idle session's image in the object store,
+    compressed and named by its content. The session may be used again as soon
+    as the call has begun. Safe to retry: equal content has an equal key.
     """
     RestoreSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.RestoreSessionRequest, _sandbox_service_pb2.RestoreSessionResponse]
-    """RestoreSession makes a session from a checkpoint, on any host with the
-    same guest. UNIMPLEMENTED so far.
+    """RestoreSession makes a session from a checkpoint, on any worker of any host
+    with the same guest, engine and object store. NOT_FOUND where there is no
+    such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
+    where it belongs to another guest or engine; DATA_LOSS,
+    ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSessionRequest, _sandbox_service_pb2.GetSessionResponse]
     """GetSession returns a session."""
@@ -80,8 +91,12 @@ class SandboxServiceStub:
 @_typing.type_check_only
 class SandboxServiceAsyncStub(SandboxServiceStub):
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
-    processes apart from the service. A worker that dies takes its sessions and
-    not the service: their calls answer NOT_FOUND, ERROR_REASON_SESSION_LOST.
+    processes apart from the service. A worker that dies takes neither the service
+    nor its sessions: their memory, as of the last execution, is held by the
+    service, and they go on in another worker.
+
+    A session's memory is an image: a warm guest and the pages that differ from
+    it. Forks, checkpoints, eviction and recovery all move that image.
 
     The service itself carries `llm_query` from the guest to the gateway, with
     the session's run token, which the guest never sees.
@@ -106,14 +121,21 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     ENDING_INTERRUPTED. Succeeds, and does nothing, where none is running.
     """
     ForkSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.ForkSessionRequest, _sandbox_service_pb2.ForkSessionResponse]  # type: ignore[assignment]
-    """ForkSession makes a copy of an idle session. UNIMPLEMENTED so far."""
+    """ForkSession makes a copy of an idle session, in milliseconds whatever its
+    size: both share the image that they come from. ERROR_REASON_SESSION_BUSY,
+    ERROR_REASON_SANDBOX_CAPACITY.
+    """
     CheckpointSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.CheckpointSessionRequest, _sandbox_service_pb2.CheckpointSessionResponse]  # type: ignore[assignment]
-    """CheckpointSession stores an idle session's image in the object store.
-    UNIMPLEMENTED so far.
+    """CheckpointSession stores an idle session's image in the object store,
+    compressed and named by its content. The session may be used again as soon
+    as the call has begun. Safe to retry: equal content has an equal key.
     """
     RestoreSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.RestoreSessionRequest, _sandbox_service_pb2.RestoreSessionResponse]  # type: ignore[assignment]
-    """RestoreSession makes a session from a checkpoint, on any host with the
-    same guest. UNIMPLEMENTED so far.
+    """RestoreSession makes a session from a checkpoint, on any worker of any host
+    with the same guest, engine and object store. NOT_FOUND where there is no
+    such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
+    where it belongs to another guest or engine; DATA_LOSS,
+    ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSessionRequest, _sandbox_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """GetSession returns a session."""
@@ -128,8 +150,12 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
 
 class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
-    processes apart from the service. A worker that dies takes its sessions and
-    not the service: their calls answer NOT_FOUND, ERROR_REASON_SESSION_LOST.
+    processes apart from the service. A worker that dies takes neither the service
+    nor its sessions: their memory, as of the last execution, is held by the
+    service, and they go on in another worker.
+
+    A session's memory is an image: a warm guest and the pages that differ from
+    it. Forks, checkpoints, eviction and recovery all move that image.
 
     The service itself carries `llm_query` from the guest to the gateway, with
     the session's run token, which the guest never sees.
@@ -176,7 +202,10 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.ForkSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_service_pb2.ForkSessionResponse, _abc.Awaitable[_sandbox_service_pb2.ForkSessionResponse]]:
-        """ForkSession makes a copy of an idle session. UNIMPLEMENTED so far."""
+        """ForkSession makes a copy of an idle session, in milliseconds whatever its
+        size: both share the image that they come from. ERROR_REASON_SESSION_BUSY,
+        ERROR_REASON_SANDBOX_CAPACITY.
+        """
 
     @_abc_1.abstractmethod
     def CheckpointSession(
@@ -184,8 +213,9 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.CheckpointSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_service_pb2.CheckpointSessionResponse, _abc.Awaitable[_sandbox_service_pb2.CheckpointSessionResponse]]:
-        """CheckpointSession stores an idle session's image in the object store.
-        UNIMPLEMENTED so far.
+        """CheckpointSession stores an idle session's image in the object store,
+        compressed and named by its content. The session may be used again as soon
+        as the call has begun. Safe to retry: equal content has an equal key.
         """
 
     @_abc_1.abstractmethod
@@ -194,8 +224,11 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_service_pb2.RestoreSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_service_pb2.RestoreSessionResponse, _abc.Awaitable[_sandbox_service_pb2.RestoreSessionResponse]]:
-        """RestoreSession makes a session from a checkpoint, on any host with the
-        same guest. UNIMPLEMENTED so far.
+        """RestoreSession makes a session from a checkpoint, on any worker of any host
+        with the same guest, engine and object store. NOT_FOUND where there is no
+        such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
+        where it belongs to another guest or engine; DATA_LOSS,
+        ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x61thom/sandbox/v1/session.proto\x12\x11\x66\x61thom.sandbox.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x03\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .fathom.sandbox.v1.Session.State\x12\x30\n\x06limits\x18\x03 \x01(\x0b\x32 .fathom.sandbox.v1.SessionLimits\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x11\n\tsub_calls\x18\x07 \x01(\x03\x12\x12\n\nexecutions\x18\x08 \x01(\x03\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.fathom.sandbox.v1.Session.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_IDLE\x10\x01\x12\x0e\n\nSTATE_BUSY\x10\x02\x12\x11\n\rSTATE_EVICTED\x10\x03\x12\x0e\n\nSTATE_LOST\x10\x04\"\xfe\x01\n\rSessionLimits\x12\x1d\n\x10memory_bytes_max\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08\x66uel_max\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x33\n\x10\x65xecute_time_max\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x10output_bytes_max\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1a\n\rsub_calls_max\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x13\n\x11_memory_bytes_maxB\x0b\n\t_fuel_maxB\x13\n\x11_output_bytes_maxB\x10\n\x0e_sub_calls_max\"\xb1\x02\n\x0c\x43ontextMount\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.fathom.sandbox.v1.ContextMount.Kind\x12\x10\n\x08\x62lob_key\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x30\n\ntext_shape\x18\x05 \x01(\x0b\x32\x1c.fathom.sandbox.v1.TextShape\x12\x33\n\tdocuments\x18\x06 \x03(\x0b\x32 .fathom.sandbox.v1.DocumentRange\"N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_TEXT\x10\x01\x12\x12\n\x0eKIND_DOCUMENTS\x10\x02\x12\r\n\tKIND_JSON\x10\x03\"7\n\tTextShape\x12\x12\n\ncharacters\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ode_point_max\x18\x02 \x01(\x05\"y\n\rDocumentRange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x30\n\ntext_shape\x18\x04 \x01(\x0b\x32\x1c.fathom.sandbox.v1.TextShapeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x61thom/sandbox/v1/session.proto\x12\x11\x66\x61thom.sandbox.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x04\n\x07Session\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .fathom.sandbox.v1.Session.State\x12\x30\n\x06limits\x18\x03 \x01(\x0b\x32 .fathom.sandbox.v1.SessionLimits\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x11\n\tsub_calls\x18\x07 \x01(\x03\x12\x12\n\nexecutions\x18\x08 \x01(\x03\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.fathom.sandbox.v1.Session.LabelsEntry\x12\x0f\n\x07profile\x18\n \x01(\t\x12\x16\n\x0e\x63heckpoint_key\x18\x0b \x01(\t\x12\x16\n\x0elazy_variables\x18\x0c \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_IDLE\x10\x01\x12\x0e\n\nSTATE_BUSY\x10\x02\x12\x11\n\rSTATE_EVICTED\x10\x03\x12\x0e\n\nSTATE_LOST\x10\x04\"\xfd\x03\n\rSessionLimits\x12\x1d\n\x10memory_bytes_max\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08\x66uel_max\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x33\n\x10\x65xecute_time_max\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x10output_bytes_max\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1a\n\rsub_calls_max\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x1d\n\x10output_lines_max\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x1d\n\x10session_fuel_max\x18\x07 \x01(\x03H\x05\x88\x01\x01\x12\x33\n\x10session_time_max\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0fvalue_bytes_max\x18\t \x01(\x03H\x06\x88\x01\x01\x12\x1b\n\x0eopen_files_max\x18\n \x01(\x03H\x07\x88\x01\x01\x42\x13\n\x11_memory_bytes_maxB\x0b\n\t_fuel_maxB\x13\n\x11_output_bytes_maxB\x10\n\x0e_sub_calls_maxB\x13\n\x11_output_lines_maxB\x13\n\x11_session_fuel_maxB\x12\n\x10_value_bytes_maxB\x11\n\x0f_open_files_max\"\xb1\x02\n\x0c\x43ontextMount\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.fathom.sandbox.v1.ContextMount.Kind\x12\x10\n\x08\x62lob_key\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x30\n\ntext_shape\x18\x05 \x01(\x0b\x32\x1c.fathom.sandbox.v1.TextShape\x12\x33\n\tdocuments\x18\x06 \x03(\x0b\x32 .fathom.sandbox.v1.DocumentRange\"N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_TEXT\x10\x01\x12\x12\n\x0eKIND_DOCUMENTS\x10\x02\x12\r\n\tKIND_JSON\x10\x03\"7\n\tTextShape\x12\x12\n\ncharacters\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ode_point_max\x18\x02 \x01(\x05\"y\n\rDocumentRange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x30\n\ntext_shape\x18\x04 \x01(\x0b\x32\x1c.fathom.sandbox.v1.TextShapeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION_LABELSENTRY']._loaded_options = None
   _globals['_SESSION_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SESSION']._serialized_start=120
-  _globals['_SESSION']._serialized_end=603
-  _globals['_SESSION_LABELSENTRY']._serialized_start=459
-  _globals['_SESSION_LABELSENTRY']._serialized_end=504
-  _globals['_SESSION_STATE']._serialized_start=506
-  _globals['_SESSION_STATE']._serialized_end=603
-  _globals['_SESSIONLIMITS']._serialized_start=606
-  _globals['_SESSIONLIMITS']._serialized_end=860
-  _globals['_CONTEXTMOUNT']._serialized_start=863
-  _globals['_CONTEXTMOUNT']._serialized_end=1168
-  _globals['_CONTEXTMOUNT_KIND']._serialized_start=1090
-  _globals['_CONTEXTMOUNT_KIND']._serialized_end=1168
-  _globals['_TEXTSHAPE']._serialized_start=1170
-  _globals['_TEXTSHAPE']._serialized_end=1225
-  _globals['_DOCUMENTRANGE']._serialized_start=1227
-  _globals['_DOCUMENTRANGE']._serialized_end=1348
+  _globals['_SESSION']._serialized_end=668
+  _globals['_SESSION_LABELSENTRY']._serialized_start=524
+  _globals['_SESSION_LABELSENTRY']._serialized_end=569
+  _globals['_SESSION_STATE']._serialized_start=571
+  _globals['_SESSION_STATE']._serialized_end=668
+  _globals['_SESSIONLIMITS']._serialized_start=671
+  _globals['_SESSIONLIMITS']._serialized_end=1180
+  _globals['_CONTEXTMOUNT']._serialized_start=1183
+  _globals['_CONTEXTMOUNT']._serialized_end=1488
+  _globals['_CONTEXTMOUNT_KIND']._serialized_start=1410
+  _globals['_CONTEXTMOUNT_KIND']._serialized_end=1488
+  _globals['_TEXTSHAPE']._serialized_start=1490
+  _globals['_TEXTSHAPE']._serialized_end=1545
+  _globals['_DOCUMENTRANGE']._serialized_start=1547
+  _globals['_DOCUMENTRANGE']._serialized_end=1668
 # @@protoc_insertion_point(module_scope)

@@ -42,13 +42,14 @@ class Session(_message.Message):
         STATE_BUSY: Session._State.ValueType  # 2
         """An execution is running."""
         STATE_EVICTED: Session._State.ValueType  # 3
-        """Checkpointed and evicted; comes back with the next Execute. Not sent so
-        far.
+        """In no worker: evicted under memory pressure, or its worker died. Comes
+        back with the next Execute, with its namespace, on whichever worker.
         """
         STATE_LOST: Session._State.ValueType  # 4
-        """Terminal: its worker died, or its own code broke the interpreter that
-        it runs in. Every call answers NOT_FOUND, ERROR_REASON_SESSION_LOST, for
-        an hour.
+        """Terminal: its worker died while it wrote the namespace down, or its own
+        code broke the interpreter that it runs in. Every call answers NOT_FOUND,
+        ERROR_REASON_SESSION_LOST, for an hour; `RestoreSession` makes a session
+        from its last checkpoint.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -61,13 +62,14 @@ class Session(_message.Message):
     STATE_BUSY: Session.State.ValueType  # 2
     """An execution is running."""
     STATE_EVICTED: Session.State.ValueType  # 3
-    """Checkpointed and evicted; comes back with the next Execute. Not sent so
-    far.
+    """In no worker: evicted under memory pressure, or its worker died. Comes
+    back with the next Execute, with its namespace, on whichever worker.
     """
     STATE_LOST: Session.State.ValueType  # 4
-    """Terminal: its worker died, or its own code broke the interpreter that
-    it runs in. Every call answers NOT_FOUND, ERROR_REASON_SESSION_LOST, for
-    an hour.
+    """Terminal: its worker died while it wrote the namespace down, or its own
+    code broke the interpreter that it runs in. Every call answers NOT_FOUND,
+    ERROR_REASON_SESSION_LOST, for an hour; `RestoreSession` makes a session
+    from its last checkpoint.
     """
 
     @_typing.final
@@ -99,6 +101,9 @@ class Session(_message.Message):
     SUB_CALLS_FIELD_NUMBER: _builtins.int
     EXECUTIONS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_KEY_FIELD_NUMBER: _builtins.int
+    LAZY_VARIABLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `sessions/{session}`."""
     state: Global___Session.State.ValueType
@@ -109,6 +114,12 @@ class Session(_message.Message):
     """Output only. Sub-calls made so far."""
     executions: _builtins.int
     """Output only. Executions ended so far."""
+    profile: _builtins.str
+    """Output only. The profile that it was made with."""
+    checkpoint_key: _builtins.str
+    """Output only. Key of its last checkpoint by CheckpointSession, or of the
+    one that it was restored from; else empty.
+    """
     @_builtins.property
     def limits(self) -> Global___SessionLimits:
         """Output only. Limits in force, defaults filled in."""
@@ -127,6 +138,12 @@ class Session(_message.Message):
         orchestrator sets `run`.
         """
 
+    @_builtins.property
+    def lazy_variables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. Variables that hold their context by reference, as lazy text
+        or lazy documents, since it is too large for the session's memory.
+        """
+
     def __init__(
         self,
         *,
@@ -139,10 +156,13 @@ class Session(_message.Message):
         sub_calls: _builtins.int = ...,
         executions: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        profile: _builtins.str = ...,
+        checkpoint_key: _builtins.str = ...,
+        lazy_variables: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "executions", b"executions", "expire_time", b"expire_time", "labels", b"labels", "limits", b"limits", "memory_bytes", b"memory_bytes", "name", b"name", "state", b"state", "sub_calls", b"sub_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_key", b"checkpoint_key", "create_time", b"create_time", "executions", b"executions", "expire_time", b"expire_time", "labels", b"labels", "lazy_variables", b"lazy_variables", "limits", b"limits", "memory_bytes", b"memory_bytes", "name", b"name", "profile", b"profile", "state", b"state", "sub_calls", b"sub_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,6 +182,11 @@ class SessionLimits(_message.Message):
     EXECUTE_TIME_MAX_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_MAX_FIELD_NUMBER: _builtins.int
     SUB_CALLS_MAX_FIELD_NUMBER: _builtins.int
+    OUTPUT_LINES_MAX_FIELD_NUMBER: _builtins.int
+    SESSION_FUEL_MAX_FIELD_NUMBER: _builtins.int
+    SESSION_TIME_MAX_FIELD_NUMBER: _builtins.int
+    VALUE_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    OPEN_FILES_MAX_FIELD_NUMBER: _builtins.int
     memory_bytes_max: _builtins.int
     """Linear memory of the guest, in bytes: the interpreter's 40 MB included."""
     fuel_max: _builtins.int
@@ -174,9 +199,28 @@ class SessionLimits(_message.Message):
     """
     sub_calls_max: _builtins.int
     """Sub-calls of the whole session."""
+    output_lines_max: _builtins.int
+    """Lines of output kept of one execution, over both streams; what comes after
+    is counted and dropped like output above `output_bytes_max`.
+    """
+    session_fuel_max: _builtins.int
+    """Instructions of all executions of the session together."""
+    value_bytes_max: _builtins.int
+    """Size in bytes of one value that crosses from the guest to its host: the
+    prompts of one call or batch, a pattern, an answer. A larger one raises
+    ValueError in the guest.
+    """
+    open_files_max: _builtins.int
+    """Files of the Python library that the guest has open at a time. Opening
+    another one fails with OSError in the guest.
+    """
     @_builtins.property
     def execute_time_max(self) -> _duration_pb2.Duration:
         """Wall time of one execution's own work; waiting for sub-calls not counted."""
+
+    @_builtins.property
+    def session_time_max(self) -> _duration_pb2.Duration:
+        """Own wall time of all executions of the session together."""
 
     def __init__(
         self,
@@ -186,33 +230,61 @@ class SessionLimits(_message.Message):
         execute_time_max: _duration_pb2.Duration | None = ...,
         output_bytes_max: _builtins.int | None = ...,
         sub_calls_max: _builtins.int | None = ...,
+        output_lines_max: _builtins.int | None = ...,
+        session_fuel_max: _builtins.int | None = ...,
+        session_time_max: _duration_pb2.Duration | None = ...,
+        value_bytes_max: _builtins.int | None = ...,
+        open_files_max: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fuel_max", b"_fuel_max", "_memory_bytes_max", b"_memory_bytes_max", "_output_bytes_max", b"_output_bytes_max", "_sub_calls_max", b"_sub_calls_max", "execute_time_max", b"execute_time_max", "fuel_max", b"fuel_max", "memory_bytes_max", b"memory_bytes_max", "output_bytes_max", b"output_bytes_max", "sub_calls_max", b"sub_calls_max"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fuel_max", b"_fuel_max", "_memory_bytes_max", b"_memory_bytes_max", "_open_files_max", b"_open_files_max", "_output_bytes_max", b"_output_bytes_max", "_output_lines_max", b"_output_lines_max", "_session_fuel_max", b"_session_fuel_max", "_sub_calls_max", b"_sub_calls_max", "_value_bytes_max", b"_value_bytes_max", "execute_time_max", b"execute_time_max", "fuel_max", b"fuel_max", "memory_bytes_max", b"memory_bytes_max", "open_files_max", b"open_files_max", "output_bytes_max", b"output_bytes_max", "output_lines_max", b"output_lines_max", "session_fuel_max", b"session_fuel_max", "session_time_max", b"session_time_max", "sub_calls_max", b"sub_calls_max", "value_bytes_max", b"value_bytes_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fuel_max", b"_fuel_max", "_memory_bytes_max", b"_memory_bytes_max", "_output_bytes_max", b"_output_bytes_max", "_sub_calls_max", b"_sub_calls_max", "execute_time_max", b"execute_time_max", "fuel_max", b"fuel_max", "memory_bytes_max", b"memory_bytes_max", "output_bytes_max", b"output_bytes_max", "sub_calls_max", b"sub_calls_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fuel_max", b"_fuel_max", "_memory_bytes_max", b"_memory_bytes_max", "_open_files_max", b"_open_files_max", "_output_bytes_max", b"_output_bytes_max", "_output_lines_max", b"_output_lines_max", "_session_fuel_max", b"_session_fuel_max", "_sub_calls_max", b"_sub_calls_max", "_value_bytes_max", b"_value_bytes_max", "execute_time_max", b"execute_time_max", "fuel_max", b"fuel_max", "memory_bytes_max", b"memory_bytes_max", "open_files_max", b"open_files_max", "output_bytes_max", b"output_bytes_max", "output_lines_max", b"output_lines_max", "session_fuel_max", b"session_fuel_max", "session_time_max", b"session_time_max", "sub_calls_max", b"sub_calls_max", "value_bytes_max", b"value_bytes_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fuel_max: _TypeAlias = _typing.Literal["fuel_max"]  # noqa: Y015
     _WhichOneofArgType__fuel_max: _TypeAlias = _typing.Literal["_fuel_max", b"_fuel_max"]  # noqa: Y015
     _WhichOneofReturnType__memory_bytes_max: _TypeAlias = _typing.Literal["memory_bytes_max"]  # noqa: Y015
     _WhichOneofArgType__memory_bytes_max: _TypeAlias = _typing.Literal["_memory_bytes_max", b"_memory_bytes_max"]  # noqa: Y015
+    _WhichOneofReturnType__open_files_max: _TypeAlias = _typing.Literal["open_files_max"]  # noqa: Y015
+    _WhichOneofArgType__open_files_max: _TypeAlias = _typing.Literal["_open_files_max", b"_open_files_max"]  # noqa: Y015
     _WhichOneofReturnType__output_bytes_max: _TypeAlias = _typing.Literal["output_bytes_max"]  # noqa: Y015
     _WhichOneofArgType__output_bytes_max: _TypeAlias = _typing.Literal["_output_bytes_max", b"_output_bytes_max"]  # noqa: Y015
+    _WhichOneofReturnType__output_lines_max: _TypeAlias = _typing.Literal["output_lines_max"]  # noqa: Y015
+    _WhichOneofArgType__output_lines_max: _TypeAlias = _typing.Literal["_output_lines_max", b"_output_lines_max"]  # noqa: Y015
+    _WhichOneofReturnType__session_fuel_max: _TypeAlias = _typing.Literal["session_fuel_max"]  # noqa: Y015
+    _WhichOneofArgType__session_fuel_max: _TypeAlias = _typing.Literal["_session_fuel_max", b"_session_fuel_max"]  # noqa: Y015
     _WhichOneofReturnType__sub_calls_max: _TypeAlias = _typing.Literal["sub_calls_max"]  # noqa: Y015
     _WhichOneofArgType__sub_calls_max: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max"]  # noqa: Y015
+    _WhichOneofReturnType__value_bytes_max: _TypeAlias = _typing.Literal["value_bytes_max"]  # noqa: Y015
+    _WhichOneofArgType__value_bytes_max: _TypeAlias = _typing.Literal["_value_bytes_max", b"_value_bytes_max"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fuel_max) -> _WhichOneofReturnType__fuel_max | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes_max) -> _WhichOneofReturnType__memory_bytes_max | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__open_files_max) -> _WhichOneofReturnType__open_files_max | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_bytes_max) -> _WhichOneofReturnType__output_bytes_max | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_lines_max) -> _WhichOneofReturnType__output_lines_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_fuel_max) -> _WhichOneofReturnType__session_fuel_max | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sub_calls_max) -> _WhichOneofReturnType__sub_calls_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value_bytes_max) -> _WhichOneofReturnType__value_bytes_max | None: ...
 
 Global___SessionLimits: _TypeAlias = SessionLimits  # noqa: Y015
 
 @_typing.final
 class ContextMount(_message.Message):
-    """ContextMount is input data that the guest sees as a variable."""
+    """ContextMount is input data that the guest sees as a variable.
+
+    A context that would take more than a quarter of `memory_bytes_max`, or more
+    than the server's own threshold, is mounted by reference: the blob is mapped
+    read-only and the variable is a lazy text (or lazy documents, or lazy JSON)
+    with the useful surface of `str` (`dict`, `list`), which reads what is asked
+    of it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,11 +297,15 @@ class ContextMount(_message.Message):
         KIND_UNSPECIFIED: ContextMount._Kind.ValueType  # 0
         """Rejected with INVALID_ARGUMENT."""
         KIND_TEXT: ContextMount._Kind.ValueType  # 1
-        """A `str`."""
+        """A `str`, or a lazy text."""
         KIND_DOCUMENTS: ContextMount._Kind.ValueType  # 2
-        """A `dict` from document name to `str`, in the order of `documents`."""
+        """A `dict` from document name to `str`, in the order of `documents`; or a
+        lazy mapping of that form.
+        """
         KIND_JSON: ContextMount._Kind.ValueType  # 3
-        """What `json.loads` gives."""
+        """What `json.loads` gives; a large array or object of it by reference, its
+        items parsed as they are asked for.
+        """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """Kind is what the guest makes of the bytes."""
@@ -237,11 +313,15 @@ class ContextMount(_message.Message):
     KIND_UNSPECIFIED: ContextMount.Kind.ValueType  # 0
     """Rejected with INVALID_ARGUMENT."""
     KIND_TEXT: ContextMount.Kind.ValueType  # 1
-    """A `str`."""
+    """A `str`, or a lazy text."""
     KIND_DOCUMENTS: ContextMount.Kind.ValueType  # 2
-    """A `dict` from document name to `str`, in the order of `documents`."""
+    """A `dict` from document name to `str`, in the order of `documents`; or a
+    lazy mapping of that form.
+    """
     KIND_JSON: ContextMount.Kind.ValueType  # 3
-    """What `json.loads` gives."""
+    """What `json.loads` gives; a large array or object of it by reference, its
+    items parsed as they are asked for.
+    """
 
     VARIABLE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
