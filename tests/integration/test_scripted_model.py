@@ -276,6 +276,73 @@ async def test_garbage_is_not_json(is_stream: bool) -> None:
     assert "no JSON here" in text
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_page_of_html_says_that_it_is_one(is_stream: bool) -> None:
+    """What a proxy in front of a provider sends, with status 200."""
+    async with (
+        ScriptedModel(["x"], faults=[FaultRule("wrong_type")]) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        body = {"model": "scripted-root", "messages": ASK, "stream": is_stream}
+        async with session.post(f"{server.base_url}/chat/completions", json=body) as response:
+            assert response.content_type == "text/html"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_stalled_answer_begins_and_lasts_until_the_server_ends(is_stream: bool) -> None:
+    """Hanging in the middle is another fault than hanging before: something was already paid."""
+    seen = b""
+    async with aiohttp.ClientSession() as session:
+        async with ScriptedModel(["x" * 500], faults=[FaultRule("stall")]) as server:
+            body = {"model": "scripted-root", "messages": ASK, "stream": is_stream}
+            response = await session.post(f"{server.base_url}/chat/completions", json=body)
+            while b"chat.completion" not in seen:
+                seen += await response.content.readany()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+    assert b"[DONE]" not in seen
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [FaultRule("trickle", pause_ms=0), FaultRule("huge", size_bytes=1 << 20)],
+    ids=lambda rule: rule.effect,
+)
+async def test_an_answer_in_an_odd_form_is_still_the_answer(rule: FaultRule) -> None:
+    """Pieces cut anywhere, and a megabyte of white space, are legal both whole and streamed."""
+    async with client_of(ScriptedModel(["é" * 300, "é" * 300], faults=[rule])) as client:
+        reply = await client.chat.completions.create(model="scripted-root", messages=ASK)
+        assert await text_of_stream(client) == "é" * 300
+
+    assert reply.choices[0].message.content == "é" * 300
+
+
+async def test_duplicated_pieces_come_twice_and_the_usage_once() -> None:
+    """Whoever counts pieces instead of reading the usage charges double."""
+    async with client_of(ScriptedModel(["abcd"], faults=[FaultRule("duplicate")])) as client:
+        stream = await client.chat.completions.create(
+            model="scripted-root",
+            messages=ASK,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        parts = [part async for part in stream]
+
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert text == "abcdabcd"
+    assert [part.usage.completion_tokens for part in parts if part.usage] == [1]
+
+
+async def test_a_usage_of_zero_is_told_as_such() -> None:
+    """An explicit zero is another thing than a missing usage."""
+    async with client_of(ScriptedModel(["abcd"], faults=[FaultRule("zero_usage")])) as client:
+        reply = await client.chat.completions.create(model="scripted-root", messages=ASK)
+
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == 0
+
+
 @pytest.mark.parametrize(
     ("rule", "content", "finish_reason", "has_usage"),
     [

@@ -21,9 +21,15 @@ EFFECTS = {
     "hang": "take the request and never answer",
     "reset": "close the connection without an answer",
     "cut": "send half of the answer, then close the connection",
+    "stall": "send half of the answer, then nothing more",
+    "trickle": "send the answer in pieces of 16 bytes, `pause_ms` apart",
+    "huge": "send `size_bytes` of white space before the answer",
     "garbage": "answer 200 with a body (or an event) that is not JSON",
+    "wrong_type": "answer 200 with a page of HTML",
+    "duplicate": "send each piece of a streamed answer twice",
     "empty": "answer with empty content",
     "no_usage": "answer without usage",
+    "zero_usage": "answer with a usage of zero tokens",
     "finish_reason": "end the answer for the rule's `finish_reason`; `none` leaves it out and"
     " `length` also halves the text",
 }
@@ -65,6 +71,10 @@ class FaultRule:
     """A delay in the error's body, such as `1.5s`."""
     finish_reason: str = "none"
     """How `finish_reason` ends the answer."""
+    pause_ms: float = 20.0
+    """Time between two pieces of `trickle`."""
+    size_bytes: int = 64 << 20
+    """How much `huge` sends before the answer."""
 
     def __post_init__(self) -> None:
         if self.effect not in EFFECTS:
@@ -73,6 +83,8 @@ class FaultRule:
             raise FaultRuleError(f"status: {self.status} is no error status")
         if self.every is not None and self.every < 1:
             raise FaultRuleError("every: must be at least 1")
+        if self.pause_ms < 0 or self.size_bytes < 0:
+            raise FaultRuleError("pause_ms and size_bytes: must be 0 or more")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -101,6 +113,8 @@ class FaultRule:
                 return dataclasses.replace(reply, content="")
             case "no_usage":
                 return dataclasses.replace(reply, has_usage=False)
+            case "zero_usage":
+                return dataclasses.replace(reply, is_usage_zero=True)
             case "finish_reason" if self.finish_reason == "none":
                 return dataclasses.replace(reply, finish_reason=None)
             case "finish_reason" if self.finish_reason == "length":
@@ -164,11 +178,12 @@ def rule_from_fields(fields: Mapping[str, Any]) -> FaultRule:
         if "nth" in values:
             nth = values["nth"]
             values["nth"] = tuple(map(int, nth)) if isinstance(nth, list) else (int(nth),)
-        for name in ("every", "times", "status"):
+        for name in ("every", "times", "status", "size_bytes"):
             if values.get(name) is not None:
                 values[name] = int(values[name])
-        if values.get("retry_after_date_s") is not None:
-            values["retry_after_date_s"] = float(values["retry_after_date_s"])
+        for name in ("retry_after_date_s", "pause_ms"):
+            if values.get(name) is not None:
+                values[name] = float(values[name])
     except (TypeError, ValueError) as error:
         raise FaultRuleError(f"not a number: {error}") from error
     return FaultRule(**values)

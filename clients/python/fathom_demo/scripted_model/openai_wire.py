@@ -5,6 +5,7 @@ Requests come in as bytes and answers go out as bytes; nothing here decides what
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Reply:
     """Why it ends there; None stands for a server that does not say."""
     has_usage: bool = True
     """Whether the answer tells the usage."""
+    is_usage_zero: bool = False
+    """Whether the usage that it tells is of no tokens at all."""
     latency_ms: float | None = None
     """Time to the first byte; None takes the model's own."""
 
@@ -113,6 +116,8 @@ def tokens_of(text: str) -> int:
 
 def usage_of(request: ChatRequest, reply: Reply) -> dict[str, int]:
     """Return the usage object of an exchange, from the sizes of its texts."""
+    if reply.is_usage_zero:
+        return dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
     asked = sum(tokens_of(each.content) + _TOKENS_PER_MESSAGE for each in request.messages)
     said = tokens_of(reply.content)
     return {
@@ -128,7 +133,7 @@ def cut_to_limit(request: ChatRequest, reply: Reply) -> Reply:
     if most is None or tokens_of(reply.content) <= most:
         return reply
     said = reply.content[: most * _CHARACTERS_PER_TOKEN]
-    return Reply(said, "length", reply.has_usage, reply.latency_ms)
+    return dataclasses.replace(reply, content=said, finish_reason="length")
 
 
 def completion_body(request: ChatRequest, reply: Reply, completion_id: str) -> bytes:

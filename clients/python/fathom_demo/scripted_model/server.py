@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Self
 import orjson
 from aiohttp import web
 
+from fathom_demo.scripted_model.delivery import Delivery
 from fathom_demo.scripted_model.faults import FaultBook, FaultRule
 from fathom_demo.scripted_model.openai_wire import (
     BadRequestError,
@@ -71,13 +73,14 @@ class ScriptedModel:
         latency_ms: float = 0,
         latency_ms_by_model: Mapping[str, float] | None = None,
         listen: str = "127.0.0.1:0",
+        tls: ssl.SSLContext | None = None,
         drain_s: float = 5,
     ) -> None:
         """Answer by the written policies, except for what is given.
 
         `replies` is a script for the root model, served once in order. `policies` adds models
         or takes the place of the written policies. `listen` is `host:port`; port 0 lets the
-        system choose. Raises ValueError when `listen` is none.
+        system choose. Raises ValueError when `listen` is none. `tls` makes it speak HTTPS.
         """
         host, separator, port = listen.rpartition(":")
         if not separator or not port.isdigit():
@@ -92,6 +95,7 @@ class ScriptedModel:
         self._latency_ms = latency_ms
         self._latency_ms_by_model = dict(latency_ms_by_model or {})
         self._listen_at = (host, int(port))
+        self._tls = tls
         self._ids = itertools.count(1)
         self._closing = asyncio.Event()
         self._runner = web.AppRunner(
@@ -114,11 +118,12 @@ class ScriptedModel:
     @property
     def base_url(self) -> str:
         """What an OpenAI client takes as its base URL; only while it is open."""
-        return f"http://{self.address}/v1"
+        return f"{'https' if self._tls else 'http'}://{self.address}/v1"
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, *self._listen_at, backlog=1024).start()
+        site = web.TCPSite(self._runner, *self._listen_at, backlog=1024, ssl_context=self._tls)
+        await site.start()
         host, port = self._runner.addresses[0][:2]
         self._address = (host, port)
         return self
@@ -168,11 +173,11 @@ class ScriptedModel:
         if fault and effect == "status":
             await self._wait(request, None)
             return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+        delivery = Delivery(http, fault, self._closing)
         if effect == "hang":
-            await self._closing.wait()
-            return _closed(http)
+            return await delivery.hang()
         if effect == "reset":
-            return _closed(http)
+            return delivery.broken_off()
         try:
             reply = cut_to_limit(request, policy(request))
         except ScriptEndedError as error:
@@ -183,41 +188,8 @@ class ScriptedModel:
         for name, tokens in usage_of(request, reply).items():
             self.counters[name] += tokens
         if request.is_stream:
-            return await self._stream(http, request, reply, effect)
-        return await self._whole(http, request, reply, effect)
-
-    async def _whole(
-        self, http: web.Request, request: ChatRequest, reply: Reply, effect: str
-    ) -> web.StreamResponse:
-        body = completion_body(request, reply, self._next_id())
-        if effect == "garbage":
-            body = b"<html>no JSON here</html>"
-        if effect != "cut":
-            return web.Response(body=body, content_type="application/json")
-        response = web.StreamResponse(headers={"content-type": "application/json"})
-        response.content_length = len(body)
-        await response.prepare(http)
-        await response.write(body[: len(body) // 2])
-        return _closed(http, response)
-
-    async def _stream(
-        self, http: web.Request, request: ChatRequest, reply: Reply, effect: str
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"content-type": "text/event-stream", "cache-control": "no-cache"}
-        )
-        await response.prepare(http)
-        chunks = list(stream_chunks(request, reply, self._next_id()))
-        if effect == "garbage":
-            chunks.insert(1, b"data: {no JSON here\n\n")
-        if effect == "cut":
-            chunks = chunks[: max(1, len(chunks) // 2)]
-        for chunk in chunks:
-            await response.write(chunk)
-        if effect == "cut":
-            return _closed(http, response)
-        await response.write_eof()
-        return response
+            return await delivery.stream(stream_chunks(request, reply, self._next_id()))
+        return await delivery.whole(completion_body(request, reply, self._next_id()))
 
     async def _wait(self, request: ChatRequest, latency_ms: float | None) -> None:
         if latency_ms is None:
@@ -260,10 +232,3 @@ def _error(status: int, message: str, kind: str, code: str | None) -> web.Respon
     return web.Response(
         status=status, body=error_body(message, kind, code), content_type="application/json"
     )
-
-
-def _closed(http: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
-    """Close the connection under a response, as a server does that dies."""
-    if http.transport is not None:
-        http.transport.abort()
-    return response or web.Response()
