@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import resource
+import signal
 import sys
 
 from common.channel import open_channel
 from common.config import ConfigError
 from common.server import Server, run_service
+from sandbox_service.audit import AuditTrail
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
-from sandbox_service.guest_build import GuestNotPreparedError
+from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
+from sandbox_service.memory_watch import MemoryGauge, MemoryWatch
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
 from sandbox_service.prepare import prepare_guest
@@ -28,28 +33,62 @@ def main() -> None:
 
 
 async def serve(config: SandboxConfig) -> None:
-    """Serve until a signal ends it."""
+    """Serve until a signal ends it; SIGHUP opens the audit log anew, by its name."""
+    _allow_open_files()
     try:
         build = prepare_guest(config.guest_cache, config.guest_wheel, Progress(sys.stderr))
-        pool = WorkerPool(build, config.worker_count)
-        async with (
-            # Workers first: no process is started from one that serves gRPC already, but for
-            # the replacement of a dead worker.
-            pool,
-            SessionTable(pool, FolderObjects(config.object_store), config.sessions_max) as sessions,
-            open_channel(config.gateway_address, message_bytes_max=MESSAGE_BYTES_MAX) as channel,
-        ):
-            sub_models = GatewaySubModels(
-                channel,
-                call_timeout_s=config.sub_call_timeout_s,
-                concurrency_max=config.sub_call_concurrency_max,
-            )
-            server = Server("fathom-sandbox", config, message_bytes_max=_MESSAGE_BYTES_MAX)
-            SandboxServicer(sessions, sub_models, config).register(server)
-            async with server:
-                await server.wait_for_signal()
+        # The trail outlives the sessions: they end their executions on the way out.
+        with _audit_trail(config) as audit:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, audit.reopen)
+            await _serve(config, build, audit)
     except (GuestNotPreparedError, WorkerStartError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _allow_open_files() -> None:
+    """Raise our own limit as far as it goes: each layer of a session's memory is an open file."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _audit_trail(config: SandboxConfig) -> AuditTrail:
+    try:
+        return AuditTrail(config.audit_log)
+    except OSError as error:
+        raise ConfigError(f"audit_log: {error}") from error
+
+
+async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) -> None:
+    pool = WorkerPool(
+        build,
+        config.worker_count,
+        niceness=config.worker_niceness,
+        require_jail=config.require_jail,
+    )
+    gauge = MemoryGauge(config.memory_bytes_bound)
+    async with (
+        # Workers first: no process is started from one that serves gRPC already, but for
+        # the replacement of a dead worker.
+        pool,
+        SessionTable(
+            pool,
+            FolderObjects(config.object_store),
+            config.sessions_max,
+            lazy_bytes_min=config.lazy_context_bytes_min,
+            gauge=gauge,
+        ) as sessions,
+        MemoryWatch(sessions, gauge),
+        open_channel(config.gateway_address, message_bytes_max=MESSAGE_BYTES_MAX) as channel,
+    ):
+        sub_models = GatewaySubModels(
+            channel,
+            call_timeout_s=config.sub_call_timeout_s,
+            concurrency_max=config.sub_call_concurrency_max,
+        )
+        server = Server("fathom-sandbox", config, message_bytes_max=_MESSAGE_BYTES_MAX)
+        SandboxServicer(sessions, sub_models, config, audit, gauge).register(server)
+        async with server:
+            await server.wait_for_signal()
 
 
 if __name__ == "__main__":

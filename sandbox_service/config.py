@@ -7,10 +7,14 @@ import os
 from pathlib import Path
 
 from common.config import ConfigError, ServerConfig
+from sandbox_service import host_memory
 
 PREFIX = "FATHOM_SANDBOX_"
 _MEMORY_BYTES_MIN = 64 << 20
 """The interpreter alone takes 40 MB."""
+_MEMORY_SHARE = 0.75
+"""Of the host's memory, where nothing is configured; the rest is for the service itself, and for
+the kernel's cache of the guest and of contexts."""
 
 
 _WITH_CEILING = (
@@ -41,7 +45,7 @@ class SandboxConfig(ServerConfig):
     workers: int = 0
     """Worker processes; 0 is one a processor, at most 4."""
     sessions_max: int = 200
-    """Sessions at a time; more are refused with RESOURCE_EXHAUSTED."""
+    """Sessions at a time, evicted ones included; more are refused with RESOURCE_EXHAUSTED."""
     session_idle_ttl_s: float = 600.0
     """Seconds without a call after which a session is deleted, where it asks for nothing."""
     session_idle_ttl_max_s: float = 86_400.0
@@ -136,6 +140,11 @@ class SandboxConfig(ServerConfig):
             default, ceiling = getattr(self, f"{name}_default_s"), getattr(self, f"{name}_max_s")
             if not 0 < default <= ceiling:
                 raise ConfigError(f"{name}_default_s: must be above 0, to {name}_max_s")
+
+    @property
+    def memory_bytes_bound(self) -> int:
+        """Memory of all workers and images."""
+        return self.memory_total_bytes_max or int(_MEMORY_SHARE * host_memory.memory_bytes())
 
     @property
     def worker_count(self) -> int:

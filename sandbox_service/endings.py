@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sandbox_service.engine import GuestMemoryError, GuestStoppedError
 from sandbox_service.execution import StopError
 from sandbox_service.frames import Ending, Failure
-from sandbox_service.limits import Limits
+from sandbox_service.limits import Allowance, Limits
 from sandbox_service.wasi import GuestExitError
 
 _NEARLY_FULL = 0.9
+_TRAPS_FOR_WANT_OF_MEMORY = ("UNREACHABLE", "MEMORY_OUT_OF_BOUNDS")
 _TRAP_MESSAGES = {
     "STACK_OVERFLOW": "the call stack of the guest is used up",
     "UNREACHABLE": "the interpreter gave up (a fatal error of Python itself)",
@@ -16,9 +19,21 @@ _TRAP_MESSAGES = {
 }
 
 
+class Stop(NamedTuple):
+    """Why a cell did not end by itself."""
+
+    ending: Ending
+    error: Failure
+    limit: str = ""
+    """The field of SessionLimits that ended it; empty where none did."""
+
+
 def of_stop(
-    stop: GuestStoppedError | GuestMemoryError, limits: Limits, memory_bytes: int
-) -> tuple[Ending, Failure]:
+    stop: GuestStoppedError | GuestMemoryError,
+    limits: Limits,
+    allowance: Allowance,
+    memory_bytes: int,
+) -> Stop:
     """Return the ending of a cell that was stopped inside WebAssembly, or could not begin.
 
     Raises RuntimeError where the host itself failed: that is no ending of the cell's.
@@ -28,36 +43,54 @@ def of_stop(
     cause = stop.cause
     if isinstance(cause, StopError):
         if cause.ending == "interrupted":
-            return "interrupted", Failure(message="the execution was interrupted")
-        message = f"the code ran for more than {limits.execute_time_max_s:g} s"
-        return "timed_out", Failure(type="TimeoutError", message=message)
+            return Stop("interrupted", Failure(message="the execution was interrupted"))
+        return _timed_out(limits, allowance)
     if isinstance(cause, GuestExitError):
-        return "exited", Failure(type="SystemExit", message=str(cause.status))
+        return Stop("exited", Failure(type="SystemExit", message=str(cause.status)))
     if cause is not None:
         raise RuntimeError(f"the host failed: {cause!r}") from cause
     if stop.trap_code == "OUT_OF_FUEL":
-        return "out_of_fuel", Failure(
-            message=f"the code used up its {limits.fuel_max} instructions"
-        )
-    # Python aborts where it needs memory and cannot raise MemoryError.
-    if stop.trap_code == "UNREACHABLE" and is_nearly_full(limits, memory_bytes):
+        return _out_of_fuel(limits, allowance)
+    # Python aborts where it needs memory and cannot raise MemoryError, or uses what it did not get.
+    if stop.trap_code in _TRAPS_FOR_WANT_OF_MEMORY and is_nearly_full(limits, memory_bytes):
         return _out_of_memory(limits)
     message = _TRAP_MESSAGES.get(stop.trap_code, f"the guest trapped: {stop.trap_code}")
-    return "trapped", Failure(message=message)
+    return Stop("trapped", Failure(message=message))
 
 
-def _out_of_memory(limits: Limits) -> tuple[Ending, Failure]:
-    message = f"the session has used up its {limits.memory_bytes_max} bytes of memory"
-    return "out_of_memory", Failure(type="MemoryError", message=message)
+def of_used_up(limits: Limits, allowance: Allowance) -> Stop | None:
+    """Return the ending of a cell whose session has nothing left to run it with, else None."""
+    if not allowance.fuel:
+        return _out_of_fuel(limits, allowance)
+    return None if allowance.time_s else _timed_out(limits, allowance)
 
 
-def without_report(limits: Limits, memory_bytes: int) -> tuple[Ending, Failure]:
+def without_report(limits: Limits, memory_bytes: int) -> Stop:
     """Return the ending of a cell that left the runtime unable to say how it ended."""
     if is_nearly_full(limits, memory_bytes):
         return _out_of_memory(limits)
-    return "trapped", Failure(message="the code broke the runtime that runs cells")
+    return Stop("trapped", Failure(message="the code broke the runtime that runs cells"))
 
 
 def is_nearly_full(limits: Limits, memory_bytes: int) -> bool:
     """Tell whether a guest has taken almost all the memory that it may have."""
     return memory_bytes > _NEARLY_FULL * limits.memory_bytes_max
+
+
+def _out_of_memory(limits: Limits) -> Stop:
+    message = f"the session has used up its {limits.memory_bytes_max} bytes of memory"
+    return Stop("out_of_memory", Failure(type="MemoryError", message=message), "memory_bytes_max")
+
+
+def _out_of_fuel(limits: Limits, allowance: Allowance) -> Stop:
+    message = f"the code used up its {limits.fuel_max} instructions"
+    if allowance.fuel_limit == "session_fuel_max":
+        message = f"the session has used up its {limits.session_fuel_max} instructions"
+    return Stop("out_of_fuel", Failure(message=message), allowance.fuel_limit)
+
+
+def _timed_out(limits: Limits, allowance: Allowance) -> Stop:
+    message = f"the code ran for more than {limits.execute_time_max_s:g} s"
+    if allowance.time_limit == "session_time_max":
+        message = f"the session has used up its {limits.session_time_max_s:g} s of own time"
+    return Stop("timed_out", Failure(type="TimeoutError", message=message), allowance.time_limit)

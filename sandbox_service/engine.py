@@ -165,7 +165,10 @@ class GuestEngine:
         # Imports are linked once for all instances, so a call finds its instance by the
         # thread it runs in: an instance belongs to one thread at a time.
         self._running = threading.local()
+        # All callbacks are made here: where memory cannot become executable any more, as in
+        # a jailed worker, an instance could have none of its own.
         self._callbacks: list[Any] = []
+        self._watch = _watch(self._running)
         linker = wasmtime.Linker(self._engine)
         for item in self._module.imports:
             self._define(linker, item)
@@ -185,9 +188,11 @@ class GuestEngine:
 
         `on_tick` stops the guest by raising. Imports without a function stop it as well.
         """
-        return GuestInstance(
-            self._engine, self._prepared, self._running, functions, on_tick, memory_bytes_max
-        )
+        store = wasmtime.Store(self._engine)
+        store.set_limits(memory_size=memory_bytes_max, instances=1, memories=1, tables=16)
+        ffi.wasmtime_store_epoch_deadline_callback(store.ptr(), self._watch, None, _NO_FINALIZER)
+        store.set_epoch_deadline(1)
+        return GuestInstance(store, self._prepared, self._running, functions, on_tick)
 
     def _define(self, linker: wasmtime.Linker, item: Any) -> None:
         kinds = tuple(str(kind) for kind in item.type.params)
@@ -241,27 +246,41 @@ _EPOCH_CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
+def _watch(running: threading.local) -> Any:
+    """Return what wasmtime calls in a guest whose epoch is over: the `on_tick` of its instance."""
+
+    @_EPOCH_CALLBACK  # type: ignore[untyped-decorator]
+    def callback(_context: Any, _data: Any, delta: Any, _kind: Any) -> int:
+        instance: GuestInstance = running.instance
+        try:
+            instance.on_tick()
+        except BaseException as error:  # must not cross into wasmtime
+            return instance.fail_with(error)
+        delta[0] = 1
+        return 0
+
+    return callback
+
+
 class GuestInstance:
     """One guest with its memory. Used by one thread at a time; dead after a stop."""
 
     def __init__(
         self,
-        engine: wasmtime.Engine,
+        store: wasmtime.Store,
         prepared: Any,
         running: threading.local,
         functions: Mapping[str, HostFunction],
         on_tick: Callable[[], None],
-        memory_bytes_max: int,
     ) -> None:
         self.functions = functions
+        self.on_tick = on_tick
         self._running = running
         self._cause: BaseException | None = None
         self._is_inside = False
         self._is_dead = False
-        self._store = wasmtime.Store(engine)
-        self._store.set_limits(memory_size=memory_bytes_max, instances=1, memories=1, tables=16)
+        self._store = store
         self._context = self._store._context()  # noqa: SLF001
-        self._epoch_callback = self._watch(on_tick)
         exports = prepared.instantiate(self._store).exports(self._store)
         self._exports = exports
         self.memory = GuestMemory(self._context, exports["memory"]._memory)  # noqa: SLF001
@@ -308,18 +327,26 @@ class GuestInstance:
 
     def stop_with(self, error: BaseException) -> int:
         """Remember the first cause of a stop and return a trap for wasmtime to raise."""
-        if self._cause is None:
-            self._cause = error
+        self._note(error)
         message = b"stopped by the host"
         trap = ffi.wasmtime_trap_new(ctypes.create_string_buffer(message), len(message))
         return ctypes.cast(trap, ctypes.c_void_p).value or 0
+
+    def fail_with(self, error: BaseException) -> int:
+        """Remember the first cause of a stop and return an error for wasmtime to raise."""
+        self._note(error)
+        failure = ffi.wasmtime_error_new(ctypes.create_string_buffer(b"stopped"))
+        return ctypes.cast(failure, ctypes.c_void_p).value or 0
 
     def close(self) -> None:
         """Free the memory now, not when the last reference goes."""
         self._is_dead = True
         self._exports = self._turn = self._alloc = None
         self._store.close()
-        self._epoch_callback = None
+
+    def _note(self, cause: BaseException) -> None:
+        if self._cause is None:
+            self._cause = cause
 
     def _call(self, function: Any, *arguments: int) -> int:
         values = (ffi.wasmtime_val_raw_t * max(len(arguments), 1))()
@@ -345,20 +372,3 @@ class GuestInstance:
             return GuestStoppedError(str(owned), code.name if code else "", self._cause)
         failure = wasmtime.WasmtimeError._from_ptr(error)  # noqa: SLF001
         return GuestStoppedError(str(failure), "", self._cause)
-
-    def _watch(self, on_tick: Callable[[], None]) -> Any:
-        def callback(_context: Any, _data: Any, delta: Any, _kind: Any) -> int:
-            try:
-                on_tick()
-            except BaseException as error:  # must not cross into wasmtime
-                if self._cause is None:
-                    self._cause = error
-                failure = ffi.wasmtime_error_new(ctypes.create_string_buffer(b"stopped"))
-                return ctypes.cast(failure, ctypes.c_void_p).value or 0
-            delta[0] = 1
-            return 0
-
-        held = _EPOCH_CALLBACK(callback)
-        ffi.wasmtime_store_epoch_deadline_callback(self._store.ptr(), held, None, _NO_FINALIZER)
-        self._store.set_epoch_deadline(1)
-        return held

@@ -36,8 +36,10 @@ class SessionLostError(ServiceError):
     code = grpc.StatusCode.NOT_FOUND
     reason = ErrorReason.ERROR_REASON_SESSION_LOST
 
-    def __init__(self, session: str, cause: str) -> None:
-        super().__init__(f"{session} is lost: {cause}", session=session, cause=cause)
+    def __init__(self, session: str, cause: str, checkpoint: str) -> None:
+        super().__init__(
+            f"{session} is lost: {cause}", session=session, cause=cause, checkpoint=checkpoint
+        )
 
 
 class ContextTooLargeError(ServiceError):
@@ -77,4 +79,32 @@ class SubCallLimitError(ServiceError):
             limit="sub_calls_max",
             value=sub_calls_max,
             spent=sub_calls_max,
+        )
+
+
+class CheckpointIncompatibleError(ServiceError):
+    """A checkpoint belongs to another guest than this host has, or to limits it does not fit."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_CHECKPOINT_INCOMPATIBLE
+
+    def __init__(self, checkpoint: str, field: str, expected: str, actual: str) -> None:
+        super().__init__(
+            f"{checkpoint} has another {field} than this host: {actual}, not {expected}",
+            checkpoint=checkpoint,
+            field=field,
+            expected=expected,
+            actual=actual,
+        )
+
+
+class CheckpointDamagedError(ServiceError):
+    """A checkpoint's content is not what its key says, or a part of it is missing."""
+
+    code = grpc.StatusCode.DATA_LOSS
+    reason = ErrorReason.ERROR_REASON_CHECKPOINT_DAMAGED
+
+    def __init__(self, checkpoint: str, problem: str) -> None:
+        super().__init__(
+            f"{checkpoint} is damaged: {problem}", checkpoint=checkpoint, problem=problem
         )

@@ -14,6 +14,8 @@ from typing import Literal
 
 from sandbox_service.frames import OUTPUT_TEXT_MAX
 from sandbox_service.limits import Limits
+from sandbox_service.surroundings import HostSurroundings, Surroundings
+from sandbox_service.turns import Turn, Turns
 
 _FLUSH_BYTES = 16 << 10
 _SWITCHES_MAX = 500
@@ -35,9 +37,21 @@ class StopError(Exception):
 class Execution:
     """What is measured and limited while a cell runs."""
 
-    def __init__(self, number: int, limits: Limits, send: Callable[[Stream, str], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        limits: Limits,
+        send: Callable[[Stream, str], None],
+        surroundings: Surroundings | None = None,
+        turns: Turns | None = None,
+    ) -> None:
+        """Begin; without `surroundings` they are the host's own, without `turns` it is alone."""
         self.number = number
-        self.output = OutputBuffer(limits.output_bytes_max, send)
+        self.surroundings = surroundings or HostSurroundings()
+        """Time and randomness as the code finds them."""
+        self.turn = Turn(turns or Turns(1))
+        """Its share of the processors."""
+        self.output = OutputBuffer(limits.output_bytes_max, limits.output_lines_max, send)
         self.wait_time_s = 0.0
         """Spent waiting for sub-calls so far."""
         self._time_max_s = limits.execute_time_max_s
@@ -52,6 +66,7 @@ class Execution:
     def interrupt(self) -> None:
         """Stop at the next tick."""
         self._interrupted.set()
+        self.turn.hurry()
 
     @property
     def is_interrupted(self) -> bool:
@@ -59,8 +74,10 @@ class Execution:
         return self._interrupted.is_set()
 
     def on_tick(self) -> None:
-        """Send what is waiting to be sent; raises StopError when it is time to stop."""
+        """Send what is waiting, let others run; raises StopError when it is time to stop."""
         self.output.flush()
+        self._stop_in_time()
+        self.turn.on_tick()
         self._stop_in_time()
 
     def _stop_in_time(self) -> None:
@@ -71,10 +88,12 @@ class Execution:
 
     def sleep(self, duration_s: float) -> None:
         """Let time pass, at most until it is time to stop."""
+        duration_s = self.surroundings.sleep(duration_s)
         if duration_s > _SHORT_SLEEP_S:
             self.output.flush()
         self._stop_in_time()
-        self._interrupted.wait(min(duration_s, self._time_max_s - self.own_time_s + 0.001))
+        with self.turn.waiting():
+            self._interrupted.wait(min(duration_s, self._time_max_s - self.own_time_s + 0.001))
         self._stop_in_time()
 
     @contextmanager
@@ -87,20 +106,22 @@ class Execution:
         self._stop_in_time()
         started = time.monotonic()
         try:
-            yield
+            with self.turn.waiting():
+                yield
         finally:
             self.wait_time_s += time.monotonic() - started
 
 
 class OutputBuffer:
-    """Output of one execution: joined into pieces worth sending, cut at the limit."""
+    """Output of one execution: joined into pieces worth sending, cut at the limits."""
 
-    def __init__(self, bytes_max: int, send: Callable[[Stream, str], None]) -> None:
+    def __init__(self, bytes_max: int, lines_max: int, send: Callable[[Stream, str], None]) -> None:
         self.written_bytes = 0
         """Bytes that the code wrote, kept or dropped."""
         self.dropped_bytes = 0
-        """Bytes dropped at the limit."""
-        self._bytes_max = bytes_max
+        """Bytes dropped at the limits."""
+        self._bytes_left = bytes_max
+        self._lines_left = lines_max
         self._send = send
         self._stream: Stream = "stdout"
         self._switches = 0
@@ -111,8 +132,8 @@ class OutputBuffer:
 
     @property
     def room_bytes(self) -> int:
-        """Bytes that are still kept."""
-        return max(self._bytes_max - self.written_bytes, 0)
+        """Bytes that are still kept, if there are not too many lines in them."""
+        return self._bytes_left if self._lines_left else 0
 
     def write(self, stream_number: int, data: bytes, size_bytes: int) -> None:
         """Take a write: `data` is the part of its `size_bytes` that there was room for."""
@@ -122,11 +143,26 @@ class OutputBuffer:
             if self._switches <= _SWITCHES_MAX:
                 self.flush()
             self._stream = stream
+        data = self._within_lines(data)
         self.written_bytes += size_bytes
         self.dropped_bytes += size_bytes - len(data)
+        # What comes after a gap is never kept.
+        self._bytes_left = self._bytes_left - len(data) if len(data) == size_bytes else 0
         self._pending[stream] += data
         if len(self._pending[stream]) >= _FLUSH_BYTES:
             self.flush()
+
+    def _within_lines(self, data: bytes) -> bytes:
+        """Return the part of the data that ends with the last line that is kept."""
+        lines = data.count(b"\n")
+        if lines < self._lines_left:
+            self._lines_left -= lines
+            return data
+        end = 0
+        for _ in range(self._lines_left):
+            end = data.index(b"\n", end) + 1
+        self._lines_left = 0
+        return data[:end]
 
     def flush(self) -> None:
         """Send what is waiting, but for a character whose end has not come yet."""

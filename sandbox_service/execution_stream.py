@@ -1,7 +1,7 @@
 """One execution on the supervisor's side: frames of the worker in, events for the caller out.
 
-It runs as a task of its own until the worker has ended the cell, whether or not the caller is
-still listening, so that a session never stays busy without anything running in it.
+It runs as a task of its own until the worker has ended the cell, or died, whether or not the
+caller is still listening, so that a session never stays busy without anything running in it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+
+import msgspec
 
 from common.errors import ServiceError
 from sandbox_service import frames
+from sandbox_service.limits import Limits
 from sandbox_service.sub_calls import SubCallEvent, SubCallMeter, SubCallRound, SubModels
 from sandbox_service.worker_session import WorkerLostError, WorkerSession
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 15.0
 """Beyond a cell's own time, for the worker to say how it ended; then the worker is ended."""
+_INTERRUPT_GRACE_S = 5.0
+"""For the worker to end a cell that was interrupted; then the worker is ended."""
+_LOST_MESSAGE = (
+    "the worker process that ran the code died or hung ({}); the session goes on with the "
+    "namespace as it was before this execution"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +43,8 @@ class ExecutionOptions:
     """Turn of the run."""
     report_variables: bool = False
     """Whether to describe the variables at the end."""
+    check: frames.CheckMode = "record"
+    """What to do with suspicious patterns in the code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +52,14 @@ class Ended:
     """The cell is over."""
 
     frame: frames.Ended
-    """What the worker said."""
+    """What the worker said, or what is to be said in its place where it died."""
     limit_reached: ServiceError | None
     """The limit of the run that stopped a sub-call, if one did."""
 
 
 Event = frames.Output | SubCallEvent | Ended
+Outcome = Ended | WorkerLostError
+"""The last thing that is known of an execution."""
 
 
 class ExecutionStream:
@@ -54,7 +67,8 @@ class ExecutionStream:
 
     def __init__(
         self,
-        session: WorkerSession,
+        place: Callable[[], Awaitable[WorkerSession]],
+        limits: Limits,
         number: int,
         options: ExecutionOptions,
         meter: SubCallMeter,
@@ -62,88 +76,174 @@ class ExecutionStream:
         *,
         run_token: str,
         sub_tier: str,
+        on_end: Callable[[ExecutionStream, Outcome], None] | None = None,
     ) -> None:
+        """Take what finds the worker that is to run the cell.
+
+        `on_end` is called once, before the caller hears of the end of a cell that was begun.
+        """
         self.number = number
         """Position among the session's executions, from 1."""
-        self._session = session
-        self._options = options
+        self.options = options
+        """How the cell is run."""
+        self._place = place
+        self._limits = limits
+        self._session: WorkerSession | None = None
+        self._own_time_s = 0.0
         self._meter = meter
         self._sub_models = sub_models
         self._run_token = run_token
         self._sub_tier = sub_tier
-        self._events: asyncio.Queue[Event | WorkerLostError] = asyncio.Queue()
+        self._on_end = on_end
+        self._events: asyncio.Queue[int | Event | Exception] = asyncio.Queue()
         self._sequence = 0
         self._limit_reached: ServiceError | None = None
         self._is_interrupted = False
+        self._is_stopped_for_memory = False
+        self._patience: asyncio.TimerHandle | None = None
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield what happens, Ended last; raises WorkerLostError where that never comes."""
+    async def events(self) -> AsyncGenerator[int | Event, None]:
+        """Yield the number once a worker has the cell, then what happens, Ended last.
+
+        Raises WorkerLostError where the session is lost, or what kept it from a worker.
+        """
         while True:
             event = await self._events.get()
-            if isinstance(event, WorkerLostError):
+            if isinstance(event, Exception):
                 raise event
             yield event
             if isinstance(event, Ended):
                 return
 
+    @property
+    def memory_bytes(self) -> int:
+        """Linear memory, as of what the worker said last; 0 while none has the cell."""
+        return self._session.memory_bytes if self._session is not None else 0
+
+    async def stop_for_memory(self) -> None:
+        """Stop the cell, since the service has no memory left: it ends as out of memory."""
+        self._is_stopped_for_memory = True
+        await self.interrupt()
+
     async def interrupt(self) -> None:
         """Stop the cell, also one that is about to start; it ends with its own Ended."""
         self._is_interrupted = True
-        await self._session.interrupt()
+        if self._session is not None:
+            await self._interrupt(self._session)
 
     async def run(self) -> None:
         """Run the cell to its end."""
-        options = self._options
         try:
-            await self._session.run(
-                self.number, options.code, report_variables=options.report_variables
-            )
-            if self._is_interrupted:
-                await self._session.interrupt()
-            ended = await self._followed()
-        except WorkerLostError as error:
+            session = await self._place()
+        except (WorkerLostError, ServiceError) as error:
             self._events.put_nowait(error)
+            return
+        try:
+            self._finish(await self._run_in(session))
         except asyncio.CancelledError:
-            await self._give_up()
+            await self._give_up(session)
             raise
         except Exception:
             # A fault of ours: it ends this session, and no other task of the service.
             _log.exception("an execution failed")
-            await self._give_up()
-        else:
-            self._events.put_nowait(Ended(frame=ended, limit_reached=self._limit_reached))
+            await self._give_up(session)
+        finally:
+            self._session = None
+            if self._patience is not None:
+                self._patience.cancel()
 
-    async def _give_up(self) -> None:
+    async def _run_in(self, session: WorkerSession) -> Outcome:
+        options = self.options
+        self._session = session
+        self._events.put_nowait(self.number)
+        try:
+            await session.run(
+                self.number,
+                options.code,
+                report_variables=options.report_variables,
+                check=options.check,
+            )
+            if self._is_interrupted:
+                await self._interrupt(session)
+            ended = await self._followed(session)
+            if self._is_stopped_for_memory and ended.ending == "interrupted":
+                ended = _out_of_memory(ended, session.memory_bytes)
+        except WorkerLostError as error:
+            await session.gone()
+            if not session.can_go_on:
+                return error
+            ended = self._without_worker(session)
+        return Ended(frame=ended, limit_reached=self._limit_reached)
+
+    async def _interrupt(self, session: WorkerSession) -> None:
+        await session.interrupt()
+        if self._patience is None:
+            loop, cause = asyncio.get_running_loop(), "a worker did not stop an interrupted cell"
+            self._patience = loop.call_later(_INTERRUPT_GRACE_S, session.kill_worker, cause)
+
+    def _without_worker(self, session: WorkerSession) -> frames.Ended:
+        """Return the end of a cell whose worker died: it is undone."""
+        return frames.Ended(
+            session=0,
+            execution=self.number,
+            ending="worker_lost",
+            state_kept=False,
+            failure=frames.Failure(message=_LOST_MESSAGE.format(session.loss)),
+            final=None,
+            variables=[],
+            output_bytes=0,
+            output_bytes_dropped=0,
+            own_time_s=self._own_time_s,
+            wait_time_s=0.0,
+            fuel_used=0,
+            memory_bytes=session.memory_bytes,
+        )
+
+    @property
+    def sub_calls(self) -> int:
+        """Sub-calls that it has made so far."""
+        return self._sequence
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self._on_end is not None:
+            self._on_end(self, outcome)
+        self._events.put_nowait(outcome)
+
+    async def _give_up(self, session: WorkerSession) -> None:
         """End the session: nobody would answer its cell any more."""
-        await self._session.close()
-        self._events.put_nowait(WorkerLostError("the execution was given up"))
+        await session.close()
+        self._finish(WorkerLostError("the execution was given up"))
 
-    async def _followed(self) -> frames.Ended:
-        time_left_s = self._session.limits.execute_time_max_s + _GRACE_S
+    async def _followed(self, session: WorkerSession) -> frames.Ended:
+        time_max_s = self._limits.execute_time_max_s + _GRACE_S
         while True:
             started = time.monotonic()
-            frame = await self._next(time_left_s)
-            time_left_s -= time.monotonic() - started
+            try:
+                frame = await self._next(session, time_max_s - self._own_time_s)
+            finally:
+                self._own_time_s += time.monotonic() - started
             if isinstance(frame, frames.Ended):
                 return frame
             if isinstance(frame, frames.Output):
                 self._events.put_nowait(frame)
             elif isinstance(frame, frames.SubCalls):
-                ended = await self._answered(frame)
+                ended = await self._answered(session, frame)
                 if ended is not None:
                     return ended
 
-    async def _next(self, timeout_s: float) -> frames.FromWorker:
+    async def _next(self, session: WorkerSession, timeout_s: float) -> frames.FromWorker:
         try:
             async with asyncio.timeout(max(timeout_s, 0.0)):
-                return await self._session.next_frame()
+                return await session.next_frame()
         except TimeoutError:
-            self._session.kill_worker("a worker did not stop a cell in time")
-            return await self._session.next_frame()
+            session.kill_worker("a worker did not stop a cell in time")
+            return await session.next_frame()
 
-    async def _answered(self, request: frames.SubCalls) -> frames.Ended | None:
+    async def _answered(
+        self, session: WorkerSession, request: frames.SubCalls
+    ) -> frames.Ended | None:
         """Make the sub-calls; an Ended that comes meanwhile, after an interrupt, cancels them."""
-        following = asyncio.create_task(self._session.next_frame())
+        following = asyncio.create_task(session.next_frame())
         asking = asyncio.create_task(self._ask(request))
         try:
             await asyncio.wait((following, asking), return_when=asyncio.FIRST_COMPLETED)
@@ -156,7 +256,7 @@ class ExecutionStream:
             for task in (following, asking):
                 task.cancel()
             await asyncio.wait((following, asking))
-        await self._session.answer(request.call, outcomes)
+        await session.answer(request.call, outcomes)
         return None
 
     async def _ask(self, request: frames.SubCalls) -> list[frames.Answer | frames.Refusal]:
@@ -166,8 +266,8 @@ class ExecutionStream:
             sub_models=self._sub_models,
             run_token=self._run_token,
             default_tier=self._sub_tier,
-            call_prefix=self._options.call_prefix,
-            turn=self._options.turn,
+            call_prefix=self.options.call_prefix,
+            turn=self.options.turn,
             sequence=self._sequence,
         )
         self._sequence += len(request.question.prompts)
@@ -175,3 +275,13 @@ class ExecutionStream:
             self._events.put_nowait(event)
         self._limit_reached = self._limit_reached or calls.limit_reached
         return calls.answers()
+
+
+def _out_of_memory(interrupted: frames.Ended, memory_bytes: int) -> frames.Ended:
+    """Return the end of a cell that was stopped for the memory that it took."""
+    message = (
+        "the service has no memory left, and this execution took the most of it: "
+        f"{memory_bytes} bytes"
+    )
+    failure = frames.Failure(type="MemoryError", message=message)
+    return msgspec.structs.replace(interrupted, ending="out_of_memory", failure=failure)

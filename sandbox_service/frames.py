@@ -13,11 +13,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from sandbox_service.jail.wall import Wall
 from sandbox_service.limits import Limits
 
 FRAME_BYTES_MAX = 64 << 20
 OUTPUT_TEXT_MAX = 64 << 10
 """Characters of one Output."""
+GROWTH_BYTES = 64 << 20
 BATCH_PROMPTS_MAX = 100_000
 _LENGTH = struct.Struct("<I")
 
@@ -36,8 +38,25 @@ Ending = Literal[
     "interrupted",
     "trapped",
     "refused",
+    "worker_lost",
 ]
-"""Endings that a worker reports; that it died itself, only the supervisor can tell."""
+"""How executions end. That the worker died itself, only the supervisor can tell."""
+Pattern = Literal[
+    "built-code",
+    "ctypes",
+    "dunder-walk",
+    "frame-walk",
+    "heap-walk",
+    "host-door",
+    "long-literal",
+    "module-tampering",
+    "multiprocessing",
+    "serialized-code",
+    "socket",
+    "subprocess",
+    "tracing",
+]
+"""What the check of a cell's code may notice; see guest/code_check.py."""
 CheckMode = Literal["off", "record", "refuse"]
 """What the check of a cell's code does with suspicious patterns."""
 
@@ -83,8 +102,8 @@ class Determinism(Struct, frozen=True, kw_only=True):
     """What makes an execution repeat bit for bit."""
 
     clock_ns: Natural
-    """Unix time that clocks show at the session's start."""
-    seed: Natural
+    """Unix time that clocks show when the session is opened."""
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
     """Seed of all randomness."""
 
 
@@ -139,8 +158,8 @@ class Failure(Struct, frozen=True, kw_only=True):
 class Finding(Struct, frozen=True, kw_only=True):
     """A suspicious pattern that the check of a cell's code noticed."""
 
-    pattern: Annotated[str, Meta(max_length=64)]
-    line: Natural
+    pattern: Pattern
+    line: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
     detail: Annotated[str, Meta(max_length=200)]
 
 
@@ -169,7 +188,10 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
 
     compiled: str
     library: str
-    warm_image: str
+    warm_images: dict[str, str]
+    """By profile."""
+    niceness: int = 0
+    """How much later than others the worker gets processor time, 0 to 19."""
 
 
 class Open(Struct, frozen=True, kw_only=True, tag="open"):
@@ -249,6 +271,8 @@ class Started(Struct, frozen=True, kw_only=True, tag="started"):
     """First frame: the guest is loaded, or cannot be for the reason in `problem`."""
 
     problem: str = ""
+    walls: Annotated[list[Wall], Meta(max_length=32)] = []
+    """The walls around the worker, in the order they were raised."""
 
 
 class Opened(Struct, frozen=True, kw_only=True, tag="opened"):
@@ -275,6 +299,14 @@ class Output(Struct, frozen=True, kw_only=True, tag="output"):
     execution: int
     stream: Literal["stdout", "stderr"]
     text: Annotated[str, Meta(min_length=1, max_length=OUTPUT_TEXT_MAX)]
+
+
+class Grown(Struct, frozen=True, kw_only=True, tag="grown"):
+    """The running code has taken more memory, by at least GROWTH_BYTES since it was last told."""
+
+    session: int
+    execution: int
+    memory_bytes: Natural
 
 
 class SubCalls(Struct, frozen=True, kw_only=True, tag="sub_calls"):
@@ -307,12 +339,15 @@ class Ended(Struct, frozen=True, kw_only=True, tag="ended"):
     """The field of Limits that ended it, as SessionLimits of the contract names it."""
     findings: Annotated[list[Finding], Meta(max_length=20)] = []
     """What the check of the code noticed."""
+    clock_ns: Natural = 0
+    """Where a fixed clock stands; 0 where the clock is the host's."""
 
 
 class Saved(Struct, frozen=True, kw_only=True, tag="saved"):
     """The session's layers hold its memory as of this execution, 0 for its start.
 
-    Follows Opened and each Ended; until it comes the layers are not to be relied on.
+    Follows each Ended, and the Opened of a session that is not restored; until it comes the
+    layers are not to be relied on.
     """
 
     session: int
@@ -320,10 +355,12 @@ class Saved(Struct, frozen=True, kw_only=True, tag="saved"):
 
 
 class Lost(Struct, frozen=True, kw_only=True, tag="lost"):
-    """The session broke by a fault of the worker's own; it is gone."""
+    """The session ended by itself: a fault of the worker's own, or what its code did to it."""
 
     session: int
     cause: Annotated[str, Meta(max_length=4096)]
+    is_broken: bool = False
+    """Whether its own code broke it, so that it would break again elsewhere."""
 
 
 class Closed(Struct, frozen=True, kw_only=True, tag="closed"):
@@ -332,7 +369,9 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed"):
     session: int
 
 
-FromWorker = Started | Opened | OpenFailed | Output | SubCalls | Ended | Saved | Lost | Closed
+FromWorker = (
+    Started | Opened | OpenFailed | Output | Grown | SubCalls | Ended | Saved | Lost | Closed
+)
 
 
 class FrameReader:
@@ -357,7 +396,7 @@ class FrameReader:
             del self._buffer[:end]
             try:
                 yield self._decoder.decode(payload)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise FrameError(f"a frame that does not decode: {error}") from error
 
 

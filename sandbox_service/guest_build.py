@@ -1,4 +1,4 @@
-"""The prepared guest: four files in a cache folder that only we, or root, may write.
+"""The prepared guest: files in a cache folder that only we, or root, may write.
 
 Compiled code is native code, so files that others could have touched are refused. Making the
 files is `prepare`'s work; this module says where they are and whether they are whole.
@@ -12,10 +12,12 @@ import importlib.resources
 import os
 import platform
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_service.engine import FLAGS
+from sandbox_service.profiles import PROFILES
 
 WASM_SHA256 = "879bdb628a1a799dc3a6d1a645fee0f88944bf4cdf5e1628e0e1d2b4b33d28d3"
 LIBRARY_SHA256 = "a7b8f7cbd4799ac8c81223cbc47f8cea503adac934a04826778b66e5a5e9b847"
@@ -24,16 +26,31 @@ ABI_VERSION = 1
 PYTHON_VERSION = "3.15.0"
 RUNTIME_MODULES = (
     "host",
+    "questions",
     "sub_calls",
+    "matches",
+    "lazy_lines",
+    "lazy_text",
     "answers",
-    "event_loop",
-    "streams",
-    "contexts",
+    "explanations",
     "tracebacks",
+    "stepwise",
+    "event_loop",
+    "executors",
+    "awaiting",
+    "code_check",
+    "streams",
+    "manual",
+    "lazy_documents",
+    "lazy_json",
+    "text_functions",
+    "contexts",
     "cells",
     "prelude",
 )
 """Our own modules inside the guest, each after those that it imports."""
+_SHAPING_MODULES = ("making", "profiles", "surroundings", "wasi")
+"""Our modules that have a part in what is in a warm image."""
 
 
 class GuestNotPreparedError(Exception):
@@ -50,8 +67,8 @@ class GuestBuild:
     """The guest as native code."""
     library: Path
     """Zip file with the guest's standard library."""
-    warm_image: Path
-    """Memory of the guest after its preparation; see image.py."""
+    warm_images: Mapping[str, Path]
+    """Memory of the guest after its preparation, by profile; see image.py."""
     digest: str
     """Names the build; images of sessions belong to one."""
     abi_version: int = ABI_VERSION
@@ -62,20 +79,27 @@ class GuestBuild:
         """Return where this version's build is, or would be, in a cache folder."""
         engine = f"{engine_version()}|{platform.machine()}|{FLAGS}"
         code = _digest(WASM_SHA256, engine, str(ABI_VERSION))
-        digest = _digest(code, LIBRARY_SHA256, *runtime_sources().values())
+        package = importlib.resources.files("sandbox_service")
+        shaping = [(package / f"{name}.py").read_text("utf-8") for name in _SHAPING_MODULES]
+        digest = _digest(code, LIBRARY_SHA256, *runtime_sources().values(), *shaping)
         return cls(
             wasm=folder / f"python-{WASM_SHA256[:16]}.wasm",
             compiled=folder / f"python-{code}.cwasm",
             library=folder / f"library-{LIBRARY_SHA256[:16]}.zip",
-            warm_image=folder / f"warm-{digest}.image",
+            warm_images={name: folder / f"warm-{digest}-{name}.image" for name in PROFILES},
             digest=digest,
         )
 
     def check(self) -> None:
         """Raise GuestNotPreparedError unless what sessions need is there and ours."""
         check_folder(self.compiled.parent)
-        for path in (self.compiled, self.library, self.warm_image):
+        for path in self.files:
             check_file(path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What sessions need, of all that is in the folder."""
+        return (self.compiled, self.library, *self.warm_images.values())
 
 
 def engine_version() -> str:

@@ -22,6 +22,8 @@ from sandbox_service.limits import Limits
 
 _DONE, _REFUSED = 0, -1
 _FINAL_BYTES_MAX = 1 << 20
+_START_BYTES_MAX = 1 << 20
+"""What the runtime asks at a session's start is short."""
 _TIGHT_BYTES = 4 << 20
 """With less than this to grow by, a cell's end is checked for room for the next one."""
 
@@ -41,6 +43,8 @@ class GuestDoor:
         """The guest that calls; set before it runs."""
         self.report: ReportEnd | None = None
         """How the cell, or the start, ended; None until the guest has said so."""
+        self.findings: list[frames.Finding] = []
+        """What the check of the cell's code noticed."""
         self.failure: ContextError | None = None
         """The context that could not be loaded, if there is one."""
         self.loading = ""
@@ -56,11 +60,13 @@ class GuestDoor:
         self._execution: Execution | None = None
         self._cell: frames.Run | None = None
         self._calls = 0
+        self._is_answering = False
 
     def begin(self, execution: Execution, cell: frames.Run | None) -> None:
         """Answer for an execution from here on; without a cell it is the session's start."""
         self._execution, self._cell, self.report = execution, cell, None
         self.has_begun = False
+        self.findings = []
         with contextlib.suppress(queue.Empty):  # left over from an interrupt that came late
             while True:
                 self._answers.get_nowait()
@@ -75,25 +81,38 @@ class GuestDoor:
 
     def call(self, start: int, size: int, result_start: int, result_size: int) -> int:
         """Answer one request of the guest's, given and taken by address and size."""
-        memory = self.instance.memory
-        if size > guest_calls.REQUEST_BYTES_MAX:
+        # An allocator that makes requests itself would use up the host's stack.
+        if self._is_answering or size > guest_calls.REQUEST_BYTES_MAX:
             return _REFUSED
+        self._is_answering = True
         try:
-            answer = self._answered(guest_calls.decode(memory.read(start, size)))
-            if answer is None:
-                return _REFUSED
-            address = self.instance.allocate(len(answer))
-            memory.write(address, answer)
-            memory.write_u32(result_start, address)
-            memory.write_u32(result_size, len(answer))
+            return self._called(start, size, result_start, result_size)
         except GuestMemoryError:
             return _REFUSED
+        finally:
+            self._is_answering = False
+
+    def _called(self, start: int, size: int, result_start: int, result_size: int) -> int:
+        memory = self.instance.memory
+        request = guest_calls.decode(memory.read(start, size))
+        # The runtime refuses a larger one before; this is code that goes around it.
+        if size > self._bytes_max(request):
+            return _REFUSED
+        answer = self._answered(request)
+        if answer is None:
+            return _REFUSED
+        address = self.instance.allocate(len(answer))
+        memory.write(address, answer)
+        memory.write_u32(result_start, address)
+        memory.write_u32(result_size, len(answer))
         return _DONE
 
     def _answered(self, request: guest_calls.GuestCall | None) -> bytes | None:
         """Return the answer to a request; None where it has no place here."""
         if isinstance(request, ReportEnd):
             return self._noted(request)
+        if isinstance(request, guest_calls.LazyCall) and self._execution is not None:
+            return self._contexts.answer(request, self._execution.on_tick)
         if self._cell is None:
             return self._answered_at_start(request)
         if isinstance(request, guest_calls.FetchCell):
@@ -102,15 +121,26 @@ class GuestDoor:
                 source=self._cell.code,
                 number=self._cell.execution,
                 report=self._cell.report_variables,
+                value_bytes_max=self._limits.value_bytes_max,
+                check=self._cell.check,
             )
             return msgspec.json.encode(cell)
+        if isinstance(request, guest_calls.ReportFindings) and not self.findings:
+            self.findings = request.findings
+            return b""
         if isinstance(request, guest_calls.AskSubModels) and self._execution is not None:
             return msgspec.json.encode(self._asked(request, self._execution))
         return None
 
+    def _bytes_max(self, request: guest_calls.GuestCall | None) -> int:
+        if isinstance(request, ReportEnd):
+            return guest_calls.REPORT_BYTES_MAX
+        return self._limits.value_bytes_max if self._cell is not None else _START_BYTES_MAX
+
     def _noted(self, report: ReportEnd) -> bytes | None:
         # The runtime refuses a larger answer before; this is code that goes around it.
-        if report.final is not None and len(report.final.text.encode()) > _FINAL_BYTES_MAX:
+        final_bytes_max = min(_FINAL_BYTES_MAX, self._limits.value_bytes_max)
+        if report.final is not None and len(report.final.text.encode()) > final_bytes_max:
             return None
         self.report = report
         left = self._limits.memory_bytes_max - self.instance.memory.size_bytes

@@ -1,24 +1,33 @@
 """A session's memory as layers of mapped pages: warm image, saved pages, private pages.
 
-The warm image (a file that all sessions share) and the session's saved pages (an anonymous
-file of its own) are mapped copy-on-write over the guest's linear memory, so only what a cell
-writes costs memory. At rest a guest is nothing but its memory: mapping the same layers over
-a fresh instance gives the session back as it was at the last save.
+The warm image (a file that all sessions share) and the session's layers (anonymous files that
+the supervisor made and keeps) are mapped copy-on-write over the guest's linear memory, so only
+what a cell writes costs memory. At rest a guest is nothing but its memory: mapping the same
+layers over a fresh instance gives the session back as it was at the last save.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sandbox_service.engine import GuestMemory
+from sandbox_service.sparse_files import (
+    PAGE_BYTES,
+    Run,
+    extents,
+    overlaid,
+    read_whole,
+    topmost,
+    write_whole,
+)
 
-PAGE_BYTES = 4096
 _REMAP_PAGES = 64
 """A changed run this long is mapped back from the saved file, which frees the private copy.
 
@@ -57,38 +66,61 @@ class WarmImage:
 
 
 class SessionImage:
-    """What a session's memory holds besides the warm image, as of the last save."""
+    """What a session's memory holds besides the warm image, as of the last save.
 
-    def __init__(self, warm: WarmImage, changes: ChangeFinder) -> None:
+    It writes to the topmost layer only; the finished ones below may be shared with others.
+    """
+
+    def __init__(
+        self, warm: WarmImage, changes: ChangeFinder, finished: Sequence[int], top: int
+    ) -> None:
+        """Take over the descriptors of finished layers, lowest first, and of the top one."""
         self._warm = warm
         self._changes = changes
-        self._fd = os.memfd_create("session", os.MFD_CLOEXEC)
-        self._size_bytes = warm.size_bytes
+        self._finished = list(finished)
+        self._top = top
+        self._below = topmost(self._finished)
+        self._size_bytes = max(
+            warm.size_bytes, *(os.fstat(fd).st_size for fd in (*self._finished, top))
+        )
 
     def attach(self, memory: GuestMemory) -> None:
-        """Map the layers over a fresh instance's memory."""
+        """Map the layers over a fresh instance's memory.
+
+        Raises GuestMemoryError where they are larger than it may be.
+        """
         memory.grow_to(self._size_bytes)
-        _map(memory, 0, self._warm.size_bytes, self._warm.fd)
-        for start, end in _extents(self._fd):
-            if end - start >= _REMAP_PAGES * PAGE_BYTES:
-                _map(memory, start, end - start, self._fd)
-            else:
-                memory.write(start, os.pread(self._fd, end - start, start))
+        if not _map(memory, 0, self._warm.size_bytes, self._warm.fd):
+            raise OSError(errno.ENOMEM, "this process can map no more files")
+        content = memory.view()
+        for start, end, fd in self._runs():
+            if not (_is_long(start, end) and _map(memory, start, end - start, fd)):
+                read_whole(fd, content[start:end], start)
 
     def save(self, memory: GuestMemory) -> None:
         """Take over every page that changed since the layers were last mapped."""
         size_bytes = memory.size_bytes
-        os.ftruncate(self._fd, size_bytes)
+        os.ftruncate(self._top, size_bytes)
         content = memory.view()
         for start, end in list(self._changes.find(memory, self._expected)):
-            is_long = end - start >= _REMAP_PAGES * PAGE_BYTES
             # Piece by piece, so that a large run never takes its memory twice.
             for low in range(start, end, _COPY_BYTES):
                 high = min(low + _COPY_BYTES, end)
-                _write_all(self._fd, content[low:high], low)
-                if is_long:
-                    _map(memory, low, high - low, self._fd)
+                write_whole(self._top, content[low:high], low)
+                if _is_long(start, end):
+                    _map(memory, low, high - low, self._top)
         self._size_bytes = size_bytes
+
+    def relayer(self, memory: GuestMemory, finished: Sequence[int], top: int) -> None:
+        """Take over other layers that hold together what these do, at rest after a save."""
+        was_merged = len(finished) <= len(self._finished)
+        self.close()
+        self._finished, self._top = list(finished), top
+        self._below = topmost(self._finished)
+        if was_merged:  # what is mapped from the old files keeps them from being freed
+            for start, end, fd in self._runs():
+                if _is_long(start, end):
+                    _map(memory, start, end - start, fd)
 
     def fill(
         self, memory: GuestMemory, start: int, size_bytes: int, pieces: Iterable[bytes]
@@ -105,7 +137,7 @@ class SessionImage:
         if last - first < _FILL_BYTES_MIN:
             first = last = end
         _discard(memory, first, last - first)
-        os.ftruncate(self._fd, memory.size_bytes)
+        os.ftruncate(self._top, memory.size_bytes)
         position = start
         for piece in pieces:
             if position + len(piece) > end:
@@ -113,24 +145,29 @@ class SessionImage:
             head = piece[: max(first - position, 0)]
             memory.write(position, head)
             middle = memoryview(piece)[len(head) : max(last - position, len(head))]
-            _write_all(self._fd, middle, position + len(head))
+            write_whole(self._top, middle, position + len(head))
             memory.write(position + len(head) + len(middle), piece[len(head) + len(middle) :])
             position += len(piece)
         if position != end:
             raise ValueError("the data is shorter than announced")
-        if last > first:
-            _map(memory, first, last - first, self._fd)
+        if last > first and not _map(memory, first, last - first, self._top):
+            read_whole(self._top, memory.view()[first:last], first)
 
     def close(self) -> None:
-        """Give the saved pages back."""
-        os.close(self._fd)
+        """Close the layers."""
+        for fd in (*self._finished, self._top):
+            os.close(fd)
+
+    def _runs(self) -> list[Run]:
+        return overlaid(self._below, [(low, high, self._top) for low, high in extents(self._top)])
 
     def _expected(self, start: int, size_bytes: int) -> bytes:
         """Return what the layers hold in a range, whether or not it was changed since."""
         expected = bytearray(os.pread(self._warm.fd, size_bytes, start))
         expected.extend(bytes(size_bytes - len(expected)))
-        for low, high in _extents(self._fd, start, start + size_bytes):
-            expected[low - start : high - start] = os.pread(self._fd, high - low, low)
+        for fd in (*self._finished, self._top):
+            for low, high in extents(fd, start, start + size_bytes):
+                expected[low - start : high - start] = os.pread(fd, high - low, low)
         return bytes(expected)
 
 
@@ -212,33 +249,24 @@ def _open_page_map(path: str) -> int | None:
     return None
 
 
-def _extents(fd: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of a sparse file that hold data."""
-    stop = os.fstat(fd).st_size if stop is None else min(stop, os.fstat(fd).st_size)
-    while start < stop:
-        try:
-            low = os.lseek(fd, start, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            return
-        if low >= stop:
-            return
-        start = os.lseek(fd, low, os.SEEK_HOLE)
-        yield low, min(start, stop)
+def _is_long(start: int, end: int) -> bool:
+    return end - start >= _REMAP_PAGES * PAGE_BYTES
 
 
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data[:_COPY_BYTES], offset)
-        data, offset = data[written:], offset + written
+def _map(memory: GuestMemory, start: int, size_bytes: int, fd: int) -> bool:
+    """Map a file's range copy-on-write over the same range of the guest's memory.
 
-
-def _map(memory: GuestMemory, start: int, size_bytes: int, fd: int) -> None:
-    """Map a file's range copy-on-write over the same range of the guest's memory."""
+    Returns False, and leaves memory as it is, where the process has as many mappings as it may:
+    code that changes every other bit of a large memory needs many of them.
+    """
     address = memory.address_of(start, size_bytes)
     flags = mmap.MAP_PRIVATE | _MAP_FIXED
     result = _libc().mmap(address, size_bytes, _PROTECTION, flags, fd, start)
     if result != address:
+        if ctypes.get_errno() == errno.ENOMEM:
+            return False
         raise OSError(ctypes.get_errno(), "cannot map an image over the guest's memory")
+    return True
 
 
 def _discard(memory: GuestMemory, start: int, size_bytes: int) -> None:

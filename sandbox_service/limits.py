@@ -29,3 +29,30 @@ class Limits:
     """Size of one value that crosses from the guest to its host."""
     open_files_max: int = 64
     """Files of the library that the guest has open at a time."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What one execution may use: its own limits, or the rest of its session's."""
+
+    fuel: int
+    """Instructions."""
+    time_s: float
+    """Own wall time."""
+    fuel_limit: str
+    """The field of SessionLimits that the instructions come from."""
+    time_limit: str
+    """The field that the time comes from."""
+
+    @classmethod
+    def of(cls, limits: Limits, fuel_used: int, time_used_s: float) -> Allowance:
+        """Return what is left for an execution in a session that has used so much before."""
+        fuel_left = max(limits.session_fuel_max - fuel_used, 0)
+        time_left_s = max(limits.session_time_max_s - time_used_s, 0.0)
+        is_own_time = limits.execute_time_max_s <= time_left_s
+        return cls(
+            fuel=min(limits.fuel_max, fuel_left),
+            time_s=min(limits.execute_time_max_s, time_left_s),
+            fuel_limit="fuel_max" if limits.fuel_max <= fuel_left else "session_fuel_max",
+            time_limit="execute_time_max" if is_own_time else "session_time_max",
+        )

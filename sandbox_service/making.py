@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from sandbox_service import guest_calls
+from sandbox_service import frames, guest_calls
 from sandbox_service.engine import (
     THREAD_STACK_BYTES,
     GuestEngine,
@@ -20,11 +19,18 @@ from sandbox_service.engine import (
 )
 from sandbox_service.guest_build import runtime_sources
 from sandbox_service.image import WarmImage
+from sandbox_service.profiles import PROFILES
+from sandbox_service.surroundings import FixedSurroundings
 from sandbox_service.wasi import Wasi
 
 _WARM_MEMORY_BYTES_MAX = 1 << 30
 _WARM_FUEL = 1_000_000_000_000
-_REHEARSALS = 20
+_WARM_CLOCK_NS = 1_767_225_600 * 10**9
+"""Equal files on every host, or a checkpoint of one would make no sense on another."""
+_OPEN_FILES_MAX = 64
+_REHEARSALS = 40
+_REHEARSED_CELLS = ("None", "print(end='')", "1 / 0", "x = (")
+"""Cells that leave nothing behind and take the ways that most cells take."""
 PACKAGE = "fathom_guest"
 """Name of our package inside the guest."""
 START = f"__import__('sys').modules['{PACKAGE}'].session.start()".encode()
@@ -39,7 +45,7 @@ def run(step: str, *paths: str) -> None:
     """Run a step by name on the big stack that the guest needs."""
     steps: dict[str, Callable[..., None]] = {
         "compile_guest": compile_guest,
-        "write_warm_image": write_warm_image,
+        "write_warm_images": write_warm_images,
     }
     failures: list[BaseException] = []
 
@@ -57,25 +63,33 @@ def run(step: str, *paths: str) -> None:
         raise failures[0]
 
 
-def write_warm_image(compiled: Path, library: Path, image: Path) -> None:
-    """Start a guest, load our runtime into it, and write its memory to a file."""
+def write_warm_images(compiled: Path, library: Path, folder: Path) -> None:
+    """Start a guest, load our runtime into it, and write its memory to a file a profile."""
     engine = GuestEngine(compiled)
     output = _Output()
-    wasi = Wasi(output, library.read_bytes())
+    wasi = Wasi(output, library.read_bytes(), _OPEN_FILES_MAX)
     rehearsal = _Rehearsal()
     functions: dict[str, HostFunction] = {**wasi.functions(), "call": rehearsal.call}
     instance = engine.instantiate(functions, _nothing, _WARM_MEMORY_BYTES_MAX)
+    output.instance = rehearsal.instance = instance
     wasi.memory = instance.memory
-    rehearsal.instance = instance
     instance.fuel = _WARM_FUEL
     _turn(instance, _loader(runtime_sources()).encode(), output)
-    # The interpreter specialises code that it has run a few times: let the image have that.
-    for _ in range(_REHEARSALS):
-        _turn(instance, START, output)
-        _turn(instance, RUN, output)
-    _turn(instance, _TIDY, output)
-    WarmImage.write(image, instance.memory)
+    for profile, code in PROFILES.items():
+        if code:
+            _turn(instance, _rehearsed(code).encode(), output)
+        # The interpreter specialises code that it has run a few times: let the image have that.
+        for _ in range(_REHEARSALS):
+            _turn(instance, START, output)
+            _turn(instance, RUN, output)
+        _turn(instance, _TIDY, output)
+        WarmImage.write(folder / profile, instance.memory)
     instance.close()
+
+
+def _rehearsed(code: str) -> str:
+    """Return the program that runs a profile's code, and leaves no name of it behind."""
+    return f"exec({code!r}, {{'__name__': '__rehearsal__'}})"
 
 
 def _turn(instance: GuestInstance, source: bytes, output: _Output) -> None:
@@ -102,16 +116,25 @@ def _load(package_name, sources):
         exec(compile(source, module.__file__, "exec"), module.__dict__)
         setattr(package, name, module)
     package.session = package.prelude.prepare()
-_load({PACKAGE!r}, {json.dumps(sources)})
-del _load
+_sources = {json.dumps(sources)}
+_load({PACKAGE!r}, _sources)
+del _load, _sources
 """
 
 
 class _Output:
-    """Keeps what the guest writes while it is prepared."""
+    """What WASI needs while a guest is prepared: keeps what it writes, and fixes the rest."""
+
+    instance: GuestInstance
+    """Set before the guest runs."""
 
     def __init__(self) -> None:
         self.written = b""
+        nature = frames.Determinism(clock_ns=_WARM_CLOCK_NS, seed=0)
+        surroundings = FixedSurroundings(nature, 0, lambda: _WARM_FUEL - self.instance.fuel)
+        self.clock_ns = surroundings.clock_ns
+        self.random_bytes = surroundings.random_bytes
+        self.sleep = surroundings.sleep
 
     def output_room(self) -> int:
         """Return the bytes that are still kept."""
@@ -121,16 +144,15 @@ class _Output:
         """Keep some output."""
         self.written += data
 
-    def sleep(self, duration_s: float) -> None:
-        """Let a little time pass; imports only ever try out a wait of no length."""
-        time.sleep(min(duration_s, 1.0))
-
 
 class _Rehearsal:
-    """Answers the runtime as a host does that has no contexts and an empty cell."""
+    """Answers the runtime as a host does that has no contexts, and cells of every ending."""
 
     instance: GuestInstance
     """Set before the guest runs."""
+
+    def __init__(self) -> None:
+        self._cells = 0
 
     def call(self, start: int, size: int, result_start: int, result_size: int) -> int:
         """Answer one request."""
@@ -140,7 +162,12 @@ class _Rehearsal:
         if isinstance(request, guest_calls.FetchMounts):
             answer = b"[]"
         elif isinstance(request, guest_calls.FetchCell):
-            answer = msgspec.json.encode(guest_calls.Cell(source="None", number=0, report=True))
+            source = _REHEARSED_CELLS[self._cells % len(_REHEARSED_CELLS)]
+            self._cells += 1
+            cell = guest_calls.Cell(
+                source=source, number=0, report=True, value_bytes_max=1 << 20, check="record"
+            )
+            answer = msgspec.json.encode(cell)
         address = self.instance.allocate(len(answer))
         memory.write(address, answer)
         memory.write_u32(result_start, address)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from types import TracebackType
@@ -10,9 +12,11 @@ from typing import Self
 
 from sandbox_service.errors import CapacityError
 from sandbox_service.guest_build import GuestBuild
+from sandbox_service.jail.wall import Wall
 from sandbox_service.worker_process import WORKER_COMMAND, WorkerProcess, WorkerStartError
 
 _log = logging.getLogger(__name__)
+_security = logging.getLogger("fathom.security")
 _RETRY_S = 1.0
 _RETRY_MAX_S = 30.0
 
@@ -21,19 +25,30 @@ class WorkerPool:
     """A fixed number of worker processes; a context manager that ends them."""
 
     def __init__(
-        self, build: GuestBuild, count: int, command: Sequence[str] = WORKER_COMMAND
+        self,
+        build: GuestBuild,
+        count: int,
+        command: Sequence[str] = WORKER_COMMAND,
+        *,
+        niceness: int = 0,
+        require_jail: bool = False,
     ) -> None:
+        """Describe the workers; see WorkerProcess for what they are started with."""
         self.build = build
         """The guest that the workers run."""
         self._count = count
-        self._command = command
+        self._new_worker = functools.partial(
+            WorkerProcess, build, command, niceness=niceness, require_jail=require_jail
+        )
         self._workers: list[WorkerProcess] = []
+        self._added = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._keepers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Start the workers; raises WorkerStartError where the guest does not load."""
-        workers = [WorkerProcess(self.build, self._command) for _ in range(self._count)]
+        """Start the workers; raises WorkerStartError where the guest does not load, or a wall
+        that must stand does not."""
+        workers = [self._new_worker() for _ in range(self._count)]
         try:
             await asyncio.gather(*[worker.greet() for worker in workers])
         except BaseException:
@@ -41,6 +56,7 @@ class WorkerPool:
                 await worker.end()
             raise
         self._workers = list(workers)
+        self._log_walls()
         await self._tasks.__aenter__()
         self._keepers = [self._tasks.create_task(self._keep(worker)) for worker in workers]
         return self
@@ -60,11 +76,37 @@ class WorkerPool:
         """The workers that live."""
         return [worker for worker in self._workers if not worker.death]
 
+    @property
+    def walls(self) -> list[Wall]:
+        """The walls around the workers, in the order they were raised; one that is missing
+        around any of them counts as missing."""
+        walls: dict[str, Wall] = {}
+        for worker in self.workers:
+            for wall in worker.walls:
+                if wall.name not in walls or not wall.raised:
+                    walls[wall.name] = wall
+        return list(walls.values())
+
+    async def wait_for_worker(self, timeout_s: float) -> None:
+        """Wait until a worker lives; returns after a time in any case."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.workers:
+                    self._added.clear()
+                    await self._added.wait()
+
     def least_busy(self) -> WorkerProcess:
         """Return the worker with the fewest sessions; CapacityError where none lives."""
         if not self.workers:
             raise CapacityError("every worker is being restarted")
         return min(self.workers, key=lambda worker: worker.session_count)
+
+    def _log_walls(self) -> None:
+        for wall in self.walls:
+            if wall.raised:
+                _log.info("the wall `%s` stands around every worker", wall.name)
+            else:
+                _log.warning("the wall `%s` does not stand: %s", wall.name, wall.detail)
 
     async def _keep(self, worker: WorkerProcess) -> None:
         """Serve one place in the pool: a worker, then its replacement, and so on."""
@@ -74,13 +116,16 @@ class WorkerPool:
             finally:
                 self._workers.remove(worker)
             _log.error("worker %d died: %s", worker.pid, worker.death)
+            if worker.made_a_deadly_call:
+                _security.error("worker %d made a system call of an attack's", worker.pid)
             worker = await self._replacement()
             self._workers.append(worker)
+            self._added.set()
 
     async def _replacement(self) -> WorkerProcess:
         delay_s = _RETRY_S
         while True:
-            worker = WorkerProcess(self.build, self._command)
+            worker = self._new_worker()
             try:
                 await worker.greet()
             except WorkerStartError as error:

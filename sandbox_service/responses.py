@@ -10,15 +10,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import ServiceError
 from sandbox_service import frames
+from sandbox_service.checkpoints import Checkpoint
 from sandbox_service.execution_stream import Ended, Event
-from sandbox_service.limits import Limits
+from sandbox_service.jail.wall import Wall
 from sandbox_service.session import Session, SessionState
+from sandbox_service.session_limits import wire_limits
 from sandbox_service.sub_calls import SubCallFinished, SubCallStarted
 
 _ANSWER_HEAD_CHARACTERS = 500
 _STATES = {
     SessionState.IDLE: session_pb2.Session.STATE_IDLE,
     SessionState.BUSY: session_pb2.Session.STATE_BUSY,
+    SessionState.EVICTED: session_pb2.Session.STATE_EVICTED,
     SessionState.LOST: session_pb2.Session.STATE_LOST,
 }
 _STREAMS = {
@@ -35,6 +38,8 @@ _ENDINGS: dict[frames.Ending, execution_pb2.ExecutionResult.Ending.ValueType] = 
     "out_of_memory": execution_pb2.ExecutionResult.ENDING_OUT_OF_MEMORY,
     "interrupted": execution_pb2.ExecutionResult.ENDING_INTERRUPTED,
     "trapped": execution_pb2.ExecutionResult.ENDING_TRAPPED,
+    "refused": execution_pb2.ExecutionResult.ENDING_REFUSED,
+    "worker_lost": execution_pb2.ExecutionResult.ENDING_WORKER_LOST,
 }
 
 
@@ -43,25 +48,37 @@ def session(value: Session) -> session_pb2.Session:
     return session_pb2.Session(
         name=value.name,
         state=_STATES[value.state],
-        limits=limits(value.limits),
+        limits=wire_limits(value.limits),
         create_time=_timestamp(value.created_at),
         expire_time=_timestamp(value.expires_at),
         memory_bytes=value.memory_bytes,
         sub_calls=value.meter.made,
         executions=value.executions,
         labels=value.labels,
+        profile=value.profile,
+        checkpoint_key=value.checkpoint_key,
+        lazy_variables=[
+            blob.mount.variable for blob in value.options.contexts if blob.mount.has_index
+        ],
     )
 
 
-def limits(value: Limits) -> session_pb2.SessionLimits:
-    """Return the limits' wire form."""
-    return session_pb2.SessionLimits(
-        memory_bytes_max=value.memory_bytes_max,
-        fuel_max=value.fuel_max,
-        execute_time_max=_duration(value.execute_time_max_s),
-        output_bytes_max=value.output_bytes_max,
-        sub_calls_max=value.sub_calls_max,
+def checkpoint(value: Checkpoint) -> wire.Checkpoint:
+    """Return a checkpoint's wire form."""
+    manifest = value.manifest
+    return wire.Checkpoint(
+        key=value.key,
+        size_bytes=value.size_bytes,
+        guest_digest=manifest.guest_digest,
+        executions=manifest.use.executions,
+        create_time=_timestamp(value.taken_at),
+        profile=manifest.profile,
     )
+
+
+def wall(value: Wall) -> wire.Wall:
+    """Return a wall's wire form."""
+    return wire.Wall(name=value.name, raised=value.raised, detail=value.detail)
 
 
 def event(value: int | Event) -> wire.ExecuteResponse:
@@ -117,6 +134,8 @@ def _result(value: Ended) -> execution_pb2.ExecutionResult:
         fuel_used=ended.fuel_used,
         memory_bytes=ended.memory_bytes,
         variables=[_variable(variable) for variable in ended.variables],
+        findings=[_finding(finding) for finding in ended.findings],
+        limit=ended.limit,
     )
     if ended.failure is not None:
         failure = ended.failure
@@ -131,6 +150,12 @@ def _result(value: Ended) -> execution_pb2.ExecutionResult:
     if value.limit_reached is not None:
         result.limit_reached.CopyFrom(value.limit_reached.to_status())
     return result
+
+
+def _finding(value: frames.Finding) -> execution_pb2.SecurityFinding:
+    return execution_pb2.SecurityFinding(
+        pattern=value.pattern, line=value.line, detail=value.detail
+    )
 
 
 def _variable(value: frames.Variable) -> execution_pb2.Variable:

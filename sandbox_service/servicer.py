@@ -13,12 +13,17 @@ from fathom.sandbox.v1.sandbox_service_pb2_grpc import (
     add_SandboxServiceServicer_to_server,
 )
 
-from common.errors import NotBuiltYetError, NotFoundError
+from common.errors import NotFoundError
 from common.page_tokens import make_page_token, page_size, read_page_token
 from common.server import Server
 from sandbox_service import requests, responses
+from sandbox_service.audit import AuditTrail
 from sandbox_service.config import SandboxConfig
 from sandbox_service.guest_build import PYTHON_VERSION, engine_version
+from sandbox_service.jail.wall import Wall
+from sandbox_service.memory_watch import MemoryGauge
+from sandbox_service.profiles import PROFILES
+from sandbox_service.session_limits import ceiling_limits, default_limits, wire_limits
 from sandbox_service.session_table import SessionTable
 from sandbox_service.session_telemetry import SessionTelemetry
 from sandbox_service.sub_calls import SubModels
@@ -34,12 +39,19 @@ class SandboxServicer(SandboxServiceServicer):
     """The service's RPCs; see the contract for what each promises."""
 
     def __init__(
-        self, sessions: SessionTable, sub_models: SubModels, config: SandboxConfig
+        self,
+        sessions: SessionTable,
+        sub_models: SubModels,
+        config: SandboxConfig,
+        audit: AuditTrail,
+        gauge: MemoryGauge,
     ) -> None:
         self._sessions = sessions
         self._sub_models = sub_models
         self._config = config
-        self._telemetry = SessionTelemetry(sessions.count_by_state)
+        self._audit = audit
+        self._gauge = gauge
+        self._telemetry = SessionTelemetry(sessions.count_by_state, gauge)
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -59,9 +71,11 @@ class SandboxServicer(SandboxServiceServicer):
     ) -> AsyncIterator[wire.ExecuteResponse]:
         """Run one piece of code and stream what happens."""
         name = requests.session_name(request.name)
-        options = requests.execution_options(request)
+        options = requests.execution_options(request, self._config)
         session = self._sessions.find(name)
-        events = session.execute(options, self._sub_models, self._sessions.tasks, request.run_token)
+        events = session.execute(
+            options, self._sub_models, self._sessions.tasks, self._audit, request.run_token
+        )
         with self._telemetry.execution() as observe:
             async with aclosing(events):
                 async for event in events:
@@ -77,22 +91,34 @@ class SandboxServicer(SandboxServiceServicer):
         return wire.InterruptExecutionResponse(was_running=was_running)
 
     async def ForkSession(
-        self, _request: wire.ForkSessionRequest, _context: Context
+        self, request: wire.ForkSessionRequest, _context: Context
     ) -> wire.ForkSessionResponse:
-        """Answer that forks come later."""
-        raise NotBuiltYetError("ForkSession", "sessions cannot be copied")
+        """Copy a session."""
+        session = await self._sessions.fork(
+            requests.session_name(request.name),
+            run_token=request.run_token,
+            labels=requests.labels(request.labels),
+            request_id=requests.request_id(request.request_id),
+        )
+        return wire.ForkSessionResponse(session=responses.session(session))
 
     async def CheckpointSession(
-        self, _request: wire.CheckpointSessionRequest, _context: Context
+        self, request: wire.CheckpointSessionRequest, _context: Context
     ) -> wire.CheckpointSessionResponse:
-        """Answer that checkpoints come later."""
-        raise NotBuiltYetError("CheckpointSession", "images stay in their worker")
+        """Store a session's image."""
+        checkpoint = await self._sessions.checkpoint(requests.session_name(request.name))
+        return wire.CheckpointSessionResponse(checkpoint=responses.checkpoint(checkpoint))
 
     async def RestoreSession(
-        self, _request: wire.RestoreSessionRequest, _context: Context
+        self, request: wire.RestoreSessionRequest, _context: Context
     ) -> wire.RestoreSessionResponse:
-        """Answer that checkpoints come later."""
-        raise NotBuiltYetError("RestoreSession", "images stay in their worker")
+        """Make a session from a checkpoint."""
+        key = requests.checkpoint_key(request.checkpoint_key)
+        manifest = await self._sessions.manifest(key)
+        options = requests.restored_options(request, manifest, self._config)
+        request_id = requests.request_id(request.request_id)
+        session = await self._sessions.restore(key, manifest, options, request_id)
+        return wire.RestoreSessionResponse(session=responses.session(session))
 
     async def GetSession(
         self, request: wire.GetSessionRequest, _context: Context
@@ -129,19 +155,18 @@ class SandboxServicer(SandboxServiceServicer):
         self, _request: wire.GetSandboxInfoRequest, _context: Context
     ) -> wire.GetSandboxInfoResponse:
         """Describe the host."""
-        later = "not raised yet"
+        walls = [Wall("wasm", True), Wall("process", True), *self._sessions.pool.walls]
         return wire.GetSandboxInfoResponse(
             python_version=PYTHON_VERSION,
             guest_digest=self._sessions.pool.build.digest,
             engine_version=engine_version(),
-            default_limits=responses.limits(requests.default_limits(self._config)),
-            ceiling_limits=responses.limits(requests.ceiling_limits(self._config)),
+            default_limits=wire_limits(default_limits(self._config)),
+            ceiling_limits=wire_limits(ceiling_limits(self._config)),
             sessions_max=self._sessions.sessions_max,
             sessions=len(self._sessions),
-            walls=[
-                wire.Wall(name="wasm", raised=True),
-                wire.Wall(name="process", raised=True),
-                wire.Wall(name="landlock", raised=False, detail=later),
-                wire.Wall(name="seccomp", raised=False, detail=later),
-            ],
+            walls=[responses.wall(wall) for wall in walls],
+            profiles=list(PROFILES),
+            workers=len(self._sessions.pool.workers),
+            memory_bytes=self._gauge.bytes_used,
+            memory_bytes_max=self._gauge.bytes_max,
         )

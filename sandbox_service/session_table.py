@@ -1,86 +1,79 @@
-"""All sessions of the service: made, found, listed, evicted when idle, remembered when lost."""
+"""All sessions of the service: made, copied, found, listed, evicted, and remembered when lost."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
-import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from common.errors import NotFoundError, RequestIdReusedError
-from sandbox_service import frames
+from common.errors import NotFoundError
+from sandbox_service import host_memory
+from sandbox_service.checkpoints import Checkpoint, CheckpointStore, Manifest
+from sandbox_service.completion import to_its_end
+from sandbox_service.context_mounts import ContextMounts
 from sandbox_service.errors import (
     CapacityError,
-    ContextTooLargeError,
-    ContextUnreadableError,
+    CheckpointDamagedError,
+    SessionBusyError,
     SessionLostError,
 )
-from sandbox_service.limits import Limits
+from sandbox_service.layer_store import LayerDamagedError, LayerStore
+from sandbox_service.memory_watch import MemoryGauge
 from sandbox_service.objects import ObjectError, ObjectStore
 from sandbox_service.pool import WorkerPool
+from sandbox_service.request_ids import RequestIds
+from sandbox_service.residence import Residence
 from sandbox_service.session import Session, SessionState
-from sandbox_service.worker_process import WorkerProcess
-from sandbox_service.worker_session import OpenFailedError, WorkerLostError, WorkerSession
+from sandbox_service.session_memory import SessionMemory
+from sandbox_service.session_opener import SessionOpener
+from sandbox_service.session_options import SessionOptions, SessionUse
+from sandbox_service.worker_session import WorkerLostError
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 1.0
 _LOST_REMEMBERED_S = 3_600.0
-_REQUEST_IDS_REMEMBERED_S = 600.0
-DEFAULT_SUB_TIER = "sub"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextBlob:
-    """A context to mount and where its bytes are."""
-
-    mount: frames.Mount
-    """What to make of it."""
-    key: str
-    """Key of the blob."""
-    size_bytes: int
-    """Size of the blob."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionOptions:
-    """What a new session is to be."""
-
-    limits: Limits
-    """Limits in force."""
-    contexts: Sequence[ContextBlob]
-    """Contexts to load."""
-    idle_ttl_s: float
-    """Deleted after this long without a call."""
-    run_token: str = ""
-    """Sent with each sub-call."""
-    sub_tier: str = DEFAULT_SUB_TIER
-    """What a sub-call asks where the code names nothing."""
-    labels: Mapping[str, str]
-    """The caller's own bookkeeping."""
+_LAZY_BYTES_MIN = 256 << 20
 
 
 class SessionTable:
     """The sessions; a context manager that sweeps out the idle ones and ends all of them."""
 
-    def __init__(self, pool: WorkerPool, objects: ObjectStore, sessions_max: int) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        objects: ObjectStore,
+        sessions_max: int,
+        *,
+        lazy_bytes_min: int = _LAZY_BYTES_MIN,
+        gauge: MemoryGauge | None = None,
+    ) -> None:
+        """Run sessions in a pool's workers, up to a number, those evicted included.
+
+        Contexts above `lazy_bytes_min` are mounted by reference. The gauge says whether there is
+        memory for another session; without one there always is.
+        """
         self.pool = pool
         """Where sessions run."""
         self.tasks = asyncio.TaskGroup()
         """Runs executions and the sweep."""
         self.sessions_max = sessions_max
         """Sessions at a time."""
-        self._objects = objects
+        self._gauge = gauge
+        self._store = LayerStore(objects)
+        self._checkpoints = CheckpointStore(objects, pool.build.digest)
+        self._mounts = ContextMounts(objects, lazy_bytes_min)
+        self._opener = SessionOpener(pool, self._mounts, self._store)
         self._sessions: dict[str, Session] = {}
         self._opening = 0
         self._made = 0
-        self._lost: dict[str, tuple[float, str]] = {}
-        self._requests: dict[str, tuple[float, SessionOptions, asyncio.Future[Session]]] = {}
+        self._lost: dict[str, tuple[float, str, str]] = {}
+        self._requests: RequestIds[Session] = RequestIds()
         self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -96,6 +89,7 @@ class SessionTable:
     ) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
+        await self._mounts.close()
         for session in list(self._sessions.values()):
             await session.close()
         await self.tasks.__aexit__(None, None, None)
@@ -112,38 +106,91 @@ class SessionTable:
     async def create(self, options: SessionOptions, request_id: str = "") -> Session:
         """Start a session, or return the one that a repeated `request_id` started.
 
-        Raises CapacityError, ContextTooLargeError, ContextUnreadableError, SessionLostError or
+        Raises CapacityError, ContextTooLargeError, ContextUnreadableError or
         RequestIdReusedError.
         """
-        if not request_id:
-            return await self._create(options)
-        while (known := self._requests.get(request_id)) is not None:
-            if known[1] != options:
-                raise RequestIdReusedError(request_id)
-            await asyncio.wait((known[2],))
-            if not known[2].cancelled():
-                return known[2].result()
-        future = asyncio.get_running_loop().create_future()
-        self._requests[request_id] = (time.monotonic(), options, future)
+        use = SessionUse(determinism=options.determinism)
+        return await self._requests.once(
+            request_id,
+            options,
+            lambda: self._started(options, use, SessionMemory.new(), is_new=True),
+        )
+
+    async def fork(
+        self,
+        name: str,
+        *,
+        run_token: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> Session:
+        """Copy a session, its memory and all that it has used; both go on apart.
+
+        Raises SessionBusyError, CapacityError, NotFoundError, SessionLostError or
+        RequestIdReusedError.
+        """
+
+        async def make() -> Session:
+            session = self.find(name)
+            self._require_room()
+            memory, use = await session.copied_memory(), session.use
+            options = dataclasses.replace(
+                session.options, run_token=run_token, labels=labels or session.labels
+            )
+            return await self._started(options, use, memory)
+
+        return await self._requests.once(request_id, (name, run_token, labels), make)
+
+    async def checkpoint(self, name: str) -> Checkpoint:
+        """Store a session as it is now; it may be used meanwhile.
+
+        Raises SessionBusyError, NotFoundError, SessionLostError, or CapacityError where the object
+        store does not take it.
+        """
+        session = self.find(name)
+        memory, use = await session.copied_memory(), session.use
         try:
-            session = await self._create(options)
-        except asyncio.CancelledError:
-            del self._requests[request_id]
-            future.cancel()  # who waits for it makes the session then
-            raise
-        except BaseException as error:
-            del self._requests[request_id]
-            future.set_exception(error)
-            future.exception()  # seen here, where nobody else waits for it
-            raise
-        future.set_result(session)
-        return session
+            stored = await to_its_end(self._checkpoints.save(session.options, use, memory))
+        except LayerDamagedError as error:
+            raise SessionLostError(name, str(error), session.checkpoint_key) from error
+        except ObjectError as error:
+            raise CapacityError(f"the checkpoint cannot be stored: {error}") from error
+        finally:
+            await memory.close(self._store)
+        session.checkpoint_key = stored.key
+        return stored
+
+    async def manifest(self, key: str) -> Manifest:
+        """Return what a checkpoint is made of.
+
+        Raises NotFoundError, CheckpointDamagedError or CheckpointIncompatibleError.
+        """
+        return await self._checkpoints.load(key)
+
+    async def restore(
+        self, key: str, manifest: Manifest, options: SessionOptions, request_id: str = ""
+    ) -> Session:
+        """Make a session of a checkpoint.
+
+        Raises CapacityError, CheckpointDamagedError, ContextUnreadableError or
+        RequestIdReusedError.
+        """
+
+        async def make() -> Session:
+            memory = self._checkpoints.memory_of(manifest)
+            try:
+                return await self._started(options, manifest.use, memory, key)
+            except WorkerLostError as error:
+                raise CheckpointDamagedError(key, str(error)) from error
+
+        return await self._requests.once(request_id, (key, options), make)
 
     def find(self, name: str) -> Session:
         """Return a live session; raises NotFoundError or SessionLostError."""
         self._notice_lost()
         if name in self._lost:
-            raise SessionLostError(name, self._lost[name][1])
+            _, cause, checkpoint = self._lost[name]
+            raise SessionLostError(name, cause, checkpoint)
         try:
             session = self._sessions[name]
         except KeyError:
@@ -163,58 +210,90 @@ class SessionTable:
         del self._sessions[name]
         await session.close()
 
-    async def _create(self, options: SessionOptions) -> Session:
-        if len(self) + self._opening >= self.sessions_max:
-            raise CapacityError(f"all {self.sessions_max} sessions are taken")
-        worker = self.pool.least_busy()
-        name = f"sessions/{secrets.token_hex(10)}"
-        self._opening += 1
+    def memory_bytes(self) -> int:
+        """Return the memory of the workers and of the sessions' layers."""
+        layers = {
+            file.fd: file.data_bytes
+            for session in self._sessions.values()
+            for file in session.memory.files()
+        }
+        workers = host_memory.private_bytes(worker.pid for worker in self.pool.workers)
+        return workers + sum(layers.values())
+
+    def idle_sessions(self) -> list[Session]:
+        """Return the sessions that can be evicted, the one unused for longest first."""
+        idle = [
+            session
+            for session in self._sessions.values()
+            if session.state in (SessionState.IDLE, SessionState.EVICTED)
+            and session.memory.is_resident
+            and session.is_saved
+        ]
+        return sorted(idle, key=lambda session: session.used_at)
+
+    def busy_sessions(self) -> list[Session]:
+        """Return the sessions in which something runs."""
+        return [s for s in self._sessions.values() if s.state is SessionState.BUSY]
+
+    async def evict(self, session: Session) -> None:
+        """Put an idle session into the object store until it is used again.
+
+        One that is used meanwhile stays, as does one that cannot be stored.
+        """
         try:
-            opened, frame = await self._open(worker, options)
+            memory, executions = await session.copied_memory(), session.executions
+        except (SessionBusyError, SessionLostError):
+            return
+        try:
+            await to_its_end(memory.spill(self._store))
+        except ObjectError as error:
+            _log.warning("%s cannot be evicted: %s", session.name, error)
+            return
         finally:
-            self._opening -= 1
+            await memory.close(self._store)
+        await session.depart(executions)
+
+    async def _started(
+        self,
+        options: SessionOptions,
+        use: SessionUse,
+        memory: SessionMemory,
+        checkpoint_key: str = "",
+        *,
+        is_new: bool = False,
+    ) -> Session:
+        """Bring a session into a worker and give it a name; takes over its memory.
+
+        Raises WorkerLostError where what is stored of it is damaged.
+        """
+        residence = Residence(options, memory, self._opener)
+        try:
+            self._require_room()
+            await self._enter(residence, None if is_new else use)
+        except BaseException:
+            await residence.close()
+            raise
         self._made += 1
-        session = Session(
-            name,
-            opened,
-            number=self._made,
-            memory_bytes=frame.memory_bytes,
-            run_token=options.run_token,
-            sub_tier=options.sub_tier,
-            idle_ttl_s=options.idle_ttl_s,
-            labels=options.labels,
-        )
+        name = f"sessions/{secrets.token_hex(10)}"
+        session = Session(name, self._made, residence, use, checkpoint_key)
         self._sessions[name] = session
         return session
 
-    async def _open(
-        self, worker: WorkerProcess, options: SessionOptions
-    ) -> tuple[WorkerSession, frames.Opened]:
-        fds: list[int] = []
+    async def _enter(self, residence: Residence, use: SessionUse | None) -> None:
+        self._opening += 1
         try:
-            for blob in options.contexts:
-                fds.append(self._opened_blob(blob))  # noqa: PERF401  # those opened must be closed
-            mounts = [blob.mount for blob in options.contexts]
-            return await worker.open(options.limits, mounts, fds)
-        except OpenFailedError as error:
-            failed = error.failed
-            if failed.problem == "too_large":
-                raise ContextTooLargeError(
-                    failed.variable, failed.bytes_needed, options.limits.memory_bytes_max
-                ) from error
-            raise ContextUnreadableError(failed.variable, failed.message) from error
-        except WorkerLostError as error:
-            # Nobody knows this session's name yet: another worker can have it.
-            raise CapacityError(f"the worker died while it opened the session: {error}") from error
+            if use is None:
+                await residence.begin()
+            else:
+                await residence.arrive(use)
         finally:
-            for fd in fds:
-                os.close(fd)
+            self._opening -= 1
 
-    def _opened_blob(self, blob: ContextBlob) -> int:
-        try:
-            return self._objects.open(blob.key, blob.size_bytes)
-        except ObjectError as error:
-            raise ContextUnreadableError(blob.mount.variable, str(error)) from error
+    def _require_room(self) -> None:
+        if len(self) + self._opening >= self.sessions_max:
+            raise CapacityError(f"all {self.sessions_max} sessions are taken")
+        if self._gauge is not None:
+            self._gauge.require_room()
 
     async def _sweep(self) -> None:
         while True:
@@ -225,14 +304,14 @@ class SessionTable:
                 _log.info("%s was not used and is deleted", session.name)
                 del self._sessions[session.name]
                 await session.close()
-            oldest = time.monotonic() - _REQUEST_IDS_REMEMBERED_S
-            self._requests = {k: v for k, v in self._requests.items() if v[0] > oldest}
+            self._requests.forget_old()
             forgotten = time.monotonic() - _LOST_REMEMBERED_S
             self._lost = {k: v for k, v in self._lost.items() if v[0] > forgotten}
 
     def _notice_lost(self) -> None:
-        """Move the sessions of dead workers to the list of lost ones."""
+        """Move the sessions that are lost to the list of those."""
         for name, session in list(self._sessions.items()):
             if session.state is SessionState.LOST:
                 del self._sessions[name]
-                self._lost[name] = (time.monotonic(), session.loss)
+                self._lost[name] = (time.monotonic(), session.loss, session.checkpoint_key)
+                self.tasks.create_task(session.close())

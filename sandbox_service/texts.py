@@ -10,7 +10,7 @@ import codecs
 import os
 from collections.abc import Iterator
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 256 << 10
 _ENCODINGS = {"ascii": "ascii", "latin1": "latin-1", "ucs2": "utf-16-le", "ucs4": "utf-32-le"}
 _WIDTHS = {"ascii": 1, "latin1": 1, "ucs2": 2, "ucs4": 4}
 _NARROWER = {"latin1": "ascii", "ucs2": "latin-1"}
@@ -44,6 +44,14 @@ def raw_pieces(fd: int, offset_bytes: int, size_bytes: int) -> Iterator[bytes]:
             raise TextShapeError(f"the blob ends {end - offset_bytes} bytes early")
         offset_bytes += len(piece)
         yield piece
+
+
+def whole_range(fd: int, offset_bytes: int, size_bytes: int) -> bytes:
+    """Return a range of a file at once; raises TextShapeError where the file is shorter."""
+    data = os.pread(fd, size_bytes, offset_bytes)
+    if len(data) == size_bytes:
+        return data
+    return b"".join(raw_pieces(fd, offset_bytes, size_bytes))
 
 
 def stored_pieces(fd: int, offset_bytes: int, size_bytes: int, form: str) -> Iterator[bytes]:

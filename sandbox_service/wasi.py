@@ -6,26 +6,25 @@ named here answers ENOTCAPABLE. Every pointer is checked by GuestMemory.
 
 from __future__ import annotations
 
-import os
+import mmap
 import struct
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from sandbox_service.engine import GuestMemory, GuestMemoryError, HostFunction
 
-_SUCCESS, _BADF, _FAULT, _INVAL, _NOENT, _NOTCAPABLE = 0, 8, 21, 28, 44, 76
+_SUCCESS, _BADF, _FAULT, _INVAL, _MFILE, _NOENT, _NOTCAPABLE = 0, 8, 21, 28, 33, 44, 76
 _CHARACTER_DEVICE, _DIRECTORY, _REGULAR_FILE = 2, 3, 4
 _LIBRARY_FOLDER = b"/usr/local/lib"
 _LIBRARY_NAME = b"python315.zip"
 _FOLDER_FD = 3
 _VECTORS_MAX = 1024
+_TRANSFER_BYTES_MAX = (1 << 31) - 1
+"""Of one call: the guest is told how much it was in a number of 32 bits."""
 _RANDOM_BYTES_MAX = 1 << 20
-_OPEN_FILES_MAX = 64
 _SUBSCRIPTIONS_MAX = 64
 _ARGUMENTS = (b"python\0",)
 _ENVIRONMENT = (b"HOME=/tmp\0", b"PYTHONTZPATH=\0")
-_REALTIME = 0
 _NAMES = """
 args_get args_sizes_get clock_res_get clock_time_get environ_get environ_sizes_get fd_advise
 fd_allocate fd_close fd_datasync fd_fdstat_get fd_fdstat_set_flags fd_fdstat_set_rights
@@ -54,16 +53,24 @@ class WasiHost(Protocol):
     def write_output(self, stream: int, data: bytes, size_bytes: int) -> None:
         """Take what the guest wrote to stream 1 or 2: the part with room, and the whole size."""
 
-    def sleep(self, duration_s: float) -> None:
+    def clock_ns(self, clock: int) -> int:
+        """Return what a clock shows; see surroundings.Surroundings."""
+
+    def random_bytes(self, size_bytes: int) -> bytes:
+        """Return random bytes."""
+
+    def sleep(self, duration_s: float) -> object:
         """Let time pass; raises to stop the guest when its own time is up."""
 
 
 class Wasi:
     """The system interface of one instance."""
 
-    def __init__(self, host: WasiHost, library: bytes) -> None:
+    def __init__(self, host: WasiHost, library: bytes | mmap.mmap, open_files_max: int) -> None:
+        """Take the library's content, and how often it may be open at a time."""
         self._host = host
         self._library = library
+        self._open_files_max = open_files_max
         self._files: dict[int, int] = {}
         self.memory: GuestMemory
         """Set once the instance exists, before it runs."""
@@ -109,13 +116,14 @@ class Wasi:
         return _SUCCESS
 
     def _clock_time_get(self, clock: int, _precision: int, result: int) -> int:
-        self.memory.write_u64(result, _clock_ns(clock))
+        self.memory.write_u64(result, self._host.clock_ns(clock))
         return _SUCCESS
 
     def _random_get(self, start: int, size: int) -> int:
         if size > _RANDOM_BYTES_MAX:
             return _INVAL
-        self.memory.write(start, os.urandom(size))
+        self.memory.address_of(start, size)
+        self.memory.write(start, self._host.random_bytes(size))
         return _SUCCESS
 
     def _poll_oneoff(self, subscriptions: int, events: int, count: int, result: int) -> int:
@@ -129,7 +137,7 @@ class Wasi:
             if kind != 0:
                 return _NOTCAPABLE
             if flags & 1:  # an absolute time
-                timeout_ns -= _clock_ns(clock)
+                timeout_ns -= self._host.clock_ns(clock)
             waits.append((max(timeout_ns, 0), userdata))
         duration_ns, userdata = min(waits)
         self._host.sleep(duration_ns / 1e9)
@@ -144,9 +152,13 @@ class Wasi:
             return _BADF
         if count > _VECTORS_MAX:
             return _INVAL
-        written = 0
-        for start, size in self._vectors(vectors, count):
+        buffers = self._vectors(vectors, count)
+        for start, size in buffers:
             self.memory.address_of(start, size)
+        if sum(size for _, size in buffers) > _TRANSFER_BYTES_MAX:
+            return _INVAL
+        written = 0
+        for start, size in buffers:
             data = self.memory.read(start, min(size, self._host.output_room()))
             self._host.write_output(fd, data, size)
             written += size
@@ -233,9 +245,9 @@ class Wasi:
             return _NOTCAPABLE
         if name != _LIBRARY_NAME:
             return _NOENT
-        free = next((n for n in range(4, 4 + _OPEN_FILES_MAX) if n not in self._files), None)
+        free = next((n for n in range(4, 4 + self._open_files_max) if n not in self._files), None)
         if free is None:
-            return _NOTCAPABLE
+            return _MFILE
         self.memory.write_u32(result, free)
         self._files[free] = 0
         return _SUCCESS
@@ -274,7 +286,3 @@ class Wasi:
 
 def _denied(*_: int) -> int:
     return _NOTCAPABLE
-
-
-def _clock_ns(clock: int) -> int:
-    return time.time_ns() if clock == _REALTIME else time.monotonic_ns()

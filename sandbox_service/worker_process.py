@@ -7,21 +7,28 @@ process; its sessions then learn that they are lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
+import msgspec
+
 from sandbox_service import frames
+from sandbox_service.completion import to_its_end
+from sandbox_service.config import PREFIX
 from sandbox_service.guest_build import GuestBuild
-from sandbox_service.limits import Limits
+from sandbox_service.jail.wall import Wall
+from sandbox_service.jail.walls import refusal
 from sandbox_service.worker_session import WorkerLostError, WorkerSession
 
 _log = logging.getLogger(__name__)
 _RECEIVE_BYTES = 1 << 18
 START_TIMEOUT_S = 30.0
-_OPEN_TIMEOUT_S = 180.0
+OPEN_TIMEOUT_S = 180.0
 """Loading contexts has a limit inside the worker; this one is for a worker without it."""
 _SEND_TIMEOUT_S = 10.0
 """A worker always reads; one that does not is broken."""
@@ -35,10 +42,25 @@ class WorkerStartError(Exception):
 class WorkerProcess:
     """A running worker with its sessions."""
 
-    def __init__(self, build: GuestBuild, command: Sequence[str] = WORKER_COMMAND) -> None:
+    def __init__(
+        self,
+        build: GuestBuild,
+        command: Sequence[str] = WORKER_COMMAND,
+        *,
+        niceness: int = 0,
+        require_jail: bool = False,
+    ) -> None:
         """Start the process; call `greet` before anything else, and `serve` for as long as it
-        is to live. The command gets the number of its socket as one more argument."""
+        is to live. The command gets the number of its socket as one more argument.
+
+        Only to be called by a thread that lives as long as this process: a jailed worker ends
+        with the thread that started it.
+        """
         self._build = build
+        self._niceness = niceness
+        self._require_jail = require_jail
+        self.walls: list[Wall] = []
+        """The walls around it, as it says, once it is greeted."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._socket = ours
@@ -66,6 +88,12 @@ class WorkerProcess:
         return self._process.pid
 
     @property
+    def made_a_deadly_call(self) -> bool:
+        """Whether the kernel ended it for a system call that only an attack makes; to be asked
+        once it has ended."""
+        return self._process.returncode == -signal.SIGSYS
+
+    @property
     def session_count(self) -> int:
         """Sessions that it holds, those being closed included."""
         return len(self._sessions)
@@ -76,7 +104,11 @@ class WorkerProcess:
             frames.Start(
                 compiled=str(self._build.compiled.absolute()),
                 library=str(self._build.library.absolute()),
-                warm_image=str(self._build.warm_image.absolute()),
+                warm_images={
+                    profile: str(path.absolute())
+                    for profile, path in self._build.warm_images.items()
+                },
+                niceness=self._niceness,
             )
         )
         try:
@@ -89,50 +121,72 @@ class WorkerProcess:
             problem = first.problem if isinstance(first, frames.Started) else "wrong first frame"
             self.kill(f"it did not start: {problem}")
             raise WorkerStartError(self.death)
+        self.walls = first.walls
+        if self._require_jail and (reason := refusal(first.walls)):
+            self.kill(reason)
+            raise WorkerStartError(f"{reason}, or set {PREFIX}REQUIRE_JAIL=false to do without")
 
     async def serve(self) -> None:
         """Handle the worker's frames until it is dead; then its sessions know and it is gone."""
-        loop = asyncio.get_running_loop()
         try:
-            while data := await loop.sock_recv(self._socket, _RECEIVE_BYTES):
-                for frame in self._reader.feed(data):
-                    self._dispatch(frame)
+            await self._receive()
             self.kill("the worker process ended")
+            self._lose_sessions(is_certain=True)
         except (OSError, frames.FrameError) as error:
             _log.error("worker %d is ended: %s", self.pid, error)
             self.kill(f"the worker broke the protocol: {error}")
         finally:
             await self.end()
 
+    async def _receive(self) -> None:
+        """Handle frames until no more can come."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ConnectionResetError):  # it died with frames of ours unread
+            while data := await loop.sock_recv(self._socket, _RECEIVE_BYTES):
+                for frame in self._reader.feed(data):
+                    self._dispatch(frame)
+
     async def end(self) -> None:
         """End the process, if it still runs, and wait until it is gone."""
         self.kill("the service is shutting down")
+        self._lose_sessions(is_certain=False)
         self._socket.close()
         await asyncio.to_thread(self._process.wait)
 
     def kill(self, cause: str) -> None:
-        """End the process at once; the first cause given is the one that counts."""
+        """End the process at once; the first cause given is the one that counts.
+
+        Its sessions learn of it from `serve`, after the frames that it had sent before: those
+        say whether it was writing to their layers.
+        """
         if self.death:
             return
         self.death = cause
         self._process.kill()
+        with contextlib.suppress(OSError):  # it may be disconnected already
+            self._socket.shutdown(socket.SHUT_RDWR)  # no frame comes, and no layer changes, unseen
+
+    def _lose_sessions(self, *, is_certain: bool) -> None:
         for session in self._sessions.values():
-            session.lose(cause)
+            session.lose(self.death, is_certain=is_certain)
         self._sessions.clear()
 
     async def open(
-        self, limits: Limits, mounts: list[frames.Mount], fds: Sequence[int]
+        self, opening: frames.Open, fds: Sequence[int], timeout_s: float = OPEN_TIMEOUT_S
     ) -> tuple[WorkerSession, frames.Opened]:
-        """Start a session; the worker gets its own copies of the open blobs.
+        """Start a session under a number of its own; the worker gets copies of the open files.
 
         Raises OpenFailedError or WorkerLostError.
         """
         self._number += 1
-        session = WorkerSession(self._number, limits, self._send, self.kill)
+        opening = msgspec.structs.replace(opening, session=self._number)
+        session = WorkerSession(
+            self._number, opening.limits, self._send, self.kill, is_restored=opening.is_restored
+        )
         self._sessions[session.number] = session
         try:
-            await self._send(frames.Open(session=session.number, limits=limits, mounts=mounts), fds)
-            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+            await self._send(opening, fds)
+            async with asyncio.timeout(timeout_s):
                 return session, await session.opened()
         except TimeoutError as error:
             self.kill("a worker did not open a session in time")
@@ -183,12 +237,7 @@ class WorkerProcess:
         A frame that is cut off would make nonsense of those of all other sessions.
         """
         self._unsent += 1
-        sending = asyncio.create_task(self._send_waiting(data, fds))
-        try:
-            await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            await asyncio.wait((sending,))
-            raise
+        await to_its_end(self._send_waiting(data, fds))
 
     async def _send_waiting(self, data: bytes, fds: Sequence[int]) -> None:
         async with self._sending:

@@ -23,6 +23,10 @@ _WORDS = {
     ExecutionResult.ENDING_OUT_OF_MEMORY: f"was stopped for lack of memory; {_UNDONE}",
     ExecutionResult.ENDING_INTERRUPTED: f"was interrupted; {_UNDONE}",
     ExecutionResult.ENDING_TRAPPED: f"broke the interpreter; {_UNDONE}",
+    ExecutionResult.ENDING_REFUSED: "was refused by the code check, so none of it was run; write "
+    "it without what is named there",
+    ExecutionResult.ENDING_WORKER_LOST: "was lost when the process that ran it ended; "
+    f"{_UNDONE}, all from before it is kept",
 }
 
 

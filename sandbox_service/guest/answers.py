@@ -7,11 +7,15 @@ import json
 import types
 from typing import Any
 
-from .sub_calls import FailedQuery
+from . import host
+from .lazy_text import LazyText
+from .sub_calls import Answer, AnswerList, FailedQuery
 
 VALUE_BYTES_MAX = 1 << 20
 _PREVIEW_CHARACTERS = 200
 _PREVIEW_ITEMS = 20
+_SHAPED = ("numpy", "pandas", "scipy")
+"""Packages whose values have a shape rather than a length."""
 
 
 class Answers:
@@ -25,11 +29,20 @@ class Answers:
         """The last answer of the cell: text, is_json, variable."""
 
     def final(self, value: Any) -> None:
-        """Give `value` as the run's answer: a str as it is, anything else as JSON or repr."""
+        """Give `value` as the final answer: a str as it is, anything else as JSON or repr.
+
+        The cell goes on; the last answer given counts.
+
+            FINAL("Maria Sanchez signed it, on 4 May 2021.")
+        """
         self._give(value, "")
 
     def final_var(self, name: Any) -> None:
-        """Give a variable's value as the run's answer; takes its name or the value itself."""
+        """Give a variable's value as the final answer; takes its name, or the value itself.
+
+        report = "\\n".join(findings)
+        FINAL_VAR("report")
+        """
         if isinstance(name, str):
             key = name.strip().strip("'\"")
             variables = self.variables()
@@ -44,16 +57,20 @@ class Answers:
         self._give(name, "")
 
     def show_vars(self) -> dict[str, str]:
-        """Return the names of your variables, each with its type."""
-        return {name: type(value).__name__ for name, value in self.variables().items()}
+        """Return your variables, each with its type and size.
+
+        SHOW_VARS()  # {"context": "str, 12,345 characters", "rows": "list, 40 items"}
+        """
+        return {name: outline(value) for name, value in self.variables().items()}
 
     def variables(self) -> dict[str, Any]:
         """Return the variables that cells and contexts made, in the order of their making."""
         return {
             name: value
             for name, value in self._namespace.items()
-            if not name.startswith("_")
-            and not isinstance(value, types.ModuleType)
+            if isinstance(name, str)
+            and not name.startswith("_")
+            and not issubclass(type(value), types.ModuleType)  # isinstance asks the value
             and self.provided.get(name, _MISSING) is not value
         }
 
@@ -62,7 +79,7 @@ class Answers:
         return [
             {
                 "name": name[:256],
-                "type": type(value).__name__[:256],
+                "type": type_name(value)[:256],
                 "length": _length(value),
                 "preview": preview(value),
             }
@@ -72,14 +89,16 @@ class Answers:
     def _give(self, value: Any, variable: str) -> None:
         text, is_json = rendered(value)
         size_bytes = len(str.encode(text, "utf-8", "replace"))
-        if size_bytes > VALUE_BYTES_MAX:
+        bytes_max = min(VALUE_BYTES_MAX, host.value_bytes_max())
+        if size_bytes > bytes_max:
             raise ValueError(
-                f"an answer has at most {VALUE_BYTES_MAX:,} bytes, this one has {size_bytes:,}"
+                f"an answer has at most {bytes_max:,} bytes, this one has {size_bytes:,}"
             )
         self.given = {"text": text, "is_json": is_json, "variable": variable[:256]}
 
 
 _MISSING = object()
+_NAME_OF_CLASS = type.__dict__["__name__"]
 
 
 def rendered(value: Any) -> tuple[str, bool]:
@@ -106,25 +125,57 @@ def rendered(value: Any) -> tuple[str, bool]:
     return (text, True) if is_same else (repr(value), False)
 
 
+def outline(value: Any) -> str:
+    """Return a value's type and size in a few words; never fails."""
+    name = type_name(value)
+    try:
+        size = _size(value)
+    except BaseException:  # whatever a class of the cell's own makes of it
+        size = ""
+    return f"{name}, {size}" if size else name
+
+
+def _size(value: Any) -> str:
+    if str(type(value).__module__).partition(".")[0] in _SHAPED:
+        return " x ".join(f"{int(size):,}" for size in value.shape)
+    length = _length(value)
+    if length is None:
+        return ""
+    if isinstance(value, str) or type(value) is LazyText:
+        return f"{length:,} characters"
+    return f"{length:,} {'bytes' if isinstance(value, (bytes, bytearray)) else 'items'}"
+
+
+def type_name(value: Any) -> str:
+    """Return the name of a value's class, whatever its metaclass would say.
+
+    What sub-models answered is as good as any str, and is called one.
+    """
+    kind = type(value)
+    if kind is Answer or kind is AnswerList:  # `in` would ask its metaclass
+        return "str" if kind is Answer else "list"
+    return str(_NAME_OF_CLASS.__get__(kind))
+
+
 def preview(value: Any) -> str:
     """Return the start of a value's repr without making the whole of a large one."""
     try:
         if isinstance(value, (str, bytes)):
             text = repr(value[:_PREVIEW_CHARACTERS])
         elif isinstance(value, (dict, list, tuple, set, frozenset)) and len(value) > _PREVIEW_ITEMS:
-            text = f"<{type(value).__name__} of {len(value)}>"
+            text = f"<{type_name(value)} of {len(value)}>"
         else:
             text = repr(value)
         return str.__getitem__(text, slice(_PREVIEW_CHARACTERS))
     except BaseException as error:  # a broken __repr__ is the cell's own affair
-        text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+        text = f"<{type_name(value)}, whose repr raises {type_name(error)}>"
     return text[:_PREVIEW_CHARACTERS]
 
 
 def _length(value: Any) -> int | None:
-    if isinstance(value, FailedQuery):
-        return None
+    if type(value) is LazyText:
+        return value.characters
     try:
-        return len(value)
+        return None if isinstance(value, FailedQuery) else len(value)
     except BaseException:  # no length, or a broken __len__
         return None

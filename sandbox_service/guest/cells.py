@@ -7,6 +7,7 @@ whatever a cell did before it failed stays done.
 import __future__
 
 import ast
+import asyncio
 import builtins
 import contextlib
 import inspect
@@ -18,12 +19,14 @@ from typing import Any
 
 import __main__
 
-from . import contexts, event_loop, host, streams, sub_calls, tracebacks
+from . import awaiting, code_check, contexts, event_loop, host, streams, sub_calls, tracebacks
 from .answers import Answers
+from .text_functions import TextFunctions
 
-_ECHO_CHARACTERS_MAX = 1_000_000
 _VARIABLES_MAX = 200
 _ROOM_BYTES = 512 << 10
+_FRAMES_MIN = 200
+"""Frames that the runtime itself is sure to do with."""
 _FUTURE_FLAGS = sum(
     getattr(__future__, name).compiler_flag for name in __future__.all_feature_names
 )
@@ -48,11 +51,18 @@ class Session:
             "LimitExceededError": sub_calls.LimitExceededError,
             "FailedQuery": sub_calls.FailedQuery,
         }
+        self._restored = dict(self.answers.provided)
+        """Names that come back with each cell: a model that once wrote `FINAL = ...` by mistake
+        can still answer."""
+        self.answers.provided |= TextFunctions(self.namespace).provided()
         self.namespace.update(self.answers.provided)
+        self.answers.provided["len"] = contexts.length
 
     def start(self) -> None:
         """Begin a session on the warm image: fresh randomness, then the contexts."""
         random.seed()
+        if "numpy.random" in sys.modules:  # of a profile: else its image's sessions all draw alike
+            sys.modules["numpy.random"].seed()
         try:
             contexts.load(self.namespace)
         except Exception as error:  # the host decides what it means
@@ -64,11 +74,14 @@ class Session:
         """Fetch the cell to run from the host, run it, and report how it ended."""
         linecache.cache.pop(sys._getframe(1).f_code.co_filename, None)  # noqa: SLF001
         cell = host.ask({"call": "cell"})
+        host.limit_values(cell["value_bytes_max"])
         self.answers.given = None
-        # Provided names come back with each cell: a model that once wrote `FINAL = ...` by
-        # mistake can still answer.
-        self.namespace.update(self.answers.provided)
-        ending, error = self._outcome(cell["source"], f"{tracebacks.CELL_PREFIX}{cell['number']}>")
+        self.namespace.update(self._restored)
+        ending, error = self._outcome(
+            cell["source"], f"{tracebacks.CELL_PREFIX}{cell['number']}>", cell["check"]
+        )
+        if sys.getrecursionlimit() < _FRAMES_MIN:  # a cell has lowered it: too low to go on
+            sys.setrecursionlimit(_FRAMES_MIN)
         _flush()
         streams.reopen()
         if error is not None:
@@ -82,11 +95,18 @@ class Session:
         if not has_room:
             host.tell_no_room()
 
-    def _outcome(self, source: str, filename: str) -> tuple[str, dict[str, str] | None]:
+    def _outcome(self, source: str, filename: str, check: str) -> tuple[str, dict[str, str] | None]:
         try:
-            codes = _compiled(source, filename)
+            tree = _parsed(source, filename)
+            codes = _compiled(tree, filename)
+            findings = code_check.findings(tree, codes) if check != "off" else []
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            _show_line(error, source)
             return "syntax_error", tracebacks.described(error)
+        if findings:
+            host.ask({"call": "findings", "findings": findings})
+            if check == "refuse":
+                return "refused", code_check.refusal(findings)
         lines = source.splitlines(keepends=True)
         linecache.cache[filename] = (len(source), None, lines, filename)
         try:
@@ -99,6 +119,9 @@ class Session:
 
     def _execute(self, codes: list[types.CodeType]) -> None:
         value = None
+        if self.loop.is_closed():  # by a cell that tidied up
+            self.loop = event_loop.CellLoop()
+        asyncio.set_event_loop(self.loop)
         for code in codes:
             value = eval(code, self.namespace)  # noqa: S307  # this is what a cell is for
             if code.co_flags & inspect.CO_COROUTINE:
@@ -128,27 +151,40 @@ def _report(
     )
 
 
-def _compiled(source: str, filename: str) -> list[types.CodeType]:
+def _show_line(error: Exception, source: str) -> None:
+    """Give a syntax error the line that it is in, where the compiler does not know it."""
+    if isinstance(error, SyntaxError) and error.text is None and error.lineno:
+        lines = source.splitlines()
+        error.text = lines[error.lineno - 1] if error.lineno <= len(lines) else None
+
+
+def _parsed(source: str, filename: str) -> ast.Module:
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+    tree: ast.Module = compile(source, filename, "exec", flags, dont_inherit=True)
+    awaiting.let_wait(tree, source)
+    return tree
+
+
+def _compiled(tree: ast.Module, filename: str) -> list[types.CodeType]:
     """Compile a cell; a last expression becomes a code object of its own, to be echoed."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    tree = compile(source, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    body = compile(tree, filename, "exec", flags, dont_inherit=True)
+    last = tree.body[-1] if tree.body else None
     if not isinstance(last, ast.Expr):
-        return [body]
+        return [compile(tree, filename, "exec", flags, dont_inherit=True)]
+    statements = ast.Module(tree.body[:-1], [])
+    body = compile(statements, filename, "exec", flags, dont_inherit=True)
     future = body.co_flags & _FUTURE_FLAGS
     expression = ast.Expression(last.value)
     echoed = compile(expression, filename, "eval", flags | future, dont_inherit=True)
     # Its frames still read as the module's in a traceback.
     echoed = echoed.replace(co_name="<module>", co_qualname="<module>")
-    return [body, echoed] if tree.body else [echoed]
+    return [body, echoed] if statements.body else [echoed]
 
 
 def _echo(value: Any) -> None:
     builtins._ = value  # type: ignore[attr-defined]  # as in Python's own REPL
-    if type(value) is str and len(value) > _ECHO_CHARACTERS_MAX:
-        text = repr(value[:_ECHO_CHARACTERS_MAX])
-        print(f"{text}... ({len(value):,} characters)")
+    if type(value) in (str, sub_calls.Answer):
+        print(streams.shown(value, is_literal=True))
     else:
         print(repr(value))
 

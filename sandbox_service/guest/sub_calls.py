@@ -4,12 +4,10 @@ A failure never looks like an answer: single calls raise, failed items of a batc
 `FailedQuery` objects that refuse every use as text.
 """
 
-import contextlib
-import sys
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, NoReturn, Self
 
-from . import host
+from .questions import Question, ask
 
 _ROLES = ("system", "user", "assistant")
 
@@ -69,6 +67,34 @@ class FailedQuery:
         raise AttributeError(f"FailedQuery has no attribute {name!r}")
 
 
+class Answer(str):
+    """The answer to a sub-call: a str, which `await` takes as well."""
+
+    __slots__ = ()
+    __module__ = "__main__"
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return str, (str(self),)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self
+        yield
+
+
+class AnswerList(list[Any]):
+    """The answers to a batch: a list, which `await` takes as well."""
+
+    __slots__ = ()
+    __module__ = "__main__"
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self
+        yield
+
+
 def llm_query(
     prompt: Any,
     *,
@@ -76,18 +102,21 @@ def llm_query(
     max_output_tokens: int | None = None,
     temperature: float | None = None,
 ) -> str:
-    """Ask a sub-model and return its answer.
+    """Ask a sub-model and return its answer, a str.
 
-    `prompt` is a text, or a list of {"role": ..., "content": ...}. Raises LLMQueryError when
-    there is no answer, LimitExceededError when a limit of the run is used up.
+    The sub-model sees the prompt and nothing else: put the text to be read into it. `prompt` is
+    a text, or a list of {"role": "system" | "user" | "assistant", "content": ...}. Raises
+    LLMQueryError when there is no answer, LimitExceededError when a limit of the run is used up.
+
+        answer = llm_query("Who signed this letter? Name only.\\n\\n" + context[:4000])
+
+    For many prompts use llm_query_batched(prompts), `await asyncio.gather(...)` of calls, or a
+    ThreadPoolExecutor: they are then asked at the same time.
     """
-    request = _request([_messages(prompt)], False, tier, max_output_tokens, temperature)
-    outcome = _asked(request)[0]
-    if outcome.get("is_limit"):
-        raise LimitExceededError(outcome["message"], outcome["reason"])
-    if "text" not in outcome:
-        raise LLMQueryError(outcome["message"], outcome["reason"])
-    return str(outcome["text"])
+    answer: str = ask(
+        question(prompt, tier=tier, max_output_tokens=max_output_tokens, temperature=temperature)
+    )
+    return answer
 
 
 def llm_query_batched(
@@ -97,22 +126,21 @@ def llm_query_batched(
     max_output_tokens: int | None = None,
     temperature: float | None = None,
 ) -> list[Any]:
-    """Ask many sub-models at once and return the answers in the order of the prompts.
+    """Ask many prompts at once and return the answers in the order of the prompts.
 
-    A failed item is a FailedQuery. Raises LimitExceededError, with what was answered in its
-    `results`, as soon as one item failed because a limit of the run is used up.
+    A prompt that failed has a FailedQuery in its place, which is falsy and no str. Raises
+    LimitExceededError, with what was answered in its `results`, as soon as one failed because a
+    limit of the run is used up.
+
+        answers = llm_query_batched(["Summarize:\\n" + piece for piece in pieces])
+        failed = [i for i, answer in enumerate(answers) if not isinstance(answer, str)]
     """
-    if isinstance(prompts, (str, bytes, dict)):
-        raise TypeError("llm_query_batched takes a list of prompts; use llm_query for one")
-    batch = [_messages(prompt) for prompt in prompts]
-    if not batch:
-        return []
-    outcomes = _asked(_request(batch, True, tier, max_output_tokens, temperature))
-    results = [_result(index, outcome) for index, outcome in enumerate(outcomes)]
-    for outcome in outcomes:
-        if outcome.get("is_limit"):
-            raise LimitExceededError(outcome["message"], outcome["reason"], results)
-    return results
+    answers: list[Any] = ask(
+        batch_question(
+            prompts, tier=tier, max_output_tokens=max_output_tokens, temperature=temperature
+        )
+    )
+    return answers
 
 
 def rlm_query(*_: object, **__: object) -> NoReturn:
@@ -128,18 +156,62 @@ def rlm_query_batched(*_: object, **__: object) -> NoReturn:
     rlm_query()
 
 
-def _asked(request: dict[str, Any]) -> list[dict[str, Any]]:
-    # What was printed before the question is seen before the answer.
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-    outcomes: list[dict[str, Any]] = host.ask(request)["outcomes"]
-    return outcomes
+def question(
+    prompt: Any,
+    *,
+    tier: str | None = None,
+    max_output_tokens: int | None = None,
+    temperature: float | None = None,
+) -> Question:
+    """Return what llm_query asks when it is called like this; raises what it raises for that."""
+    request = _request([_messages(prompt)], False, tier, max_output_tokens, temperature)
+    return Question(request, _single)
+
+
+def batch_question(
+    prompts: Iterable[Any],
+    *,
+    tier: str | None = None,
+    max_output_tokens: int | None = None,
+    temperature: float | None = None,
+) -> Question:
+    """Return what llm_query_batched asks when it is called like this."""
+    if isinstance(prompts, (str, bytes, dict)):
+        raise TypeError("llm_query_batched takes a list of prompts; use llm_query for one")
+    batch = [_messages(prompt) for prompt in prompts]
+    return Question(_request(batch, True, tier, max_output_tokens, temperature), _several)
+
+
+def _single(outcomes: list[dict[str, Any]]) -> Answer:
+    outcome = outcomes[0]
+    if outcome.get("is_limit"):
+        raise LimitExceededError(outcome["message"], outcome["reason"])
+    if "text" not in outcome:
+        raise LLMQueryError(outcome["message"], outcome["reason"])
+    return Answer(outcome["text"])
+
+
+def _several(outcomes: list[dict[str, Any]]) -> AnswerList:
+    results = AnswerList(_result(index, outcome) for index, outcome in enumerate(outcomes))
+    for outcome in outcomes:
+        if outcome.get("is_limit"):
+            raise LimitExceededError(outcome["message"], outcome["reason"], results)
+    return results
 
 
 def _result(index: int, outcome: dict[str, Any]) -> Any:
     if "text" in outcome:
         return outcome["text"]
     return FailedQuery(index, outcome["reason"], outcome["message"])
+
+
+QUESTIONS: dict[Callable[..., Any], Callable[..., Question]] = {
+    llm_query: question,
+    llm_query_batched: batch_question,
+    rlm_query: rlm_query,
+    rlm_query_batched: rlm_query_batched,
+}
+"""What each query function asks, called with the same arguments."""
 
 
 def _request(

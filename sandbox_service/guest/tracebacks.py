@@ -4,8 +4,15 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from . import explanations, lazy_text
+
 CELL_PREFIX = "<cell "
 RUNTIME_PREFIX = "<fathom "
+_SITE_REMARK = (
+    ". Site initialization is disabled, did you forget to add the site-packages directory to "
+    "sys.path or to enable your virtual environment?"
+)
+"""Python's guess at why a module is missing, which is wrong here."""
 _MESSAGE_CHARACTERS_MAX = 2_000
 _TRACEBACK_CHARACTERS_MAX = 16_000
 
@@ -25,14 +32,22 @@ def described(error: BaseException) -> dict[str, str]:
     return {
         "type": kind[:256],
         "message": message,
-        "traceback": trace or f"{kind}: {message}\n",
+        "traceback": (trace or f"{kind}: {message}\n") + _hint(error),
     }
+
+
+def _hint(error: BaseException) -> str:
+    try:
+        advice = lazy_text.advice(error) or explanations.advice(error)
+    except BaseException:  # the cell's own __str__
+        return ""
+    return f"Hint: {advice}.\n" if advice else ""
 
 
 def _formatted(error: BaseException) -> str:
     summary = traceback.TracebackException(type(error), error, _user_part(error.__traceback__))
     _drop_runtime_frames(summary, set())
-    return "".join(summary.format())
+    return "".join(summary.format()).replace(_SITE_REMARK, "")
 
 
 def _user_part(trace: TracebackType | None) -> TracebackType | None:

@@ -17,6 +17,19 @@ pytestmark = pytest.mark.guest
 KEEP = "keep = 7"
 BROKEN_REPR = "class R:\n    def __{0}__(self):\n        raise SystemExit(7)\nr = R()\n"
 BOMB = "x = []\nwhile True:\n    x = [x, x]"
+LARGE_CELLS = {
+    "parentheses": ("(" * 500_000, "syntax_error"),
+    "a list": ("x = [" + "1," * 60_000 + "]", "completed"),
+    "one line of operators": ("x = 1" + "+1" * 400_000, "trapped"),
+    "attributes": ("x = a" + ".a" * 300_000, "trapped"),
+    "a text": ("x = '" + "a" * 1_000_000 + "'", "completed"),
+    "statements": ("x = 1\n" * 30_000, "completed"),
+    "strings that are joined": ("x = " + "'a' " * 200_000, "completed"),
+    "an f-string in an f-string": ("x = " + "f'{" * 300_000, "syntax_error"),
+    "comments": ("#" * 1_000_000, "completed"),
+    "line ends": ("\n" * 1_000_000, "completed"),
+}
+"""Cells that some part of Python's compiler finds hard; two are too deep even to be refused."""
 FORGED = """
 import _host
 frame = b'{"call":"ended","ending":"completed","error":null,"final":null,"variables":[%s]}'
@@ -62,6 +75,19 @@ async def test_a_cell_that_cannot_say_how_it_ended_is_undone(
     ran = await box.run(session, code)
 
     assert (ran.ending, ran.result.state_kept) == (ending, False)
+    assert (await box.run(session, "keep")).out == "7\n"
+
+
+@pytest.mark.parametrize("what", LARGE_CELLS)
+async def test_a_large_cell_ends_in_good_time(box: Sandbox, what: str) -> None:
+    """Parsing, checking and compiling are limited like what is run afterwards."""
+    session = await box.create(limits=session_pb2.SessionLimits(fuel_max=40_000_000_000))
+    await box.run(session, KEEP)
+    code, ending = LARGE_CELLS[what]
+
+    ran = await box.run(session, code)
+
+    assert (ran.ending, ran.result.state_kept) == (ending, ending != "trapped")
     assert (await box.run(session, "keep")).out == "7\n"
 
 

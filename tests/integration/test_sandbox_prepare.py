@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import io
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
-from sandbox_service.prepare import prepare_guest
+from sandbox_service.prepare import prepare_guest, prune
+from sandbox_service.profiles import PROFILES
 from sandbox_service.progress import Progress
 from tests.support.sandbox import guest
 
@@ -35,8 +37,9 @@ def test_a_prepared_guest_is_used_as_it_is() -> None:
 
 
 @pytest.mark.guest
-def test_a_warm_image_is_made_anew_from_what_is_there(tmp_path: Path) -> None:
-    """As after an upgrade of ours, without fetching or compiling again."""
+def test_warm_images_are_made_anew_from_what_is_there(tmp_path: Path) -> None:
+    """As after an upgrade of ours, without fetching or compiling again; and the same on every
+    host, or a checkpoint of one would make no sense on another."""
     build = guest()
     tmp_path.chmod(0o700)
     other = GuestBuild.in_folder(tmp_path)
@@ -50,8 +53,10 @@ def test_a_warm_image_is_made_anew_from_what_is_there(tmp_path: Path) -> None:
 
     prepare_guest(tmp_path, None, Progress(shown))
 
-    assert other.warm_image.stat().st_size == build.warm_image.stat().st_size
-    assert other.warm_image.stat().st_mode & 0o777 == 0o600
+    assert list(other.warm_images) == list(PROFILES)
+    for profile, path in other.warm_images.items():
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert filecmp.cmp(path, build.warm_images[profile], shallow=False)
     assert "warming it up" in shown.getvalue()
     assert "compiling" not in shown.getvalue()
 
@@ -127,3 +132,21 @@ def test_checking_says_that_the_guest_is_there_and_makes_nothing(tmp_path: Path)
     assert build.digest in found.stdout
     assert "fathom-prepare-guest" in missed.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.guest
+def test_pruning_removes_what_other_versions_left_and_nothing_else(tmp_path: Path) -> None:
+    """Each change of the runtime leaves a hundred megabytes behind, each engine three hundred."""
+    source = guest()
+    build = GuestBuild.in_folder(tmp_path)
+    tmp_path.chmod(0o700)
+    for ours, theirs in zip(build.files, source.files, strict=True):
+        ours.symlink_to(theirs)
+    old = [tmp_path / "warm-0123456789abcdef-base.image", tmp_path / "python-0123.cwasm"]
+    for path in (*old, tmp_path / "notes.txt"):
+        path.write_bytes(b"x" * 8192)
+
+    assert prune(build) >= 2 * 8192
+
+    assert all(path.exists() for path in (*build.files, tmp_path / "notes.txt"))
+    assert not any(path.exists() for path in old)

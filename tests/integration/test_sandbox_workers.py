@@ -18,13 +18,16 @@ import pytest
 
 from common.errors import NotFoundError
 from sandbox_service import frames
+from sandbox_service.audit import AuditTrail
+from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.errors import CapacityError, SessionLostError
-from sandbox_service.execution_stream import Event, ExecutionOptions
+from sandbox_service.execution_stream import Ended, Event, ExecutionOptions
 from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
-from sandbox_service.session_table import ContextBlob, SessionOptions, SessionTable
+from sandbox_service.session_options import SessionOptions
+from sandbox_service.session_table import SessionTable
 from sandbox_service.sub_calls import SubCall
 from sandbox_service.worker_process import WorkerStartError
 from tests.support.eventually import eventually
@@ -49,6 +52,8 @@ def ended(execution):
     return frames.Ended(session=1, execution=execution, ending="completed", state_kept=True,
         failure=None, final=None, variables=[], output_bytes=0, output_bytes_dropped=0,
         own_time_s=0.0, wait_time_s=0.0, fuel_used=0, memory_bytes=0)
+def saved(execution):
+    return frames.Saved(session=1, execution=execution)
 def output(text):
     return frames.Output(session=1, execution=1, stream="stdout", text=text)
 def sub_calls(call):
@@ -58,7 +63,7 @@ def sub_calls(call):
 receive()
 """
 GREET = PRELUDE + "send(frames.Started())\n"
-OPEN = GREET + "receive()\nsend(frames.Opened(session=1, memory_bytes=1))\n"
+OPEN = GREET + "receive()\nsend(frames.Opened(session=1, memory_bytes=1), saved(0))\n"
 RUN = OPEN + "run = receive()\n"
 OPTIONS = SessionOptions(
     limits=Limits(output_bytes_max=10, execute_time_max_s=0.05),
@@ -90,11 +95,19 @@ async def table(program: str, tmp_path: Path) -> AsyncIterator[SessionTable]:
         yield sessions
 
 
-async def run(sessions: SessionTable) -> list[int | Event]:
+async def run(sessions: SessionTable, code: str = "x") -> list[int | Event]:
     session = await sessions.create(OPTIONS)
-    options = ExecutionOptions(code="x")
-    events = session.execute(options, NoSubModels(), sessions.tasks)  # type: ignore[arg-type]
+    options = ExecutionOptions(code=code)
+    events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
     return [event async for event in events]
+
+
+def worker_lost(event: int | Event) -> str:
+    """Return the message of a cell that ended as its worker died."""
+    assert isinstance(event, Ended)
+    assert (event.frame.ending, event.frame.state_kept) == ("worker_lost", False)
+    assert event.frame.failure is not None
+    return event.frame.failure.message
 
 
 HOSTILE = {
@@ -107,7 +120,10 @@ HOSTILE = {
     "a closing that nobody asked for": "send(frames.Closed(session=1))",
     "the end of another execution": "send(ended(2))",
     "more output than the limit": "send(*[output('123456')] * 2)",
-    "output that says nothing": "send(frames.encode(output('x')).replace(b'\\xa1x', b'\\xa0'))",
+    "output that says nothing": (
+        "payload = frames.encode(output('x'))[4:].replace(b'\\xa1x', b'\\xa0')\n"
+        "send(len(payload).to_bytes(4, 'little') + payload)"
+    ),
     "sub-calls out of order": "send(sub_calls(2))",
     "a number that the wire does not carry": (
         "import msgspec\nsend(msgspec.structs.replace(ended(1), fuel_used=2**64 - 1))"
@@ -119,13 +135,16 @@ HOSTILE = {
         "import msgspec\nsend(msgspec.structs.replace(ended(1), wait_time_s=1e300))"
     ),
     "sub-calls on top of sub-calls": "send(sub_calls(1), sub_calls(2))",
-    "its end": "sys.exit()",
+    "its own death": (
+        "import msgspec\nsend(msgspec.structs.replace(ended(1), ending='worker_lost'))"
+    ),
+    "what it saved before there was anything": "send(saved(1))",
 }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
 async def test_a_worker_that_sends_what_it_may_not_is_ended(what: str, tmp_path: Path) -> None:
-    """Its session is lost with a clear cause, and another worker takes its place."""
+    """The session that ran is lost with a clear cause, and another worker takes its place."""
     async with table(RUN + HOSTILE[what] + "\nreceive()\n", tmp_path) as sessions:
         (worker,) = sessions.pool.workers
 
@@ -138,15 +157,68 @@ async def test_a_worker_that_sends_what_it_may_not_is_ended(what: str, tmp_path:
         assert len(sessions) == 0
 
 
-async def test_what_a_worker_sends_twice_ends_it_after_the_first(tmp_path: Path) -> None:
-    """The caller has its result; the session is lost all the same."""
-    async with table(RUN + "send(ended(1), ended(1))\nreceive()\n", tmp_path) as sessions:
+async def test_a_worker_that_dies_takes_the_cell_and_not_the_session(tmp_path: Path) -> None:
+    """Its layers are the service's; the next call finds another worker for them."""
+    async with table(RUN + "sys.exit()", tmp_path) as sessions:
+        number, last = await asyncio.wait_for(run(sessions), 30)
+
+        assert number == 1
+        assert "the worker process ended" in worker_lost(last)
+        assert sessions.count_by_state() == {"idle": 0, "busy": 0, "evicted": 1, "lost": 0}
+
+
+@pytest.mark.parametrize("what", ["send(ended(1))\nsys.exit()", "send(ended(1), 3 * b'\\xff')"])
+async def test_a_worker_that_dies_while_it_saves_takes_the_session(
+    what: str, tmp_path: Path
+) -> None:
+    """The layers are torn then: half of them from before the cell."""
+    async with table(RUN + what, tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+        last = (await asyncio.wait_for(run(sessions), 30))[-1]
+        assert isinstance(last, Ended)
+        assert last.frame.ending == "completed"
+        worker.kill("the test says so")
+        await eventually(lambda: len(sessions) == 0)
+
+
+async def test_a_worker_that_does_not_stop_a_cell_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt is not left to the worker alone."""
+    monkeypatch.setattr("sandbox_service.execution_stream._INTERRUPT_GRACE_S", 0.05)
+    slow = dataclasses.replace(OPTIONS, limits=Limits())
+    async with table(RUN + "receive()\nreceive()\n", tmp_path) as sessions:
+        session = await sessions.create(slow)
+        options = ExecutionOptions(code="x")
+        events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
+        assert await anext(events) == 1
+
+        await session.interrupt()
+
+        last = await asyncio.wait_for(anext(events), 30)
+        assert "did not stop an interrupted cell" in worker_lost(last)
+        await events.aclose()
+
+
+@pytest.mark.parametrize(
+    ("sent", "problem"),
+    [
+        ("ended(1), saved(1), ended(1)", "Ended while idle"),
+        ("ended(1), ended(1)", "Ended before Saved"),
+        ("ended(1), saved(1), saved(1)", "Saved of another execution"),
+    ],
+)
+async def test_what_a_worker_sends_twice_ends_it_after_the_first(
+    sent: str, problem: str, tmp_path: Path
+) -> None:
+    """The caller has its result; the worker is ended all the same."""
+    async with table(RUN + f"send({sent})\nreceive()\n", tmp_path) as sessions:
         (worker,) = sessions.pool.workers
 
         await asyncio.wait_for(run(sessions), 30)
 
         await eventually(lambda: bool(worker.death))
-        assert "Ended while idle" in worker.death
+        assert problem in worker.death
 
 
 async def test_a_worker_that_never_ends_a_cell_is_ended(
@@ -155,14 +227,15 @@ async def test_a_worker_that_never_ends_a_cell_is_ended(
     """The worker's own deadline is not trusted alone."""
     monkeypatch.setattr("sandbox_service.execution_stream._GRACE_S", 0.05)
     async with table(RUN + "receive()\n", tmp_path) as sessions:
-        with pytest.raises(SessionLostError, match="did not stop a cell in time"):
-            await asyncio.wait_for(run(sessions), 30)
+        last = (await asyncio.wait_for(run(sessions), 30))[-1]
+
+    assert "did not stop a cell in time" in worker_lost(last)
 
 
 async def test_a_worker_that_never_opens_a_session_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandbox_service.worker_process._OPEN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("sandbox_service.session_opener.OPEN_TIMEOUT_S", 0.05)
     async with table(GREET + "receive()\nreceive()\n", tmp_path) as sessions:
         with pytest.raises(CapacityError, match="did not open a session in time"):
             await asyncio.wait_for(sessions.create(OPTIONS), 30)
@@ -175,12 +248,9 @@ async def test_a_worker_that_does_not_read_is_ended(
     monkeypatch.setattr("sandbox_service.worker_process._SEND_TIMEOUT_S", 0.2)
     program = OPEN + "import threading\nthreading.Event().wait()\n"
     async with table(program, tmp_path) as sessions:
-        session = await sessions.create(OPTIONS)
-        options = ExecutionOptions(code="#" * (8 << 20))
+        last = (await asyncio.wait_for(run(sessions, "#" * (8 << 20)), 30))[-1]
 
-        with pytest.raises(SessionLostError, match="cannot be reached"):
-            async for _ in session.execute(options, NoSubModels(), sessions.tasks):  # type: ignore[arg-type]
-                pass
+    assert "cannot be reached" in worker_lost(last)
 
 
 @pytest.mark.parametrize(
@@ -200,22 +270,62 @@ async def test_a_guest_that_does_not_load_stops_the_service(
             pass
 
 
-async def test_a_worker_may_lose_one_session_and_go_on(tmp_path: Path) -> None:
-    program = RUN + "send(frames.Lost(session=1, cause='disk full'))\nreceive()\n"
+async def test_a_worker_may_fail_in_one_session_and_go_on(tmp_path: Path) -> None:
+    """The session goes on too, in this worker or another."""
+    program = RUN + "send(frames.Lost(session=1, cause='no memory'))\nreceive()\n"
     async with table(program, tmp_path) as sessions:
         (worker,) = sessions.pool.workers
 
-        with pytest.raises(SessionLostError, match="disk full"):
-            await asyncio.wait_for(run(sessions), 30)
+        last = (await asyncio.wait_for(run(sessions), 30))[-1]
 
+        assert "no memory" in worker_lost(last)
         assert sessions.pool.workers == [worker]
         assert worker.session_count == 0
+        assert sessions.count_by_state()["evicted"] == 1
+
+
+async def test_a_session_that_its_own_code_broke_is_lost(tmp_path: Path) -> None:
+    program = RUN + "send(frames.Lost(session=1, cause='no len', is_broken=True))\nreceive()\n"
+    async with table(program, tmp_path) as sessions:
+        with pytest.raises(SessionLostError, match="no len"):
+            await asyncio.wait_for(run(sessions), 30)
+
+        assert len(sessions) == 0
+
+
+SPOILT = {
+    "a size beyond all memory": "os.pwrite(fd, b'x', 0)\nos.ftruncate(fd, 1 << 40)",
+    "a size that is none": "os.pwrite(fd, b'x', 0)\nos.ftruncate(fd, 70_000)",
+    "a way to write to what is shared": "m = mmap.mmap(fd, os.ftruncate(fd, 1 << 16) or 1 << 16)\n"
+    "m[0] = 1",
+    "seals of its own": "os.pwrite(fd, b'x', 0)\nfcntl.fcntl(fd, fcntl.F_ADD_SEALS, 1)",
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+async def test_a_worker_that_spoils_a_layer_loses_the_session(what: str, tmp_path: Path) -> None:
+    """Its forks and checkpoints would inherit what is none of a guest's memory."""
+    program = GREET + (
+        "import fcntl, mmap, os\n"
+        "data, (fd, *_), _, _ = socket.recv_fds(connection, 1 << 16, 10)\nlist(reader.feed(data))\n"
+        f"{SPOILT[what]}\n"
+        "send(frames.Opened(session=1, memory_bytes=1), saved(0))\nreceive()\n"
+    )
+    async with table(program, tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+        session = await sessions.create(OPTIONS)
+
+        with pytest.raises(SessionLostError, match="spoilt its layers"):
+            await asyncio.wait_for(sessions.fork(session.name), 30)
+
+        assert "spoilt" in worker.death
+        assert len(sessions) == 0
 
 
 async def test_frames_may_come_in_any_pieces(tmp_path: Path) -> None:
     """As they do from a socket."""
     program = RUN + (
-        "for byte in frames.encode(output('hi')) + frames.encode(ended(1)):\n"
+        "for byte in b''.join(map(frames.encode, (output('hi'), ended(1), saved(1)))):\n"
         "    send(bytes([byte]))\nreceive()\n"
     )
     async with table(program, tmp_path) as sessions:

@@ -25,9 +25,11 @@ from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from common.config import load
 from common.errors import ServiceError, received
 from common.run_token import RUN_TOKEN_METADATA
+from sandbox_service.audit import AuditTrail
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.guest_build import GuestBuild
+from sandbox_service.memory_watch import MemoryGauge, MemoryWatch
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
 from sandbox_service.prepare import prepare_guest
@@ -165,6 +167,22 @@ class Sandbox:
         found: session_pb2.Session = response.session
         return found
 
+    async def fork(self, session: str, **fields: Any) -> str:
+        request = wire.ForkSessionRequest(name=session, **fields)
+        response = await self.stub.ForkSession(request, timeout=TIMEOUT_S)
+        return str(response.session.name)
+
+    async def checkpoint(self, session: str) -> wire.Checkpoint:
+        request = wire.CheckpointSessionRequest(name=session)
+        response = await self.stub.CheckpointSession(request, timeout=TIMEOUT_S)
+        checkpoint: wire.Checkpoint = response.checkpoint
+        return checkpoint
+
+    async def restore(self, key: str, **fields: Any) -> str:
+        request = wire.RestoreSessionRequest(checkpoint_key=key, **fields)
+        response = await self.stub.RestoreSession(request, timeout=TIMEOUT_S)
+        return str(response.session.name)
+
     def store(self, data: bytes) -> str:
         """Put a blob into the object store and return its key."""
         self._blobs += 1
@@ -208,26 +226,41 @@ async def sandbox(
     """Run the service and yield a client of it."""
     config = SandboxConfig(object_store=objects, drain_s=1.0, **settings)
     gateway = FakeGateway()
-    pool = WorkerPool(build, workers)
+    pool = WorkerPool(
+        build,
+        workers,
+        niceness=config.worker_niceness,
+        require_jail=config.require_jail,
+    )
 
     def add_gateway(server: Any) -> None:
         add_GatewayServiceServicer_to_server(gateway, server.grpc)
 
-    async with (
-        serve(add_gateway, message_bytes_max=MESSAGE_BYTES_MAX) as gateway_channel,
-        pool,
-        SessionTable(pool, FolderObjects(objects), config.sessions_max) as table,
-    ):
-        sub_models = GatewaySubModels(
-            gateway_channel,
-            call_timeout_s=config.sub_call_timeout_s,
-            concurrency_max=config.sub_call_concurrency_max,
-        )
-        servicer = SandboxServicer(table, sub_models, config)
+    gauge = MemoryGauge(config.memory_bytes_bound)
+    # The trail first: sessions end their executions on the way out.
+    with AuditTrail(config.audit_log) as audit:
+        async with (
+            serve(add_gateway, message_bytes_max=MESSAGE_BYTES_MAX) as gateway_channel,
+            pool,
+            SessionTable(
+                pool,
+                FolderObjects(objects),
+                config.sessions_max,
+                lazy_bytes_min=config.lazy_context_bytes_min,
+                gauge=gauge,
+            ) as table,
+            MemoryWatch(table, gauge),
+        ):
+            sub_models = GatewaySubModels(
+                gateway_channel,
+                call_timeout_s=config.sub_call_timeout_s,
+                concurrency_max=config.sub_call_concurrency_max,
+            )
+            servicer = SandboxServicer(table, sub_models, config, audit, gauge)
 
-        async with serve(servicer.register) as channel:
-            yield Sandbox(SandboxServiceStub(channel), table, gateway, objects)
-            gateway.hold.set()
+            async with serve(servicer.register) as channel:
+                yield Sandbox(SandboxServiceStub(channel), table, gateway, objects)
+                gateway.hold.set()
 
 
 def details(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, dict[str, str]]:

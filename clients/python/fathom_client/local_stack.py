@@ -112,6 +112,7 @@ async def local_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
             "sandbox_service",
             FATHOM_SANDBOX_GATEWAY_ADDRESS=gateway,
             FATHOM_SANDBOX_OBJECT_STORE=str(home.objects),
+            FATHOM_SANDBOX_REQUIRE_JAIL=required_jail(options.environ),
         )
         address = await starter.start_orchestrator(token_key, gateway, sandbox)
         running = Running(
@@ -162,6 +163,15 @@ def environment_of(
     passed = {name: environ[name] for name in names if name in environ}
     own = {name: value for name, value in environ.items() if name.startswith((prefix, "OTEL_"))}
     return passed | own | dict(settings)
+
+
+def required_jail(environ: Mapping[str, str]) -> str:
+    """Return whether the sandbox may start only with every wall that workers should have.
+
+    On one's own machine it starts with those that can be raised, and its log says which those
+    are, unless the user has decided otherwise.
+    """
+    return environ.get("FATHOM_SANDBOX_REQUIRE_JAIL", "false")
 
 
 class _Starter:

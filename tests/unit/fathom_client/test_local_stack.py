@@ -13,6 +13,7 @@ from fathom_client.local_stack import (
     ListenAddressError,
     check_listen_address,
     environment_of,
+    required_jail,
 )
 from fathom_client.model_settings import (
     ModelSettingsError,
@@ -62,6 +63,16 @@ def test_what_the_stack_sets_wins_over_the_user() -> None:
     environment = environment_of("gateway", USER, {"FATHOM_GATEWAY_RETRIES_MAX": "5"})
 
     assert environment["FATHOM_GATEWAY_RETRIES_MAX"] == "5"
+
+
+@pytest.mark.parametrize(("said", "told"), [(None, "false"), ("true", "true")])
+def test_the_sandbox_starts_without_a_wall_unless_the_user_objects(
+    said: str | None, told: str
+) -> None:
+    """A developer's machine may lack one, and runs code that was asked for by its owner."""
+    environ = {"FATHOM_SANDBOX_REQUIRE_JAIL": said} if said else {}
+
+    assert required_jail(environ) == told
 
 
 def test_the_key_is_named_in_the_gateway_file_and_not_written_to_it() -> None:

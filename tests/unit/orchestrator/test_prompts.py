@@ -25,8 +25,11 @@ FILES = sorted(
     file.name.removesuffix(".md")
     for file in resources.files("orchestrator").joinpath("prompts").iterdir()
 )
-PROVIDED = ("context", "llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "SHOW_VARS")
-NOT_BUILT = ("rlm_query", "cite(", "grep(", "chunks(", "count_tokens", "answer[")
+PROVIDED = (
+    *("context", "llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "SHOW_VARS"),
+    *("grep", "lines", "chunks", "LazyText"),
+)
+NOT_BUILT = ("rlm_query", "cite(", "count_tokens", "answer[")
 LIMITS = RunLimits(
     turns_max=20,
     time_max_s=600.0,

@@ -8,8 +8,11 @@ import time
 import pytest
 
 from sandbox_service.execution import Execution, OutputBuffer, StopError
-from sandbox_service.frames import OUTPUT_TEXT_MAX
+from sandbox_service.frames import OUTPUT_TEXT_MAX, Determinism
 from sandbox_service.limits import Limits
+from sandbox_service.surroundings import FixedSurroundings
+
+LINES = 1000
 
 
 class Sent:
@@ -34,7 +37,7 @@ def write(output: OutputBuffer, stream: int, data: bytes) -> None:
 
 
 def test_small_writes_are_sent_as_one(sent: Sent) -> None:
-    output = OutputBuffer(100, sent)
+    output = OutputBuffer(100, LINES, sent)
     for piece in (b"a", b"b", b"c"):
         write(output, 1, piece)
     output.flush()
@@ -43,7 +46,7 @@ def test_small_writes_are_sent_as_one(sent: Sent) -> None:
 
 
 def test_streams_keep_their_order(sent: Sent) -> None:
-    output = OutputBuffer(100, sent)
+    output = OutputBuffer(100, LINES, sent)
     for stream in (1, 2, 2, 1):
         write(output, stream, b"x")
     output.finish()
@@ -52,7 +55,7 @@ def test_streams_keep_their_order(sent: Sent) -> None:
 
 
 def test_a_character_written_in_two_pieces_is_whole(sent: Sent) -> None:
-    output = OutputBuffer(100, sent)
+    output = OutputBuffer(100, LINES, sent)
     write(output, 1, "€".encode()[:2])
     output.flush()
     write(output, 1, "€".encode()[2:])
@@ -62,7 +65,7 @@ def test_a_character_written_in_two_pieces_is_whole(sent: Sent) -> None:
 
 
 def test_bytes_that_are_no_utf8_are_replaced(sent: Sent) -> None:
-    output = OutputBuffer(100, sent)
+    output = OutputBuffer(100, LINES, sent)
     write(output, 1, b"a\xffb\xe2")
     output.finish()
 
@@ -71,7 +74,7 @@ def test_bytes_that_are_no_utf8_are_replaced(sent: Sent) -> None:
 
 @pytest.mark.parametrize(("size", "kept", "dropped"), [(10, 10, 0), (11, 10, 1)])
 def test_output_is_cut_at_its_limit(sent: Sent, size: int, kept: int, dropped: int) -> None:
-    output = OutputBuffer(10, sent)
+    output = OutputBuffer(10, LINES, sent)
     write(output, 1, b"x" * size)
     output.finish()
 
@@ -80,7 +83,7 @@ def test_output_is_cut_at_its_limit(sent: Sent, size: int, kept: int, dropped: i
 
 
 def test_the_limit_counts_both_streams(sent: Sent) -> None:
-    output = OutputBuffer(10, sent)
+    output = OutputBuffer(10, LINES, sent)
     write(output, 1, b"x" * 6)
     write(output, 2, b"y" * 6)
     output.finish()
@@ -89,7 +92,7 @@ def test_the_limit_counts_both_streams(sent: Sent) -> None:
 
 
 def test_much_output_is_sent_in_frames_of_a_size(sent: Sent) -> None:
-    output = OutputBuffer(1 << 30, sent)
+    output = OutputBuffer(1 << 30, LINES, sent)
     write(output, 1, b"x" * (2 * OUTPUT_TEXT_MAX + 1))
     output.finish()
 
@@ -174,7 +177,7 @@ def test_a_stopped_execution_asks_nothing(sent: Sent) -> None:
 
 def test_streams_that_alternate_too_often_are_joined(sent: Sent) -> None:
     """Nothing is lost or changed but the order between the two."""
-    output = OutputBuffer(1 << 20, sent)
+    output = OutputBuffer(1 << 20, LINES, sent)
     for _ in range(5000):
         write(output, 1, b"a")
         write(output, 2, b"b")
@@ -192,3 +195,48 @@ def test_a_very_short_sleep_sends_nothing(sent: Sent) -> None:
     execution.sleep(0.0)
 
     assert sent.chunks == []
+
+
+@pytest.mark.parametrize(
+    ("lines_max", "pieces", "kept"),
+    [
+        (2, [b"a\nb\n"], "a\nb\n"),
+        (2, [b"a\nb\nc"], "a\nb\n"),
+        (2, [b"a", b"\nb", b"\n", b"c"], "a\nb\n"),
+        (2, [b"a\nb"], "a\nb"),
+        (0, [b"a"], ""),
+    ],
+)
+def test_output_is_cut_after_its_last_line(
+    sent: Sent, lines_max: int, pieces: list[bytes], kept: str
+) -> None:
+    output = OutputBuffer(100, lines_max, sent)
+    for piece in pieces:
+        write(output, 1, piece)
+    output.finish()
+
+    assert "".join(text for _, text in sent.chunks) == kept
+    assert output.written_bytes == len(b"".join(pieces))
+    assert output.written_bytes - output.dropped_bytes == len(kept)
+
+
+def test_nothing_is_kept_after_a_gap(sent: Sent) -> None:
+    """A text with a hole in it would read as if it were whole."""
+    output = OutputBuffer(10, LINES, sent)
+    write(output, 1, b"x" * 8)
+    write(output, 1, b"y" * 8)
+    write(output, 1, b"z")
+    output.finish()
+
+    assert sent.chunks == [("stdout", "x" * 8 + "yy")]
+    assert output.dropped_bytes == 7
+
+
+def test_a_sleep_on_fixed_clocks_takes_no_time(sent: Sent) -> None:
+    surroundings = FixedSurroundings(Determinism(clock_ns=0, seed=0), 1, lambda: 0)
+    execution = Execution(1, Limits(), sent, surroundings)
+    started = time.monotonic()
+    execution.sleep(1e6)
+
+    assert time.monotonic() - started < 10
+    assert surroundings.clock_ns(0) == 10**15

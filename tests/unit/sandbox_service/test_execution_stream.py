@@ -25,8 +25,13 @@ async def test_an_interrupt_before_the_start_is_not_forgotten() -> None:
 
     session = WorkerSession(1, Limits(), send, lambda _: None)
     session.receive(frames.Opened(session=1, memory_bytes=1))
+
+    async def place() -> WorkerSession:
+        return session
+
     stream = ExecutionStream(
-        session,
+        place,
+        session.limits,
         1,
         ExecutionOptions(code="x"),
         SubCallMeter(1),

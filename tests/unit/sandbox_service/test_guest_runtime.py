@@ -180,7 +180,7 @@ def test_a_request_too_large_for_the_host_is_not_made(
 
     door = types.SimpleNamespace(call=call)
     monkeypatch.setitem(sys.modules, "_host", door)
-    monkeypatch.setattr(host, "REQUEST_BYTES_MAX", 100)
+    monkeypatch.setattr(host, "_limits", {"value_bytes": 100})
     request = {"call": "x" * (size - len('{"call": ""}'))}
 
     if is_sent:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sandbox_service import image as module
 from sandbox_service.engine import GuestMemory, GuestMemoryError
-from sandbox_service.image import PAGE_BYTES, ChangeFinder, SessionImage, WarmImage
+from sandbox_service.image import ChangeFinder, SessionImage, WarmImage
+from sandbox_service.sparse_files import PAGE_BYTES, extents
 
 WARM_PAGES = 256
 PAGES_MAX = 512
@@ -28,6 +31,8 @@ class Memory(GuestMemory):
         pass
 
     def grow_to(self, size_bytes: int) -> None:
+        if size_bytes > PAGES_MAX * PAGE_BYTES:
+            raise GuestMemoryError("too large")
         self.size_bytes = max(self.size_bytes, size_bytes)
 
     def fill_page(self, page: int, byte: bytes) -> None:
@@ -58,9 +63,14 @@ def image(
 ) -> Iterator[SessionImage]:
     """An image that finds changes in one way or the other."""
     path = "/proc/self/pagemap" if request.param == "page map" else str(tmp_path / "none")
-    image = SessionImage(warm, ChangeFinder(path))
+    image = SessionImage(warm, ChangeFinder(path), [], layer())
     yield image
     image.close()
+
+
+def layer() -> int:
+    """An empty layer, as the supervisor makes one."""
+    return os.memfd_create("layer")
 
 
 def fresh(image: SessionImage) -> Memory:
@@ -233,3 +243,100 @@ def test_a_page_map_that_tells_nothing_is_not_used(tmp_path: Path) -> None:
         changes = ChangeFinder(str(path)).find(memory, lambda _, size: bytes(size))
 
         assert list(changes) == [(3 * PAGE_BYTES, 4 * PAGE_BYTES)]
+
+
+def test_changes_after_a_layer_is_finished_go_to_the_next(
+    warm: WarmImage, image: SessionImage
+) -> None:
+    """What a fork shares is never written again."""
+    finished, top = layer(), layer()
+    image.relayer(memory := fresh(image), [finished], top)
+    for page in (20, *range(60, 180)):
+        memory.fill_page(page, b"\5")
+    image.save(memory)
+
+    assert not list(extents(finished))
+    assert [(low // PAGE_BYTES, high // PAGE_BYTES) for low, high in extents(top)] == [
+        (20, 21),
+        (60, 180),
+    ]
+
+
+def test_layers_are_laid_over_one_another(warm: WarmImage, tmp_path: Path) -> None:
+    """The topmost version of a page counts, however long the runs are that it is in."""
+    below, middle, top = layer(), layer(), layer()
+    for fd, pages, byte in (
+        (below, range(20, 220), b"\2"),
+        (middle, range(100, 130), b"\3"),
+        (middle, range(200, 230), b"\3"),
+        (top, range(110, 111), b"\4"),
+    ):
+        os.ftruncate(fd, WARM_PAGES * PAGE_BYTES)
+        os.pwrite(fd, byte * (len(pages) * PAGE_BYTES), pages.start * PAGE_BYTES)
+    expected = [b"\0"] * 10 + [b"\1"] * 10 + [b"\2"] * 200 + [b"\1"] * (WARM_PAGES - 220)
+    expected[100:130] = [b"\3"] * 30
+    expected[200:230] = [b"\3"] * 30
+    expected[110] = b"\4"
+    for path in ("/proc/self/pagemap", str(tmp_path / "none")):
+        fds = [os.dup(fd) for fd in (below, middle, top)]
+        image = SessionImage(warm, ChangeFinder(path), fds[:2], fds[2])
+
+        memory = fresh(image)
+        assert memory.pages() == expected
+        image.save(memory)
+        assert fresh(image).pages() == expected
+        image.close()
+
+
+def test_merged_layers_take_the_place_of_many(image: SessionImage) -> None:
+    """Nothing changes in memory, at once or after the next stop."""
+    memory = fresh(image)
+    for page in (20, *range(60, 180)):
+        memory.fill_page(page, b"\5")
+    image.save(memory)
+    expected = memory.pages()
+    merged = layer()
+    os.ftruncate(merged, WARM_PAGES * PAGE_BYTES)
+    for first, last in ((20, 21), (60, 180)):
+        os.pwrite(merged, b"\5" * ((last - first) * PAGE_BYTES), first * PAGE_BYTES)
+    image.relayer(memory, [layer()], layer())
+
+    image.relayer(memory, [merged], layer())
+
+    assert memory.pages() == expected
+    memory.fill_page(61, b"\6")
+    image.save(memory)
+    assert fresh(image).pages()[60:62] == [b"\5", b"\6"]
+
+
+def test_a_layer_larger_than_the_memory_may_be_is_refused(warm: WarmImage) -> None:
+    """Its size comes from whoever wrote it last."""
+    top = layer()
+    os.ftruncate(top, (PAGES_MAX + 1) * PAGE_BYTES)
+    image = SessionImage(warm, ChangeFinder(), [], top)
+
+    with pytest.raises(GuestMemoryError):
+        fresh(image)
+    image.close()
+
+
+def test_a_process_without_room_for_mappings_keeps_copies(
+    image: SessionImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One session whose memory needs many mappings must not end its neighbours."""
+    memory = fresh(image)
+    map_file = module._map
+    monkeypatch.setattr("sandbox_service.image._FILL_BYTES_MIN", PAGE_BYTES)
+    monkeypatch.setattr(
+        "sandbox_service.image._map",
+        lambda memory, start, size, fd: start == 0 and map_file(memory, start, size, fd),
+    )
+    for page in range(60, 180):
+        memory.fill_page(page, b"\5")
+    image.save(memory)
+    image.fill(memory, 200 * PAGE_BYTES, 20 * PAGE_BYTES, [b"\6" * (20 * PAGE_BYTES)])
+    image.save(memory)
+
+    for each in (memory, fresh(image)):
+        pages = each.pages()
+        assert (pages[60], pages[179], pages[200], pages[219]) == (b"\5", b"\5", b"\6", b"\6")

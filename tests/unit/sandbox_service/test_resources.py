@@ -12,6 +12,7 @@ from sandbox_service import guest_build
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
 from sandbox_service.objects import FolderObjects, ObjectError, is_key
+from sandbox_service.profiles import PROFILES
 
 
 @pytest.mark.parametrize("key", ["a", "contexts/ab12", "a/b/c.txt", "A_-.x", "x" * 512])
@@ -77,7 +78,7 @@ def build(tmp_path: Path) -> GuestBuild:
     """A build whose files are there and ours."""
     tmp_path.chmod(0o700)
     build = GuestBuild.in_folder(tmp_path)
-    for path in (build.compiled, build.library, build.warm_image):
+    for path in (build.compiled, build.library, *build.warm_images.values()):
         path.touch(mode=0o600)
     return build
 
@@ -110,8 +111,9 @@ def test_a_link_is_refused(build: GuestBuild, tmp_path: Path) -> None:
         build.check()
 
 
-def test_a_missing_file_says_what_to_do(build: GuestBuild) -> None:
-    build.warm_image.unlink()
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_missing_file_says_what_to_do(build: GuestBuild, profile: str) -> None:
+    build.warm_images[profile].unlink()
 
     with pytest.raises(GuestNotPreparedError, match="fathom-prepare-guest"):
         build.check()
@@ -126,5 +128,5 @@ def test_another_runtime_is_another_build(
     other = GuestBuild.in_folder(tmp_path)
 
     assert other.digest != build.digest
-    assert other.warm_image != build.warm_image
+    assert other.warm_images != build.warm_images
     assert other.compiled == build.compiled

@@ -9,7 +9,8 @@ import pytest
 from sandbox_service.engine import GuestMemory, GuestMemoryError
 from sandbox_service.wasi import GuestExitError, Wasi
 
-SUCCESS, BADF, FAULT, INVAL, NOENT, NOTCAPABLE = 0, 8, 21, 28, 44, 76
+SUCCESS, BADF, FAULT, INVAL, MFILE, NOENT, NOTCAPABLE = 0, 8, 21, 28, 33, 44, 76
+OPEN_FILES_MAX = 64
 MEMORY_BYTES = 1 << 16
 LIBRARY = bytes(range(256)) * 4
 OUTSIDE = MEMORY_BYTES - 2
@@ -49,6 +50,12 @@ class Host:
     def write_output(self, stream: int, data: bytes, size_bytes: int) -> None:
         self.written.append((stream, data, size_bytes))
 
+    def clock_ns(self, clock: int) -> int:
+        return 1_000 + clock
+
+    def random_bytes(self, size_bytes: int) -> bytes:
+        return b"r" * size_bytes
+
     def sleep(self, duration_s: float) -> None:
         self.slept_s += duration_s
 
@@ -59,7 +66,7 @@ class Guest:
     def __init__(self) -> None:
         self.host = Host()
         self.memory = Memory()
-        wasi = Wasi(self.host, LIBRARY)
+        wasi = Wasi(self.host, LIBRARY, OPEN_FILES_MAX)
         wasi.memory = self.memory
         self.functions = wasi.functions()
 
@@ -147,10 +154,11 @@ def test_a_file_cannot_be_sought_to_nowhere(guest: Guest, offset: int, whence: i
 
 
 def test_open_files_are_limited(guest: Guest) -> None:
-    for _ in range(64):
-        guest.open_library()
+    opened = [guest.open_library() for _ in range(OPEN_FILES_MAX)]
 
-    assert guest.call("path_open", 3, 0, 0, 13, 0, 0, 0, 0, 100) == NOTCAPABLE
+    assert guest.call("path_open", 3, 0, 0, 13, 0, 0, 0, 0, 100) == MFILE
+    assert guest.call("fd_close", opened[0]) == SUCCESS
+    assert guest.open_library() == opened[0]
 
 
 def test_only_what_there_is_room_for_is_copied_out(guest: Guest) -> None:
@@ -211,6 +219,22 @@ def test_vectors_are_limited(guest: Guest, count: int) -> None:
 def test_randomness_is_limited(guest: Guest, size: int, errno: int) -> None:
     """One call must not keep the host busy for long."""
     assert guest.call("random_get", 0, size) == errno
+
+
+def test_clocks_and_randomness_are_what_the_host_gives(guest: Guest) -> None:
+    """So that a session can have fixed ones."""
+    for clock in (0, 1):
+        assert guest.call("clock_time_get", clock, 0, 100) == SUCCESS
+        assert guest.memory.read(100, 8) == struct.pack("<Q", 1_000 + clock)
+    assert guest.call("random_get", 200, 4) == SUCCESS
+    assert guest.memory.read(200, 5) == b"rrrr\0"
+
+
+def test_a_wait_until_a_time_is_as_long_as_the_hosts_clock_says(guest: Guest) -> None:
+    guest.put(0, subscription(0, 2_000_001_001, flags=1))
+
+    assert guest.call("poll_oneoff", 0, 1000, 1, 2000) == SUCCESS
+    assert guest.host.slept_s == 2
 
 
 def subscription(kind: int, timeout_ns: int, flags: int = 0) -> bytes:

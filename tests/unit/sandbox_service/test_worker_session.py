@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from sandbox_service import frames
 from sandbox_service.limits import Limits
 from sandbox_service.worker_session import OpenFailedError, WorkerLostError, WorkerSession
+from tests.support.eventually import eventually
 
 
 class Wire:
@@ -22,11 +24,15 @@ class Wire:
         self.sent.append(frame)
 
 
-def ended(execution: int = 1) -> frames.Ended:
+def saved(execution: int) -> frames.Saved:
+    return frames.Saved(session=1, execution=execution)
+
+
+def ended(execution: int = 1, ending: frames.Ending = "completed") -> frames.Ended:
     return frames.Ended(
         session=1,
         execution=execution,
-        ending="completed",
+        ending=ending,
         state_kept=True,
         failure=None,
         final=None,
@@ -70,6 +76,7 @@ async def session(wire: Wire) -> WorkerSession:
     limits = Limits(output_bytes_max=10)
     session = WorkerSession(1, limits, wire.send, wire.killed.append)
     session.receive(frames.Opened(session=1, memory_bytes=1))
+    session.receive(saved(0))
     await session.opened()
     return session
 
@@ -85,6 +92,7 @@ async def test_a_cell_ends_and_another_may_follow(session: WorkerSession) -> Non
         session.receive(ended(execution))
 
         assert await session.next_frame() == ended(execution)
+        session.receive(saved(execution))
 
 
 async def test_an_idle_session_may_not_speak(session: WorkerSession) -> None:
@@ -195,3 +203,121 @@ async def test_a_session_that_cannot_open_says_why(wire: Wire) -> None:
         await session.opened()
 
     assert caught.value.failed == failed
+
+
+async def test_a_cell_may_be_sent_before_the_one_before_it_is_saved(
+    session: WorkerSession,
+) -> None:
+    """The worker takes it when it has written down what the first one changed."""
+    await running(session)
+    session.receive(ended())
+
+    await session.run(2, "x", report_variables=False)
+    assert not session.is_saved
+    session.receive(saved(1))
+    session.receive(output(execution=2))
+
+    assert session.is_saved
+
+
+async def test_a_cell_does_not_run_before_the_one_before_it_is_saved(
+    session: WorkerSession,
+) -> None:
+    await running(session)
+    session.receive(ended())
+    await session.run(2, "x", report_variables=False)
+
+    with pytest.raises(frames.FrameError, match="before Saved"):
+        session.receive(ended(2))
+
+
+@pytest.mark.parametrize("execution", [0, 2])
+async def test_what_is_saved_is_the_last_execution(session: WorkerSession, execution: int) -> None:
+    await running(session)
+    session.receive(ended())
+
+    with pytest.raises(frames.FrameError, match="Saved of another execution"):
+        session.receive(saved(execution))
+
+
+async def test_nothing_is_saved_twice(session: WorkerSession) -> None:
+    with pytest.raises(frames.FrameError, match="Saved of another execution"):
+        session.receive(saved(0))
+
+
+async def test_a_worker_cannot_tell_that_it_died(session: WorkerSession) -> None:
+    """That ending is the supervisor's own."""
+    await running(session)
+
+    with pytest.raises(frames.FrameError, match="told by itself"):
+        session.receive(ended(1, "worker_lost"))
+
+
+async def test_a_session_goes_on_elsewhere_unless_its_worker_died_while_it_wrote(
+    session: WorkerSession,
+) -> None:
+    """Between Ended and Saved the layers are half of one state and half of another."""
+    await running(session)
+    assert session.can_go_on
+    session.receive(ended())
+    assert not session.can_go_on
+    session.receive(saved(1))
+    assert session.can_go_on
+
+    session.lose("its worker died")
+
+    assert session.can_go_on
+
+
+async def test_a_session_that_died_of_its_own_code_does_not_go_on(session: WorkerSession) -> None:
+    """Its layers hold what broke it."""
+    await running(session)
+
+    session.receive(frames.Lost(session=1, cause="broken", is_broken=True))
+
+    assert (session.loss, session.can_go_on) == ("broken", False)
+
+
+async def test_a_fault_of_the_worker_does_not_end_a_session(session: WorkerSession) -> None:
+    """Another worker may have the memory, threads or files that this one has not."""
+    await running(session)
+
+    session.receive(frames.Lost(session=1, cause="no thread left"))
+
+    assert (session.loss, session.can_go_on) == ("no thread left", True)
+
+
+@pytest.mark.parametrize(("is_certain", "can_go_on"), [(True, True), (False, False)])
+async def test_a_session_that_ran_goes_on_only_where_all_frames_were_seen(
+    session: WorkerSession, is_certain: bool, can_go_on: bool
+) -> None:
+    """An Ended that was never read may have been on its way, and the writing begun."""
+    await running(session)
+
+    session.lose("its worker died", is_certain=is_certain)
+
+    assert session.can_go_on is can_go_on
+
+
+async def test_waiting_for_a_save_that_never_comes_ends_the_worker(
+    session: WorkerSession, wire: Wire
+) -> None:
+    await running(session)
+    session.receive(ended())
+    waiting = asyncio.create_task(session.saved(0.01))
+    await eventually(lambda: bool(wire.killed))
+    session.lose("killed")
+
+    with pytest.raises(WorkerLostError, match="killed"):
+        await waiting
+    assert "did not save" in wire.killed[0]
+
+
+async def test_a_restored_session_is_saved_from_the_start(wire: Wire) -> None:
+    """Its layers hold it, whatever happens to the worker that opens it."""
+    session = WorkerSession(1, Limits(), wire.send, wire.killed.append, is_restored=True)
+    session.receive(frames.Opened(session=1, memory_bytes=1))
+
+    with pytest.raises(frames.FrameError, match="Saved"):
+        session.receive(saved(0))
+    assert session.can_go_on

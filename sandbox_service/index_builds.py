@@ -1,0 +1,99 @@
+"""The making of indexes: by a process each, few at a time, once for all who wait for it.
+
+Nothing is known here of where blobs and indexes are stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Any, Literal
+
+from sandbox_service.json_index import JsonIndex
+from sandbox_service.text_index import IndexFormatError, TextIndex
+
+IndexKind = Literal["text", "json"]
+_TIME_S = 60.0
+_BYTES_PER_S = 20e6
+"""How long an index may take: a fixed time, and the blob's size over this."""
+_PROBLEM_CHARACTERS = 1_000
+
+
+class IndexBuild:
+    """The making of one index, for all who wait for it. It goes on when they have gone: a large
+    blob takes longer than many a caller's patience, and the next one finds it made."""
+
+    def __init__(self, making: Coroutine[Any, Any, int]) -> None:
+        """Begin to make an index, whose open file it takes over."""
+        self.task = asyncio.create_task(making)
+        """Makes it."""
+        self._waiting = 0
+        self._is_let_go = False
+        self.task.add_done_callback(lambda _: self._let_go())
+
+    async def index_fd(self) -> int:
+        """Return the index, open, for the caller to close; raises IndexFormatError."""
+        self._waiting += 1
+        try:
+            return os.dup(await asyncio.shield(self.task))
+        finally:
+            self._waiting -= 1
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the index once it is made and everybody has got it."""
+        if self._waiting or not self.task.done() or self._is_let_go:
+            return
+        self._is_let_go = True
+        if not self.task.cancelled() and self.task.exception() is None:
+            os.close(self.task.result())
+
+
+async def make_index(kind: IndexKind, blob_fd: int, size_bytes: int) -> int:
+    """Have a process index a blob; return an open file in memory, for the caller to close.
+
+    Raises IndexFormatError where the blob cannot be indexed, with the reason.
+    """
+    index_fd = os.memfd_create("index", os.MFD_CLOEXEC)
+    try:
+        problem = await _run_indexer(kind, blob_fd, size_bytes, index_fd)
+        if problem:
+            raise IndexFormatError(problem)
+        await asyncio.to_thread(check_index, kind, index_fd, size_bytes)
+    except BaseException:
+        os.close(index_fd)
+        raise
+    return index_fd
+
+
+def check_index(kind: IndexKind, index_fd: int, size_bytes: int) -> None:
+    """Raise IndexFormatError unless a file is the whole index of a blob of this size."""
+    index = JsonIndex if kind == "json" else TextIndex
+    index.checked(index_fd, size_bytes)
+
+
+async def _run_indexer(kind: IndexKind, blob_fd: int, size_bytes: int, index_fd: int) -> str:
+    """Run the process that makes an index; returns why there is none, or nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-m", "sandbox_service.indexer"),
+        *(kind, str(blob_fd), str(index_fd), str(os.getpid())),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        pass_fds=(blob_fd, index_fd),
+        env={},
+        cwd="/",
+    )
+    try:
+        async with asyncio.timeout(_TIME_S + size_bytes / _BYTES_PER_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        return "reading it took too long"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        return f"the process that reads it ended with {process.returncode}"
+    return said.decode("utf-8", "replace").strip()[:_PROBLEM_CHARACTERS]

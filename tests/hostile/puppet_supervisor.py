@@ -1,0 +1,80 @@
+"""The real supervisor, with hardly any patience, over workers that are puppets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from common.errors import NotFoundError
+from sandbox_service.audit import AuditTrail
+from sandbox_service.errors import CapacityError, SessionLostError
+from sandbox_service.execution_stream import Event, ExecutionOptions
+from sandbox_service.guest_build import GuestBuild
+from sandbox_service.limits import Limits
+from sandbox_service.objects import FolderObjects
+from sandbox_service.pool import WorkerPool
+from sandbox_service.session import Session
+from sandbox_service.session_options import SessionOptions
+from sandbox_service.session_table import SessionTable
+from sandbox_service.sub_calls import SubCall
+from tests.hostile.puppet_worker import COMMAND, Script, puppet_workers
+
+PATIENCE = {
+    "execution_stream._GRACE_S": 0.02,
+    "execution_stream._INTERRUPT_GRACE_S": 0.02,
+    "residence._SAVE_TIMEOUT_S": 0.02,
+    "worker_process.OPEN_TIMEOUT_S": 0.5,
+    "session_opener._REOPEN_TIMEOUT_S": 0.5,
+    "pool._RETRY_S": 0.02,
+}
+OPTIONS = SessionOptions(
+    limits=Limits(output_bytes_max=1000, execute_time_max_s=0.02, sub_calls_max=5),
+    contexts=[],
+    idle_ttl_s=60.0,
+    labels={},
+    run_token="token",
+)
+
+
+class SubModels:
+    """Answers nothing; some of it late."""
+
+    async def ask(
+        self, calls: list[SubCall], run_token: str
+    ) -> AsyncIterator[tuple[int, NotFoundError]]:
+        for position in range(len(calls)):
+            await asyncio.sleep(0)
+            yield position, NotFoundError("models/none")
+
+
+@asynccontextmanager
+async def supervisor(script: Script, folder: Path) -> AsyncIterator[SessionTable]:
+    """Run a service of two workers, the first of which has the script."""
+    with contextlib.ExitStack() as patience:
+        for name, value in PATIENCE.items():
+            patience.enter_context(patch(f"sandbox_service.{name}", value))
+        puppets = patience.enter_context(puppet_workers(script))
+        build = GuestBuild.in_folder(folder)
+        try:
+            async with (
+                WorkerPool(build, 2, COMMAND) as pool,
+                SessionTable(pool, FolderObjects(folder), 10) as sessions,
+            ):
+                yield sessions
+        finally:
+            for puppet in puppets:
+                await puppet.end()
+
+
+async def run(sessions: SessionTable, session: Session) -> list[int | Event] | None:
+    """Run a cell; None where it ends in one of the errors that the contract has for it."""
+    options = ExecutionOptions(code="x")
+    events = session.execute(options, SubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
+    try:
+        return [event async for event in events]
+    except (SessionLostError, CapacityError):
+        return None

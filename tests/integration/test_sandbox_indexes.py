@@ -1,0 +1,188 @@
+"""Indexes of contexts by reference: made once by a process of their own, kept, made anew."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_service.context_mounts import ContextBlob, ContextMounts
+from sandbox_service.errors import ContextUnreadableError
+from sandbox_service.frames import Mount, Text
+from sandbox_service.limits import Limits
+from sandbox_service.objects import FolderObjects, ObjectError, ObjectWriter
+from sandbox_service.text_index import TextIndex
+from tests.support.eventually import eventually
+
+LIMITS = Limits(memory_bytes_max=64 << 20)
+DATA = "l\u00edne\n".encode() * 4_000_000
+JSON = b"[" + b"[1,2]," * 1_000_000 + b"3]"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The processes that were started."""
+    pids: list[int] = []
+    start: Callable[..., Any] = asyncio.create_subprocess_exec
+
+    async def noted(*command: Any, **options: Any) -> Any:
+        process = await start(*command, **options)
+        pids.append(process.pid)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+    return pids
+
+
+def context(folder: Path, data: bytes = DATA, *, kind: Any = "text") -> ContextBlob:
+    (folder / "blob").write_bytes(data)
+    text = Text(
+        name="",
+        offset_bytes=0,
+        size_bytes=len(data),
+        characters=len(data.decode("utf-8", "replace")),
+        code_point_max=0xED,
+    )
+    mount = Mount(variable="context", kind=kind, texts=[text])
+    return ContextBlob(mount=mount, key="blob", size_bytes=len(data))
+
+
+def mounts(folder: Path) -> ContextMounts:
+    return ContextMounts(FolderObjects(folder), 256 << 20)
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_an_index_is_made_once_and_kept(tmp_path: Path, started: list[int]) -> None:
+    blob = context(tmp_path)
+    before = open_files()
+
+    for _ in range(3):
+        opened = await mounts(tmp_path).open([blob], LIMITS)
+        assert [mount.has_index for mount in opened.mounts] == [True]
+        index = TextIndex.checked(opened.fds[1], len(DATA))
+        assert index.characters_before(index.blocks) == len(DATA.decode())
+        opened.close()
+
+    assert len(started) == 1
+    assert open_files() == before
+
+
+async def test_those_who_open_at_once_share_one_index(tmp_path: Path, started: list[int]) -> None:
+    blob, one = context(tmp_path), mounts(tmp_path)
+
+    every = await asyncio.gather(*(one.open([blob], LIMITS) for _ in range(8)))
+
+    assert len(started) == 1
+    for opened in every:
+        assert len(opened.fds) == 2
+        opened.close()
+
+
+@pytest.mark.parametrize("damage", ["flip", "short", "empty"])
+async def test_a_damaged_index_is_made_anew(
+    tmp_path: Path, started: list[int], damage: str
+) -> None:
+    blob = context(tmp_path)
+    (await mounts(tmp_path).open([blob], LIMITS)).close()
+    path = tmp_path / "indexes" / "text" / "blob"
+    good = path.read_bytes()
+    path.write_bytes({"flip": good[:-1] + b"\xff", "short": good[:-8], "empty": b""}[damage])
+
+    (await mounts(tmp_path).open([blob], LIMITS)).close()
+
+    assert len(started) == 2
+    assert path.read_bytes() == good
+
+
+async def test_an_index_that_cannot_be_stored_serves_all_the_same(
+    tmp_path: Path, started: list[int]
+) -> None:
+    """The store may be read-only for this service."""
+
+    class ReadOnly(FolderObjects):
+        def writer(self) -> ObjectWriter:
+            raise ObjectError("read-only")
+
+    one = ContextMounts(ReadOnly(tmp_path), 256 << 20)
+    blob = context(tmp_path)
+
+    for _ in range(2):
+        (await one.open([blob], LIMITS)).close()
+
+    assert len(started) == 2
+
+
+async def test_an_index_is_made_to_its_end_though_its_caller_goes_away(
+    tmp_path: Path, started: list[int]
+) -> None:
+    """Else a blob that takes longer than callers wait would never have one."""
+    blob, one = context(tmp_path, JSON, kind="json"), mounts(tmp_path)
+    before = open_files()
+    opening = asyncio.create_task(one.open([blob], LIMITS))
+    await eventually(lambda: bool(started))
+
+    opening.cancel()
+    await asyncio.wait([opening])
+    opened = await one.open([blob], LIMITS)
+
+    assert opening.cancelled()
+    assert len(started) == 1
+    assert len(opened.fds) == 2
+    opened.close()
+    assert open_files() == before
+
+
+async def test_the_end_of_the_service_ends_the_making_of_indexes(
+    tmp_path: Path, started: list[int]
+) -> None:
+    blob, one = context(tmp_path, JSON, kind="json"), mounts(tmp_path)
+    before = open_files()
+    opening = asyncio.create_task(one.open([blob], LIMITS))
+    await eventually(lambda: bool(started))
+
+    await one.close()
+    await asyncio.wait([opening])
+
+    assert opening.cancelled()
+    assert not Path(f"/proc/{started[0]}").exists()
+    assert open_files() == before
+
+
+async def test_what_cannot_be_indexed_is_unreadable(tmp_path: Path) -> None:
+    blob = context(tmp_path, JSON[:-1], kind="json")
+    before = open_files()
+
+    with pytest.raises(ContextUnreadableError, match="not JSON: no ',' at byte"):
+        await mounts(tmp_path).open([blob], LIMITS)
+
+    assert open_files() == before
+    assert not (tmp_path / "indexes").exists()
+
+
+async def test_a_session_that_comes_back_opens_what_it_reads_and_nothing_else(
+    tmp_path: Path, started: list[int]
+) -> None:
+    """What was loaded is in the session's memory: its blob need not even be there."""
+    lazy = context(tmp_path)
+    loaded = context(tmp_path, b"small")
+    (tmp_path / "blob").write_bytes(DATA)
+    one = mounts(tmp_path)
+    opened = await one.open([lazy], LIMITS)
+    marked = ContextBlob(mount=opened.mounts[0], key="blob", size_bytes=len(DATA))
+    opened.close()
+    gone = ContextBlob(mount=loaded.mount, key="gone", size_bytes=5)
+
+    again = await one.reopen([gone, marked])
+
+    assert [mount.has_index for mount in again.mounts] == [False, True]
+    assert [os.fstat(fd).st_size for fd in again.fds[:2]] == [0, len(DATA)]
+    assert len(again.fds) == 3
+    assert len(started) == 1
+    again.close()

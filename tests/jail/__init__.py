@@ -1,0 +1,1 @@
+"""The second wall, tried from its inside: native code where only a guest should be."""
