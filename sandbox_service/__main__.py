@@ -72,7 +72,7 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
         pool,
         SessionTable(
             pool,
-            FolderObjects(config.object_store),
+            FolderObjects(config.object_store, config.session_store),
             config.sessions_max,
             lazy_bytes_min=config.lazy_context_bytes_min,
             gauge=gauge,

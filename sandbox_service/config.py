@@ -38,6 +38,9 @@ class SandboxConfig(ServerConfig):
     """Address of the gateway that sub-calls go to, `host:port`."""
     object_store: Path = Path("objects")
     """Folder of the object store's blobs, the one that the orchestrator writes."""
+    session_store: Path | None = None
+    """Folder for what the service itself keeps: checkpoints, evicted sessions, indexes of contexts;
+    the object store where unset. Hosts that restore one another's checkpoints share it."""
     guest_cache: Path = dataclasses.field(default_factory=_default_cache)
     """Folder of the prepared guest; may be read-only where everything is in it."""
     guest_wheel: Path | None = None

@@ -60,21 +60,20 @@ class ObjectStore(Protocol):
 
 
 class FolderObjects:
-    """Blobs as files under one folder."""
+    """Blobs as files under a folder, and those that are written under one of their own, if given.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    So the folder of everybody's contexts can be read-only here.
+    """
+
+    def __init__(self, root: Path, written: Path | None = None) -> None:
+        self._written = written or root
+        self._folders = (self._written,) if written in (None, root) else (self._written, root)
 
     def open(self, key: str, size_bytes: int | None = None) -> int:
         """Open a blob's file; a key never leads out of the folder."""
         if not is_key(key):
             raise ObjectError("the key is not one of a blob")
-        try:
-            fd = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError as error:
-            raise ObjectMissingError(f"the blob cannot be opened: {error.strerror}") from error
-        except OSError as error:
-            raise ObjectError(f"the blob cannot be opened: {error.strerror}") from error
+        fd = self._opened(key)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or size_bytes not in (None, status.st_size):
             os.close(fd)
@@ -83,16 +82,26 @@ class FolderObjects:
 
     def writer(self) -> ObjectWriter:
         """Begin a file that gets its name when it is whole."""
-        return FolderWriter(self._root)
+        return FolderWriter(self._written)
 
     def delete(self, key: str) -> None:
         """Remove a blob's file."""
         if not is_key(key):
             raise ObjectError("the key is not one of a blob")
         try:
-            (self._root / key).unlink(missing_ok=True)
+            (self._written / key).unlink(missing_ok=True)
         except OSError as error:
             raise ObjectError(f"the blob cannot be removed: {error.strerror}") from error
+
+    def _opened(self, key: str) -> int:
+        for folder in self._folders:
+            try:
+                return os.open(folder / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ObjectError(f"the blob cannot be opened: {error.strerror}") from error
+        raise ObjectMissingError("there is no such blob")
 
 
 class FolderWriter:

@@ -50,6 +50,24 @@ def test_what_is_no_blob_of_that_size_is_refused(tmp_path: Path, key: str, size:
         FolderObjects(tmp_path).open(key, size)
 
 
+def test_what_is_written_goes_into_a_folder_of_its_own_and_is_found_there(tmp_path: Path) -> None:
+    """The contexts of everybody can then be read-only to the sandbox."""
+    contexts, own = tmp_path / "objects", tmp_path / "sessions"
+    contexts.mkdir()
+    (contexts / "context").write_bytes(b"abc")
+    objects = FolderObjects(contexts, own)
+
+    with objects.writer() as writer:
+        writer.write(b"layer")
+        writer.commit("checkpoints/1")
+
+    assert (own / "checkpoints/1").read_bytes() == b"layer"
+    for key, size in (("context", 3), ("checkpoints/1", 5)):
+        os.close(objects.open(key, size))
+    objects.delete("context")
+    assert [path.name for path in contexts.iterdir()] == ["context"]
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
