@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import logging
 import os
@@ -13,8 +14,11 @@ from llm_gateway.catalog import Catalog
 from llm_gateway.catalog_file import load_catalog
 from llm_gateway.config import PREFIX, GatewayConfig
 from llm_gateway.gateway import Gateway
+from llm_gateway.ledger.assembly import LedgerSettings, open_ledger
+from llm_gateway.ledger.usage import UsageReports
 from llm_gateway.meter import Meter
 from llm_gateway.openai_provider import OpenAIProvider
+from llm_gateway.operators import OperatorGate
 from llm_gateway.permissions import Gate
 from llm_gateway.quota_servicer import QuotaServicer
 from llm_gateway.routes import RetryPolicy
@@ -37,39 +41,63 @@ async def serve(config: GatewayConfig) -> None:
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     catalog = load_catalog(config.config, os.environ, dt.datetime.now(dt.UTC))
-    async with open_gateway(catalog, config) as gateway:
+    async with open_gateway(catalog, config) as opened:
         server = Server(_NAME, config, message_bytes_max=_MESSAGE_BYTES_MAX)
-        register(server, gateway, catalog, config)
+        register(server, opened, catalog, config)
         async with server:
             await server.wait_for_signal()
 
 
+@dataclasses.dataclass(frozen=True)
+class OpenGateway:
+    """What the servicers serve."""
+
+    gateway: Gateway
+    """Answers calls."""
+    usage: UsageReports
+    """Tells what they took."""
+
+
 @contextlib.asynccontextmanager
-async def open_gateway(catalog: Catalog, config: GatewayConfig) -> AsyncIterator[Gateway]:
-    """Give a gateway with connections to the catalog's providers, which end with the block."""
+async def open_gateway(catalog: Catalog, config: GatewayConfig) -> AsyncIterator[OpenGateway]:
+    """Give a gateway with its ledger and connections to the catalog's providers; they end with
+    the block."""
     endpoints = {d.provider.name: d.provider for d in catalog.deployments.values()}
-    providers = {name: OpenAIProvider(endpoint) for name, endpoint in endpoints.items()}
-    gateway = Gateway(
-        catalog,
-        make_upstreams(catalog, providers),
-        Meter(),
-        policy=RetryPolicy(attempts_max=config.attempts_max, backoff_s=config.retry_backoff_s),
-        output_tokens_default=config.output_tokens_default,
-        abandoned_drain_s=config.abandoned_drain_s,
-    )
-    try:
-        yield gateway
-    finally:
-        await gateway.close()
+    async with contextlib.AsyncExitStack() as stack:
+        books = await stack.enter_async_context(open_ledger(_ledger_settings(config)))
+        providers = {name: OpenAIProvider(endpoint) for name, endpoint in endpoints.items()}
         for provider in providers.values():
-            await provider.close()
+            stack.push_async_callback(provider.close)
+        meter = Meter(books=books.ledger)
+        books.ledger.on_unknown(meter.read_again)
+        gateway = Gateway(
+            catalog,
+            make_upstreams(catalog, providers),
+            meter,
+            books.ledger,
+            policy=RetryPolicy(attempts_max=config.attempts_max, backoff_s=config.retry_backoff_s),
+            output_tokens_default=config.output_tokens_default,
+            abandoned_drain_s=config.abandoned_drain_s,
+        )
+        stack.push_async_callback(gateway.close)
+        yield OpenGateway(gateway, UsageReports(books.database))
 
 
-def register(server: Server, gateway: Gateway, catalog: Catalog, config: GatewayConfig) -> None:
+def register(server: Server, opened: OpenGateway, catalog: Catalog, config: GatewayConfig) -> None:
     """Add both services to a server."""
     gate = Gate(config.run_token_key, catalog, token_required=config.run_token_required)
-    GatewayServicer(gateway, gate, catalog).register(server)
-    QuotaServicer().register(server)
+    GatewayServicer(opened.gateway, gate, catalog).register(server)
+    QuotaServicer(OperatorGate(config.operator_key), opened.usage).register(server)
+
+
+def _ledger_settings(config: GatewayConfig) -> LedgerSettings:
+    return LedgerSettings(
+        database_url=config.database_url.reveal(),
+        answers=config.ledger_answers,
+        answer_bytes_inline_max=config.ledger_answer_bytes_inline_max,
+        retention_days=config.ledger_retention_days,
+        lease_s=config.ledger_lease_s,
+    )
 
 
 if __name__ == "__main__":

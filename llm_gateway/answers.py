@@ -113,6 +113,6 @@ class Answer:
     spend: Spend
     """What it took, failed attempts included."""
     attempts: int
-    """Calls made to providers for it."""
+    """Calls made to providers for it; 0 where it was recorded before."""
     elapsed_s: float
     """From the call's arrival to the answer's end."""

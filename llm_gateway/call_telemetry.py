@@ -1,5 +1,5 @@
 """Spans and metrics of calls: one `chat` span over all attempts, a child span for each, and what
-they took. Prompts and answers never appear here.
+they took. Prompts and answers appear only where a tenant's policy has content captured.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from llm_gateway.failures import ProviderError
 
 _OPERATION = "chat"
 _NANOS = 1_000_000_000
+_CONTENT_CHARACTERS_MAX = 32_768
 
 
 class CallTelemetry:
@@ -39,8 +40,13 @@ class CallTelemetry:
         self._upstream = instruments.create_counter(names.METRIC_GATEWAY_UPSTREAM)
 
     @contextlib.contextmanager
-    def call(self, call: Call, first: Deployment) -> Iterator[SeenCall]:
-        """Span a call; `first` is the deployment that is asked first."""
+    def call(
+        self, call: Call, first: Deployment, *, captures_content: bool = False
+    ) -> Iterator[SeenCall]:
+        """Span a call; `first` is the deployment that is asked first.
+
+        Prompt and answer are in the span only with `captures_content`.
+        """
         labels: dict[str, AttributeValue] = {
             names.GEN_AI_OPERATION_NAME: _OPERATION,
             names.GEN_AI_PROVIDER_NAME: first.provider.name,
@@ -49,7 +55,9 @@ class CallTelemetry:
         started = time.perf_counter()
         with self._span(f"{names.SPAN_CHAT} {first.model}", labels | _asked(call)) as span:
             try:
-                yield SeenCall(span)
+                seen = SeenCall(span, captures_content=captures_content)
+                seen.asked(call)
+                yield seen
             except ServiceError as error:
                 labels[names.ERROR_TYPE] = error.reason_name
                 raise
@@ -116,8 +124,15 @@ class CallTelemetry:
 class SeenCall:
     """A call under way."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, *, captures_content: bool) -> None:
         self._span = span
+        self._captures_content = captures_content
+
+    def asked(self, call: Call) -> None:
+        """Note the prompt, where content is captured."""
+        if self._captures_content:
+            text = "\n".join(f"{m.role.value}: {m.text}" for m in call.prompt.messages)
+            self._span.set_attribute(names.INPUT_VALUE, text[:_CONTENT_CHARACTERS_MAX])
 
     def first_piece_after(self, seconds: float) -> None:
         """Note when a stream's first piece came."""
@@ -126,6 +141,9 @@ class SeenCall:
     def answered(self, answer: Answer) -> None:
         """Note the answer."""
         tokens = answer.spend.tokens
+        if self._captures_content:
+            text = answer.completion.text
+            self._span.set_attribute(names.OUTPUT_VALUE, text[:_CONTENT_CHARACTERS_MAX])
         self._span.set_attributes(
             {
                 names.GEN_AI_RESPONSE_ID: answer.completion.response_id,

@@ -16,6 +16,8 @@ class Call:
     """What is asked."""
     token: RunToken
     """Verified: who asks, and what that run may do and spend."""
+    request_id: str = ""
+    """Repeats with the same one are the same call; empty for a call that nobody repeats."""
     arrived: float
     """When it came, in the event loop's time."""
     deadline: float | None = None

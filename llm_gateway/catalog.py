@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from common.config import Secret
+from llm_gateway.egress.policy import EgressPolicies
 from llm_gateway.errors import ModelNotOfferedError
 from llm_gateway.prices import Price
 
@@ -63,6 +64,8 @@ class Catalog:
     """By name."""
     tiers: Mapping[str, tuple[str, ...]]
     """Names of deployments by tier, in the order in which they are tried."""
+    egress: EgressPolicies = dataclasses.field(default_factory=EgressPolicies)
+    """What may leave for them."""
 
     def pool(self, wanted: str) -> tuple[Deployment, ...]:
         """Return what may answer for a tier or `models/{model}`; raises ModelNotOfferedError."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError, Secret
-from llm_gateway.catalog import Catalog, Deployment, Provider
+from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment, Provider
+from llm_gateway.egress.egress_table import egress_from
 from llm_gateway.prices import (
     FREE,
     Price,
@@ -69,8 +70,10 @@ class _CatalogFile:
                 table.fail("name", f"{deployment.name!r} is used twice; choose another")
             deployments[deployment.name] = deployment
         tiers = self._tiers(top.table("tiers"), deployments)
+        offered = [*tiers, *(MODEL_PREFIX + name for name in deployments)]
+        egress = egress_from(top.sub_table("egress", top.pop("egress", {})), offered)
         top.end()
-        return Catalog(deployments=deployments, tiers=tiers)
+        return Catalog(deployments=deployments, tiers=tiers, egress=egress)
 
     def _provider(self, name: str, table: Table) -> Provider:
         _check_name(table, "", name)

@@ -10,6 +10,8 @@ from pathlib import Path
 from common.config import ConfigError, Secret, ServerConfig
 
 PREFIX = "FATHOM_GATEWAY_"
+_KEY_BYTES_MIN = 32
+_LEASE_S_MIN = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,19 @@ class GatewayConfig(ServerConfig):
     run_token_required: bool = True
     """Refuse calls without a run token. False admits them without any limit: never outside of
     development."""
+    operator_key: Secret = Secret("")
+    """Credential for QuotaService, at least 32 bytes; without it nobody may call that service."""
+    database_url: Secret = Secret("sqlite+aiosqlite:///gateway.sqlite")
+    """The ledger of calls, as an SQLAlchemy URL with an async driver; it may hold a password."""
+    ledger_answers: Path = Path("gateway-answers")
+    """Folder of recorded answers that are too large for the database. Gateways that share the
+    database share the folder."""
+    ledger_answer_bytes_inline_max: int = 65_536
+    """Bytes of a recorded answer above which it goes to the folder."""
+    ledger_retention_days: int = 30
+    """Days after which recorded answers and spend are deleted."""
+    ledger_lease_s: float = 15.0
+    """Seconds without a sign of life after which a gateway is dead, and its calls are another's."""
     output_tokens_default: int = 4096
     """Tokens an answer may have where neither the prompt nor the deployment says."""
     attempts_max: int = 6
@@ -41,6 +56,14 @@ class GatewayConfig(ServerConfig):
                 f"{PREFIX}RUN_TOKEN_KEY: is not set; give the orchestrator's key, or set "
                 f"{PREFIX}RUN_TOKEN_REQUIRED=false to admit everyone, in development only"
             )
+        if self.operator_key and len(self.operator_key.reveal().encode()) < _KEY_BYTES_MIN:
+            raise ConfigError(f"operator_key: needs at least {_KEY_BYTES_MIN} bytes")
+        if self.ledger_retention_days < 1 or self.ledger_answer_bytes_inline_max < 0:
+            raise ConfigError(
+                "ledger_retention_days must be at least 1, ledger_answer_bytes_inline_max 0 or more"
+            )
+        if self.ledger_lease_s < _LEASE_S_MIN:
+            raise ConfigError(f"ledger_lease_s: must be at least {_LEASE_S_MIN}")
         if self.output_tokens_default < 1 or self.attempts_max < 1:
             raise ConfigError("output_tokens_default and attempts_max: must be at least 1")
         if self.abandoned_drain_s < 0 or self.retry_backoff_s < 0:

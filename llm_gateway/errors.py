@@ -27,6 +27,22 @@ class ModelNotOfferedError(ServiceError):
         self.metadata[kind] = wanted
 
 
+class EgressRefusedError(ServiceError):
+    """A prompt holds what must not leave."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_EGRESS_REFUSED
+
+    def __init__(self, kind: str, message_index: int) -> None:
+        field = f"prompt.messages[{message_index}]"
+        super().__init__(
+            f"{field}: holds what looks like a secret ({kind}) and must not leave; take it out, or "
+            "have the gateway's [egress] table redact it",
+            kind=kind,
+            field=field,
+        )
+
+
 class RunLimitExceededError(ServiceError):
     """The call could cross a limit of its run, so it was not made."""
 
@@ -129,3 +145,23 @@ class ProviderTimeoutError(ServiceError):
     def __init__(self, provider: str, model: str) -> None:
         message = f"the deadline passed before provider {provider} answered for model {model}"
         super().__init__(message, provider=provider, model=model)
+
+
+class LedgerUnavailableError(ServiceError):
+    """The ledger cannot be reached, and without it no call is made."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("the ledger of calls cannot be reached; try again", retry_after_s=1.0)
+
+
+class AnswerUnreadableError(ServiceError):
+    """The recorded answer is damaged or gone; asking again would be paid again."""
+
+    code = grpc.StatusCode.DATA_LOSS
+    reason = ErrorReason.ERROR_REASON_ANSWER_UNREADABLE
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__("the recorded answer cannot be read back", request_id=request_id)

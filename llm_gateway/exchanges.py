@@ -1,5 +1,6 @@
 """Exchanges with providers, each in a task of its own: it outlives a caller who goes away, for a
-bounded time, because what the provider has begun is paid and its usage must reach the meter.
+bounded time, because what the provider has begun is paid, and its usage and its answer must reach
+the ledger.
 
 Not a TaskGroup: there, one defect would end the exchanges of everybody else.
 """
@@ -14,6 +15,7 @@ from llm_gateway.answers import Completion, Delta, Spend, Tokens
 from llm_gateway.call_telemetry import CallTelemetry
 from llm_gateway.calls import Call
 from llm_gateway.failures import ProviderError
+from llm_gateway.ledger.claim import Claim
 from llm_gateway.meter import Reservation
 from llm_gateway.outlets import Outlet
 from llm_gateway.prompts import estimate_tokens
@@ -42,6 +44,10 @@ class Exchange:
     """Of whom; one of its slots belongs to the exchange."""
     reservation: Reservation
     """What it may take; belongs to the exchange."""
+    claim: Claim
+    """The call's place in the ledger."""
+    exchange_id: str
+    """What the ledger calls it."""
     outlet: Outlet | None
     """Where pieces go; None for a whole reply."""
     attempt: int
@@ -58,6 +64,7 @@ class Exchanges:
 
     async def run(self, exchange: Exchange) -> Outcome:
         """Return how an exchange ended. Cancelled, it leaves the exchange to drain by itself."""
+        exchange.claim.join()
         task = asyncio.create_task(self._work(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -98,9 +105,20 @@ class Exchanges:
         finally:
             # Reached without an outcome where it was cancelled while the provider worked.
             spend = observed.estimate() if outcome is None else outcome.spend
-            reservation.settle(spend)
             upstream.slots.release()
-            self._telemetry.record_spend(exchange.call.prompt.tier, upstream.deployment, spend)
+            try:
+                await _record(exchange, spend, outcome)
+            finally:
+                reservation.settle(spend)
+                exchange.claim.leave()
+                self._telemetry.record_spend(exchange.call.prompt.tier, upstream.deployment, spend)
+
+
+async def _record(exchange: Exchange, spend: Spend, outcome: Outcome | None) -> None:
+    result = None if outcome is None else outcome.result
+    completion = result if isinstance(result, Completion) else None
+    model = exchange.upstream.deployment.name
+    await exchange.claim.settle(exchange.exchange_id, model, spend, completion)
 
 
 class _Observed:

@@ -1,6 +1,6 @@
-"""The path of a call: permission, route, reservation, exchange, answer.
+"""The path of a call: permission, ledger, route, reservation, exchange, answer.
 
-Each stage is one line of `_answer` or `_attempt`, in the order in which it may refuse. A ledger
+Each stage is one line of `_answer` or `_attempt`, in the order in which it may refuse. The ledger
 or a cache answers before the route is opened; a tenant's quota is held where the run's
 reservation is; a circuit breaker is one more reason for a route to leave a deployment.
 """
@@ -8,7 +8,7 @@ reservation is; a circuit breaker is one more reason for a route to leave a depl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
 from common.errors import ServiceError
 from common.run_token import RunToken
@@ -16,10 +16,14 @@ from llm_gateway.answers import Answer, Delta, Spend
 from llm_gateway.call_telemetry import CallTelemetry
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Catalog, Deployment
+from llm_gateway.egress.guard import EgressGuard
 from llm_gateway.errors import ProviderBrokenReplyError
 from llm_gateway.exchanges import Exchange, Exchanges, Outcome
 from llm_gateway.failures import ProviderError
-from llm_gateway.meter import Demand, Meter
+from llm_gateway.ledger.claim import Claim, ClaimLostError
+from llm_gateway.ledger.entries import RecordedAnswer
+from llm_gateway.ledger.ledger import Ledger
+from llm_gateway.meter import Demand, Meter, Reservation
 from llm_gateway.outlets import Outlet, Started
 from llm_gateway.permissions import check_permitted, is_model_permitted
 from llm_gateway.prompts import Prompt
@@ -38,6 +42,7 @@ class Gateway:
         catalog: Catalog,
         upstreams: Mapping[str, Upstream],
         meter: Meter,
+        ledger: Ledger,
         *,
         policy: RetryPolicy,
         output_tokens_default: int,
@@ -48,9 +53,11 @@ class Gateway:
         self._catalog = catalog
         self._upstreams = upstreams
         self._meter = meter
+        self._ledger = ledger
         self._policy = policy
         self._output_tokens_default = output_tokens_default
         self._sleep = sleep
+        self._guard = EgressGuard(catalog.egress)
         self._telemetry = CallTelemetry()
         self._exchanges = Exchanges(self._telemetry, abandoned_drain_s=abandoned_drain_s)
 
@@ -81,23 +88,48 @@ class Gateway:
                 yield piece
             answer = await task
             if not outlet.has_started:
-                yield Started(answer.model)
+                for piece in _whole(answer):
+                    yield piece
             yield answer
         finally:
             outlet.close()
             task.cancel()
 
     async def _answer(self, call: Call, outlet: Outlet | None) -> Answer:
-        pool = self._catalog.pool(call.prompt.tier)
+        pool = self._guard.permitted(call, self._catalog.pool(call.prompt.tier))
         check_permitted(call.token, self._catalog, call.prompt.tier)
-        with self._telemetry.call(call, pool[0]) as seen:
-            answer = await self._ask(call, [self._upstreams[d.name] for d in pool], outlet)
+        captures = self._guard.policy_of(call).captures_content
+        with self._telemetry.call(call, pool[0], captures_content=captures) as seen:
+            asked = await self._guard.inspect(call)
+            answer = await self._once(asked, [self._upstreams[d.name] for d in pool], outlet)
             if outlet is not None and outlet.started_at is not None:
                 seen.first_piece_after(outlet.started_at - call.arrived)
             seen.answered(answer)
         return answer
 
-    async def _ask(self, call: Call, pool: Sequence[Upstream], outlet: Outlet | None) -> Answer:
+    async def _once(self, call: Call, pool: Sequence[Upstream], outlet: Outlet | None) -> Answer:
+        """Return the recorded answer of a repeat, else ask."""
+        while True:
+            entered = await self._enter(call, pool[0])
+            if isinstance(entered, RecordedAnswer):
+                return _recorded(entered, call)
+            try:
+                return await self._ask(call, entered, pool, outlet)
+            except ClaimLostError:
+                continue  # another process was faster: its answer is to be waited for
+            finally:
+                entered.leave()
+
+    async def _enter(self, call: Call, first: Upstream) -> Claim | RecordedAnswer:
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                return await self._ledger.enter(call)
+        except TimeoutError:
+            raise timeout_error(first) from None
+
+    async def _ask(
+        self, call: Call, claim: Claim, pool: Sequence[Upstream], outlet: Outlet | None
+    ) -> Answer:
         now = asyncio.get_running_loop().time
         route = Route(pool, self._policy, now=now, deadline=call.deadline)
         spend = Spend()
@@ -106,7 +138,7 @@ class Gateway:
                 step = route.next_step()
                 if step.wait_s:
                     await self._sleep(step.wait_s)
-                outcome = await self._attempt(call, step.upstream, outlet, route.attempts)
+                outcome = await self._attempt(call, claim, step.upstream, outlet, route.attempts)
                 spend += outcome.spend
                 if not isinstance(outcome.result, ProviderError):
                     return Answer(
@@ -127,22 +159,25 @@ class Gateway:
             raise
 
     async def _attempt(
-        self, call: Call, upstream: Upstream, outlet: Outlet | None, attempt: int
+        self,
+        call: Call,
+        claim: Claim,
+        upstream: Upstream,
+        outlet: Outlet | None,
+        attempt: int,
     ) -> Outcome:
         demand = self._demand(call.prompt, upstream.deployment)
         try:
             async with asyncio.timeout_at(call.deadline):
                 reservation = await self._meter.reserve(call.token, demand)
-                try:
-                    await upstream.slots.acquire()
-                except BaseException:
-                    reservation.settle(Spend())
-                    raise
+                exchange_id = await _hold(claim, upstream, reservation)
                 return await self._exchanges.run(
                     Exchange(
                         call=call,
                         upstream=upstream,
                         reservation=reservation,
+                        claim=claim,
+                        exchange_id=exchange_id,
                         outlet=outlet,
                         attempt=attempt,
                     )
@@ -160,6 +195,40 @@ class Gateway:
             output_tokens_min=will_do,
             price=deployment.price,
         )
+
+
+async def _hold(claim: Claim, upstream: Upstream, reservation: Reservation) -> str:
+    """Wait for a slot and write the hold down; gives back what it has taken where that fails."""
+    try:
+        await upstream.slots.acquire()
+        try:
+            return await claim.hold(reservation, upstream.deployment.name)
+        except BaseException:
+            upstream.slots.release()
+            raise
+    except BaseException:
+        reservation.settle(Spend())
+        raise
+
+
+def _recorded(recorded: RecordedAnswer, call: Call) -> Answer:
+    """Return what a repeat gets: the answer, for nothing."""
+    return Answer(
+        completion=recorded.completion,
+        model=recorded.model,
+        spend=Spend(),
+        attempts=0,
+        elapsed_s=asyncio.get_running_loop().time() - call.arrived,
+    )
+
+
+def _whole(answer: Answer) -> Iterator[Started | Delta]:
+    """Give the pieces of a stream whose answer came at once."""
+    yield Started(answer.model)
+    if answer.completion.reasoning:
+        yield Delta(reasoning=answer.completion.reasoning)
+    if answer.completion.text:
+        yield Delta(text=answer.completion.text)
 
 
 def _end(outlet: Outlet, task: asyncio.Task[Answer]) -> None:

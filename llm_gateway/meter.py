@@ -1,8 +1,8 @@
 """What each run has spent and has reserved, so that no set of concurrent calls can cross its
 limits: reserve the worst case, call, settle what it really took.
 
-In this process's memory: a restart forgets it, and the run token's own figures are the floor.
-Several gateways do not share it.
+In this process's memory, on top of what the ledger has of the run when the process first sees it
+and of the run token's own figures. Several gateways do not share it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from common.run_token import RunToken
 from llm_gateway.answers import Spend
@@ -71,10 +72,36 @@ class Reservation:
             account.settle(self, spend)
 
 
+class RunTotal(Protocol):
+    """What a run has taken, by some books."""
+
+    @property
+    def tokens(self) -> int:
+        """Input and output."""
+        ...
+
+    @property
+    def cost_usd_nanos(self) -> int:
+        """Billionths of a US dollar."""
+        ...
+
+
+class RunBooks(Protocol):
+    """What outlives this process."""
+
+    async def run_sum(self, tenant: str, run: str) -> RunTotal:
+        """Return what a run has settled, and what other processes hold for it."""
+        ...
+
+
 class Meter:
     """The accounts of all runs seen lately."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, now: Callable[[], float] = time.time, *, books: RunBooks | None = None
+    ) -> None:
+        """Without `books` every run begins with what its token says."""
+        self._books = books
         self._now = now
         self._accounts: dict[tuple[str, str], _Account] = {}
         self._next_sweep = now() + _SWEEP_INTERVAL_S
@@ -82,9 +109,22 @@ class Meter:
     async def reserve(self, token: RunToken, demand: Demand) -> Reservation:
         """Hold the worst case of an exchange; waits, in order, while others of the run hold more.
 
-        Raises RunLimitExceededError where it does not fit with nothing else under way.
+        Raises RunLimitExceededError where it does not fit with nothing else under way, and what
+        the books raise where they cannot be read.
         """
-        return await self._account(token).reserve(token, demand)
+        account = self._account(token)
+        is_limited = token.tokens_max is not None or token.cost_usd_nanos_max is not None
+        if self._books is not None and is_limited and not account.is_read:
+            async with account.reading:
+                if not account.is_read:
+                    account.take_over(await self._books.run_sum(token.tenant, token.run))
+        return await account.reserve(token, demand)
+
+    def read_again(self, tenant: str, run: str) -> None:
+        """Say that the books have more of a run than this process knows of."""
+        account = self._accounts.get((tenant, run))
+        if account is not None:
+            account.is_read = False
 
     def spend_of(self, token: RunToken) -> RunSpend:
         """Return the state of the token's run."""
@@ -124,6 +164,16 @@ class _Account:
         self._held_count = 0
         self._waiting: deque[_Waiting] = deque()
         self._expires_at = 0.0
+        self.is_read = False
+        """What the books have is known."""
+        self.reading = asyncio.Lock()
+        """Held by the one call that reads them."""
+
+    def take_over(self, total: RunTotal) -> None:
+        """Begin from what the books have, unless more is known already."""
+        self._tokens_spent = max(self._tokens_spent, total.tokens)
+        self._cost_spent = max(self._cost_spent, total.cost_usd_nanos)
+        self.is_read = True
 
     def raise_floor(self, token: RunToken) -> None:
         """Take over what the token's maker knows of the run."""

@@ -131,6 +131,7 @@ def _call(
     return Call(
         prompt=prompt_from(request),
         token=token,
+        request_id=request.call.request_id,
         arrived=now,
         deadline=None if remaining_s is None else now + remaining_s,
         is_streamed=is_streamed,

@@ -66,6 +66,13 @@ class Table:
             self.fail(key, "must be a whole number of at least 1")
         return value
 
+    def flag(self, key: str, default: bool) -> bool:
+        """Take true or false."""
+        value = self.pop(key, default)
+        if not isinstance(value, bool):
+            self.fail(key, "must be true or false")
+        return value
+
     def seconds(self, key: str, default: float) -> float:
         """Take a number above 0."""
         value = self._number(key, default)
@@ -108,6 +115,11 @@ class Table:
         if not tables:
             self.fail(key, f"needs at least one table [{key}.NAME]")
         return tables
+
+    def optional_tables(self, key: str) -> dict[str, Table]:
+        """Take a table of tables; empty where the key is missing."""
+        table = self.sub_table(key, self.pop(key, {}))
+        return {name: table.table(name) for name in table.names()}
 
     def table_list(self, key: str) -> list[Table]:
         """Take an array of tables, at least one."""

@@ -93,6 +93,8 @@ def _context_violations(call: pb2.CallContext) -> dict[str, str]:
     violations = {}
     if len(call.request_id) > _REQUEST_ID_CHARS_MAX:
         violations["call.request_id"] = f"may have at most {_REQUEST_ID_CHARS_MAX} characters"
+    elif not call.request_id.isprintable():
+        violations["call.request_id"] = "may have printable characters only"
     if call.turn < 0:
         violations["call.turn"] = "must not be negative"
     if call.batch_index < 0:
@@ -113,7 +115,7 @@ def generation_to(answer: Answer, tier: str) -> pb2.Generation:
             cached_input_tokens=spend.tokens.cached_input,
             reasoning_tokens=spend.tokens.reasoning,
             cost_usd_nanos=spend.cost_usd_nanos,
-            calls=1,
+            calls=1 if answer.attempts else 0,
             estimated=spend.is_estimated,
         ),
         model=MODEL_PREFIX + answer.model,

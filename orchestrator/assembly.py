@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import grpc
 
 from common.channel import open_channel
+from common.database import Database
 from common.run_token import RunTokenSigner
 from common.server import Server
 from orchestrator import gateway_client, sandbox_client
@@ -19,7 +20,6 @@ from orchestrator.config import OrchestratorConfig
 from orchestrator.contexts.servicer import ContextServicer
 from orchestrator.contexts.store import ContextStore
 from orchestrator.conversations.servicer import ConversationServicer
-from orchestrator.database import Database
 from orchestrator.gateway_client import GatewayClient
 from orchestrator.model_catalog import ModelCatalog
 from orchestrator.runs.admission import Admission
@@ -31,6 +31,7 @@ from orchestrator.runs.run_queue import RunQueue
 from orchestrator.runs.servicer import OrchestratorServicer
 from orchestrator.runs.store import RunStore
 from orchestrator.sandbox_client import SandboxClient
+from orchestrator.tables import MIGRATIONS
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +43,7 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
     """
     signer = RunTokenSigner(config.run_token_key)
     async with contextlib.AsyncExitStack() as stack:
-        database = await Database.open(config.database_url.reveal())
+        database = await Database.open(config.database_url.reveal(), MIGRATIONS)
         stack.push_async_callback(database.close)
         blobs = FolderBlobStore(config.object_store)
         blobs.drop_partial()

@@ -6,6 +6,8 @@ bytes; columns hold only what is searched by.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -19,6 +21,8 @@ from sqlalchemy import (
     Table,
 )
 
+MIGRATIONS = Path(__file__).parent / "migrations"
+"""What makes them, for Alembic."""
 metadata = MetaData()
 
 contexts = Table(

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, Table, and_, or_, select
 from sqlalchemy.exc import IntegrityError
 
+from common.database import Database
 from common.errors import NotFoundError
 from orchestrator import tables
 from orchestrator.contexts.stored_context import (
@@ -17,7 +18,6 @@ from orchestrator.contexts.stored_context import (
     StoredDocument,
     TextShape,
 )
-from orchestrator.database import Database
 
 
 class ContextStore:

@@ -12,9 +12,9 @@ from fathom.orchestrator.v1.run_pb2 import Run
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
+from common.database import Database
 from common.errors import NotFoundError, RequestIdReusedError
 from orchestrator import tables
-from orchestrator.database import Database
 from orchestrator.runs.record import TERMINAL_STATES, RunRecord
 
 REQUEST_IDS_KEPT_S = 24 * 3600.0

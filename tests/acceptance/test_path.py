@@ -207,6 +207,8 @@ def test_a_port_in_use_stops_a_service_with_one_line(
         "FATHOM_ORCHESTRATOR_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'db'}",
         "FATHOM_ORCHESTRATOR_OBJECT_STORE": str(tmp_path),
         "FATHOM_GATEWAY_CONFIG": str(stack.home / "gateway.toml"),
+        "FATHOM_GATEWAY_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'ledger'}",
+        "FATHOM_GATEWAY_LEDGER_ANSWERS": str(tmp_path / "answers"),
         "FATHOM_SCRIPTED_MODEL_KEY": "none-needed",
     }
 

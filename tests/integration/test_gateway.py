@@ -33,6 +33,7 @@ from tests.support.fake_provider import (
     text_chunk,
 )
 from tests.support.gateway import (
+    KEY,
     config_file,
     gateway_channel,
     gateway_service,
@@ -603,18 +604,18 @@ async def test_an_exchange_nobody_waits_for_ends_after_its_time(
     assert error.metadata["spent"] == "101", "what was sent is paid, by estimate"
 
 
-async def test_the_quota_service_says_that_it_is_not_built(
+async def test_the_quota_service_says_what_is_not_built(
     provider: FakeProvider, tmp_path: Path
 ) -> None:
     path = config_file(tmp_path / "c.toml", [provider.base_url])
-    async with gateway_channel(path) as channel:
+    key = (("fathom-operator-key", KEY.reveal()),)
+    async with gateway_channel(path, operator_key=KEY) as channel:
         quotas = quota_pb2_grpc.QuotaServiceStub(channel)
         for call in (
-            quotas.SetQuota(quota_pb2.SetQuotaRequest(), timeout=5),
-            quotas.GetQuota(quota_pb2.GetQuotaRequest(), timeout=5),
-            quotas.ListQuotas(quota_pb2.ListQuotasRequest(), timeout=5),
-            quotas.DeleteQuota(quota_pb2.DeleteQuotaRequest(), timeout=5),
-            quotas.GetUsage(quota_pb2.GetUsageRequest(), timeout=5),
+            quotas.SetQuota(quota_pb2.SetQuotaRequest(), timeout=5, metadata=key),
+            quotas.GetQuota(quota_pb2.GetQuotaRequest(), timeout=5, metadata=key),
+            quotas.ListQuotas(quota_pb2.ListQuotasRequest(), timeout=5, metadata=key),
+            quotas.DeleteQuota(quota_pb2.DeleteQuotaRequest(), timeout=5, metadata=key),
         ):
             error = await error_of(call)
 

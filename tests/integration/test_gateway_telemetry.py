@@ -150,6 +150,8 @@ async def process(
             "FATHOM_GATEWAY_CONFIG": str(path),
             "FATHOM_GATEWAY_LISTEN": "127.0.0.1:0",
             "FATHOM_GATEWAY_ADDRESS_FILE": str(address),
+            "FATHOM_GATEWAY_DATABASE_URL": f"sqlite+aiosqlite:///{folder}/gateway.sqlite",
+            "FATHOM_GATEWAY_LEDGER_ANSWERS": str(folder / "answers"),
             "FATHOM_GATEWAY_RUN_TOKEN_KEY": KEY.reveal(),
             "PROVIDER_KEY": SECRETS[0],
         }

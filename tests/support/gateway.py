@@ -28,10 +28,15 @@ from llm_gateway.answers import Completion, Delta, FinishReason, Tokens
 from llm_gateway.catalog import Catalog, Deployment, Provider
 from llm_gateway.catalog_file import load_catalog
 from llm_gateway.config import GatewayConfig
+from llm_gateway.ledger.books import Books
+from llm_gateway.ledger.group_commit import GroupCommit
+from llm_gateway.ledger.ledger import Ledger
+from llm_gateway.ledger.operations import CallStore
 from llm_gateway.prices import FREE, Price, Rates
 from llm_gateway.prompts import Message, Prompt, Role
 from llm_gateway.provider import OnDelta
 from llm_gateway.upstreams import RateFloor, Upstream
+from tests.support.memory_ledger import MemoryAnswerStore, MemoryCallStore
 from tests.support.serving import serve
 
 KEY = Secret("a key for run tokens, of 32 bytes")
@@ -193,10 +198,22 @@ def config_file(path: Path, base_urls: Sequence[str], *, deployment_keys: str = 
     return path
 
 
+def memory_ledger() -> Ledger:
+    """Return a ledger that forgets everything with the process."""
+    return Ledger(memory_books(MemoryCallStore()), lease_s=15.0)
+
+
+def memory_books(store: CallStore, **changes: Any) -> Books:
+    values: dict[str, Any] = {"owner": "here", "answer_bytes_inline_max": 65_536}
+    return Books(GroupCommit(store), MemoryAnswerStore(), **values | changes)
+
+
 @asynccontextmanager
 async def gateway_channel(path: Path, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
     """Serve the gateway of a configuration file on a real port and yield a channel to it."""
     usual: dict[str, Any] = {
+        "database_url": Secret(f"sqlite+aiosqlite:///{path.parent}/gateway.sqlite"),
+        "ledger_answers": path.parent / "answers",
         "listen": "127.0.0.1:0",
         "run_token_key": KEY,
         "drain_s": 1.0,

@@ -48,6 +48,16 @@ class Home:
         return f"sqlite+aiosqlite:///{self.path / 'fathom.db'}"
 
     @property
+    def ledger_url(self) -> str:
+        """The gateway's database."""
+        return f"sqlite+aiosqlite:///{self.path / 'gateway.db'}"
+
+    @property
+    def recorded_answers(self) -> Path:
+        """Folder of the gateway's large answers."""
+        return self.path / "answers"
+
+    @property
     def objects(self) -> Path:
         """Folder of the object store."""
         return self.path / "objects"

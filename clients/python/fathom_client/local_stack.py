@@ -105,6 +105,8 @@ async def local_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
             "llm_gateway",
             FATHOM_GATEWAY_CONFIG=str(config),
             FATHOM_GATEWAY_RUN_TOKEN_KEY=token_key,
+            FATHOM_GATEWAY_DATABASE_URL=home.ledger_url,
+            FATHOM_GATEWAY_LEDGER_ANSWERS=str(home.recorded_answers),
             **models.secrets,
         )
         sandbox = await starter.start_service(

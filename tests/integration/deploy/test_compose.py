@@ -97,8 +97,11 @@ def test_the_object_store_is_read_only_in_the_sandbox() -> None:
     mounts = {name: spec.get("volumes", []) for name, spec in compose()["services"].items()}
 
     assert "objects:/var/lib/fathom/objects" in mounts["orchestrator"]
-    assert mounts["sandbox"] == ["objects:/var/lib/fathom/objects:ro"]
-    assert mounts["gateway"] == []
+    assert mounts["sandbox"] == [
+        "objects:/var/lib/fathom/objects:ro",
+        "sessions:/var/lib/fathom/sessions",
+    ]
+    assert mounts["gateway"] == ["ledger:/var/lib/fathom/state"]
 
 
 def test_a_key_is_only_ever_a_reference_that_must_be_set() -> None:

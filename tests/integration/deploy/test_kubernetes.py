@@ -15,6 +15,7 @@ from tests.integration.deploy.documents import (
     METRICS_PORT,
     PORTS,
     Document,
+    compose_environment,
     container,
     kubernetes_environment,
     manifests,
@@ -76,6 +77,21 @@ def test_gvisor_is_for_the_sandbox_alone(tmp_path: Any) -> None:
     }
 
     assert classes == {"orchestrator": None, "sandbox": "gvisor", "gateway": None}
+
+
+def test_only_under_gvisor_may_a_wall_around_workers_be_missing(tmp_path: Any) -> None:
+    """It has no Landlock, and is a wall itself; elsewhere a missing one has to be noticed."""
+    setting = "FATHOM_SANDBOX_REQUIRE_JAIL"
+    (sandbox,) = [
+        each
+        for each in with_option("gvisor", tmp_path)
+        if each["kind"] == "Deployment" and name_of(each) == "sandbox"
+    ]
+    (container,) = sandbox["spec"]["template"]["spec"]["containers"]
+
+    assert {"name": setting, "value": "false"} in container["env"]
+    assert kubernetes_environment("sandbox")[setting] == "true"
+    assert compose_environment("sandbox")[setting] == "true"
 
 
 def test_every_document_is_in_the_namespace() -> None:
@@ -207,7 +223,7 @@ def test_the_object_store_is_read_only_in_the_sandbox() -> None:
         }
 
     assert mounts("orchestrator") == {"objects": False}
-    assert mounts("sandbox") == {"objects": True}
+    assert mounts("sandbox") == {"objects": True, "sessions": False}
     assert mounts("gateway") == {}
 
 

@@ -35,6 +35,10 @@ def test_only_an_explicit_setting_admits_everyone() -> None:
         ("ATTEMPTS_MAX", "0", "1"),
         ("ABANDONED_DRAIN_S", "-0.1", "0"),
         ("RETRY_BACKOFF_S", "-0.1", "0"),
+        ("OPERATOR_KEY", "k" * 31, "k" * 32),
+        ("LEDGER_RETENTION_DAYS", "0", "1"),
+        ("LEDGER_ANSWER_BYTES_INLINE_MAX", "-1", "0"),
+        ("LEDGER_LEASE_S", "0.4", "0.5"),
     ],
 )
 def test_a_setting_out_of_range_is_named(name: str, bad: str, good: str) -> None:

@@ -29,6 +29,7 @@ from tests.support.gateway import (
     completion,
     deployment,
     endpoint,
+    memory_ledger,
     prompt,
     token,
 )
@@ -66,6 +67,7 @@ class Bench:
                 offered, {d.provider.name: self.provider for d in offered.deployments.values()}
             ),
             self.meter,
+            memory_ledger(),
             policy=RetryPolicy(**policy),
             output_tokens_default=4096,
             abandoned_drain_s=drain_s,

@@ -11,20 +11,21 @@ from fathom.orchestrator.v1.run_event_pb2 import Notice, RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 from sqlalchemy import event
 
+from common.database import Database
 from common.errors import DrainingError, NotFoundError, RequestIdReusedError
-from orchestrator.database import Database
 from orchestrator.runs import event_log, store
 from orchestrator.runs.event_log import EventLog
 from orchestrator.runs.journal import RunJournal
 from orchestrator.runs.record import RunRecord
 from orchestrator.runs.store import RequestKey, RunStore
+from orchestrator.tables import MIGRATIONS
 
 TENANT = "t"
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite")
+    opened = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite", MIGRATIONS)
     yield opened
     await opened.close()
 
@@ -143,7 +144,7 @@ async def test_draining_ends_a_watcher_after_what_is_there(
 
 async def test_a_failing_database_ends_the_writer(tmp_path: Path) -> None:
     """Going on would tell watchers what is not stored."""
-    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite")
+    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite", MIGRATIONS)
     log = EventLog(RunStore(database))
     record = RunRecord.queued(RunSpec())
     log.open(record.run_id)
@@ -190,12 +191,12 @@ async def test_another_tenants_run_is_not_found(database: Database) -> None:
 
 async def test_opening_a_database_twice_changes_nothing(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/sub/runs.sqlite"
-    first = await Database.open(url)
+    first = await Database.open(url, MIGRATIONS)
     record = RunRecord.queued(RunSpec())
     await RunStore(first).create(TENANT, record, record.state_event(), None)
     await first.close()
 
-    second = await Database.open(url)
+    second = await Database.open(url, MIGRATIONS)
     kept = await RunStore(second).get(TENANT, record.run_id)
     await second.close()
 

@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+from common.database import Database
 from orchestrator import tables
-from orchestrator.database import Database
+from orchestrator.tables import MIGRATIONS
 
 
 def differences(connection: Connection) -> list[object]:
@@ -22,7 +23,7 @@ def differences(connection: Connection) -> list[object]:
 
 async def test_migrations_and_tables_agree(tmp_path: Path) -> None:
     """A column in one and not in the other fails in the middle of a run."""
-    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite")
+    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite", MIGRATIONS)
     async with database.reading() as connection:
         found = await connection.run_sync(differences)
     await database.close()

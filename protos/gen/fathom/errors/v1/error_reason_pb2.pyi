@@ -138,6 +138,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED: the call's deadline passed while a provider worked.
     metadata: `provider`, `model`.
     """
+    ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 48
+    """UNAVAILABLE, with a google.rpc.RetryInfo: the gateway's ledger of calls
+    cannot be reached, and without it no call is made.
+    """
+    ERROR_REASON_ANSWER_UNREADABLE: _ErrorReason.ValueType  # 49
+    """DATA_LOSS: the call was answered before under this `request_id`, and the
+    recorded answer is damaged or gone. Another `request_id` makes a new call.
+    metadata: `request_id`.
+    """
+    ERROR_REASON_EGRESS_REFUSED: _ErrorReason.ValueType  # 50
+    """FAILED_PRECONDITION: the prompt holds what must not leave, such as a key,
+    so nothing was sent. metadata: `kind`, `field`.
+    """
     ERROR_REASON_DIGEST_MISMATCH: _ErrorReason.ValueType  # 60
     """DATA_LOSS: uploaded bytes do not match the digest that the client gave.
     metadata: `expected`, `actual`.
@@ -283,6 +296,19 @@ holds for longer than the call may wait. metadata: `provider`, `model`.
 ERROR_REASON_PROVIDER_TIMEOUT: ErrorReason.ValueType  # 47
 """DEADLINE_EXCEEDED: the call's deadline passed while a provider worked.
 metadata: `provider`, `model`.
+"""
+ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 48
+"""UNAVAILABLE, with a google.rpc.RetryInfo: the gateway's ledger of calls
+cannot be reached, and without it no call is made.
+"""
+ERROR_REASON_ANSWER_UNREADABLE: ErrorReason.ValueType  # 49
+"""DATA_LOSS: the call was answered before under this `request_id`, and the
+recorded answer is damaged or gone. Another `request_id` makes a new call.
+metadata: `request_id`.
+"""
+ERROR_REASON_EGRESS_REFUSED: ErrorReason.ValueType  # 50
+"""FAILED_PRECONDITION: the prompt holds what must not leave, such as a key,
+so nothing was sent. metadata: `kind`, `field`.
 """
 ERROR_REASON_DIGEST_MISMATCH: ErrorReason.ValueType  # 60
 """DATA_LOSS: uploaded bytes do not match the digest that the client gave.

@@ -153,13 +153,15 @@ class CallContext(_message.Message):
     TURN_FIELD_NUMBER: _builtins.int
     BATCH_INDEX_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Optional. At most 256 characters. Repeats with the same value and the same
-    prompt are one call: the first one's answer is returned and nothing is
-    paid again. A different prompt under the same value is ABORTED,
-    ERROR_REASON_REQUEST_ID_REUSED. Remembered for the ledger's retention
-    (30 days by default). Calls of a run use
-    `{run}/{turn}/{cell}/{sequence}`. The ledger is not built yet: so far a
-    repeat is a call of its own, and paid.
+    """Optional. At most 256 printable characters. Calls of one run with the same
+    value and the same prompt are one call, by whatever method: a repeat waits
+    for the first and gets its answer, with `attempts` 0 and a usage of
+    nothing, since nothing is paid again; as a stream it comes in one piece. A
+    call that fails is no answer: a repeat of it is made, and paid. A different
+    prompt under the same value is ABORTED, ERROR_REASON_REQUEST_ID_REUSED, as
+    long as the first is under way or answered. Remembered for the ledger's
+    retention (30 days by default). Calls of a run use
+    `{run}/{turn}/{cell}/{sequence}`.
     """
     turn: _builtins.int
     """Optional. Turn of the run, from 1."""
@@ -241,7 +243,9 @@ class Generation(_message.Message):
     """
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """What it took and cost, retries included."""
+        """What it took and cost, retries included; nothing where it was recorded
+        before (`attempts` is 0), so that a sum over answers counts each call once.
+        """
 
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:

@@ -349,7 +349,9 @@ class GetUsageRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Now when unset; exclusive."""
+        """Optional. Now when unset, on later pages as on the first; exclusive. Not
+        before `start_time`.
+        """
 
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___GetUsageRequest.GroupBy.ValueType]:
@@ -417,7 +419,7 @@ class UsageRow(_message.Message):
     model: _builtins.str
     """`models/{model}`."""
     tier: _builtins.str
-    """Tier."""
+    """Tier, or the deployment where one was asked for by name."""
     @_builtins.property
     def day(self) -> _timestamp_pb2.Timestamp:
         """The day's first moment, UTC."""

@@ -27,8 +27,10 @@ if _version_not_supported:
 
 class QuotaServiceStub:
     """QuotaService sets what tenants may spend and says what they have spent. It
-    is for operators: an operator credential is needed, never a run token.
-    Every method is UNIMPLEMENTED so far.
+    is for operators: every call carries the operator's key in the metadata
+    `fathom-operator-key`, never a run token. Without it, or with another, a call
+    fails with UNAUTHENTICATED; where the gateway has no key, with
+    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
     """
 
     def __init__(self, channel):
@@ -66,8 +68,10 @@ class QuotaServiceStub:
 
 class QuotaServiceServicer:
     """QuotaService sets what tenants may spend and says what they have spent. It
-    is for operators: an operator credential is needed, never a run token.
-    Every method is UNIMPLEMENTED so far.
+    is for operators: every call carries the operator's key in the metadata
+    `fathom-operator-key`, never a run token. Without it, or with another, a call
+    fails with UNAUTHENTICATED; where the gateway has no key, with
+    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
     """
 
     def SetQuota(self, request, context):
@@ -100,7 +104,10 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """GetUsage sums the ledger over a time range, grouped as asked.
+        """GetUsage sums the ledger over a time range, grouped as asked: what every
+        exchange with a provider took, failed ones too, at the time of its end. A
+        call whose gateway died is in it at its worst case, as an estimate.
+        Nothing is older than the ledger's retention.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,8 +151,10 @@ def add_QuotaServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class QuotaService:
     """QuotaService sets what tenants may spend and says what they have spent. It
-    is for operators: an operator credential is needed, never a run token.
-    Every method is UNIMPLEMENTED so far.
+    is for operators: every call carries the operator's key in the metadata
+    `fathom-operator-key`, never a run token. Without it, or with another, a call
+    fails with UNAUTHENTICATED; where the gateway has no key, with
+    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
     """
 
     @staticmethod

@@ -28,8 +28,10 @@ GRPC_VERSION: str
 
 class QuotaServiceStub:
     """QuotaService sets what tenants may spend and says what they have spent. It
-    is for operators: an operator credential is needed, never a run token.
-    Every method is UNIMPLEMENTED so far.
+    is for operators: every call carries the operator's key in the metadata
+    `fathom-operator-key`, never a run token. Without it, or with another, a call
+    fails with UNAUTHENTICATED; where the gateway has no key, with
+    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
     """
 
     @_typing.overload
@@ -47,13 +49,19 @@ class QuotaServiceStub:
     DeleteQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.DeleteQuotaRequest, _quota_service_pb2.DeleteQuotaResponse]
     """DeleteQuota removes a quota, so that nothing limits what it limited."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetUsageRequest, _quota_service_pb2.GetUsageResponse]
-    """GetUsage sums the ledger over a time range, grouped as asked."""
+    """GetUsage sums the ledger over a time range, grouped as asked: what every
+    exchange with a provider took, failed ones too, at the time of its end. A
+    call whose gateway died is in it at its worst case, as an estimate.
+    Nothing is older than the ledger's retention.
+    """
 
 @_typing.type_check_only
 class QuotaServiceAsyncStub(QuotaServiceStub):
     """QuotaService sets what tenants may spend and says what they have spent. It
-    is for operators: an operator credential is needed, never a run token.
-    Every method is UNIMPLEMENTED so far.
+    is for operators: every call carries the operator's key in the metadata
+    `fathom-operator-key`, never a run token. Without it, or with another, a call
+    fails with UNAUTHENTICATED; where the gateway has no key, with
+    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -68,12 +76,18 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     DeleteQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.DeleteQuotaRequest, _quota_service_pb2.DeleteQuotaResponse]  # type: ignore[assignment]
     """DeleteQuota removes a quota, so that nothing limits what it limited."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetUsageRequest, _quota_service_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """GetUsage sums the ledger over a time range, grouped as asked."""
+    """GetUsage sums the ledger over a time range, grouped as asked: what every
+    exchange with a provider took, failed ones too, at the time of its end. A
+    call whose gateway died is in it at its worst case, as an estimate.
+    Nothing is older than the ledger's retention.
+    """
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     """QuotaService sets what tenants may spend and says what they have spent. It
-    is for operators: an operator credential is needed, never a run token.
-    Every method is UNIMPLEMENTED so far.
+    is for operators: every call carries the operator's key in the metadata
+    `fathom-operator-key`, never a run token. Without it, or with another, a call
+    fails with UNAUTHENTICATED; where the gateway has no key, with
+    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
     """
 
     @_abc_1.abstractmethod
@@ -116,6 +130,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_service_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.GetUsageResponse, _abc.Awaitable[_quota_service_pb2.GetUsageResponse]]:
-        """GetUsage sums the ledger over a time range, grouped as asked."""
+        """GetUsage sums the ledger over a time range, grouped as asked: what every
+        exchange with a provider took, failed ones too, at the time of its end. A
+        call whose gateway died is in it at its worst case, as an estimate.
+        Nothing is older than the ledger's retention.
+        """
 
 def add_QuotaServiceServicer_to_server(servicer: QuotaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,164 @@
+"""One call's place in the ledger, from its first hold to its answer or to nothing.
+
+The caller has it, and each exchange too: what a caller leaves under way is still recorded, and the
+key is free only when the last of them has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from llm_gateway.answers import Completion, Spend
+from llm_gateway.errors import LedgerUnavailableError
+from llm_gateway.ledger.books import Books
+from llm_gateway.ledger.entries import (
+    CallKey,
+    ExchangeRecord,
+    Hold,
+    RecordedAnswer,
+)
+from llm_gateway.ledger.operations import Fail, HoldAgain, KeepAnswer, OpenCall, Release
+from llm_gateway.meter import Reservation
+
+_log = logging.getLogger(__name__)
+
+
+class ClaimLostError(Exception):
+    """Another process has claimed the call: its answer is this call's answer."""
+
+
+class Flight:
+    """A call under way in this process, for its repeats to wait for."""
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        """Of what is asked."""
+        self.recorded: RecordedAnswer | None = None
+        """Set before its end, where there is an answer."""
+        self.ended = asyncio.Event()
+        """Nothing more will come of it."""
+
+
+class Claim:
+    """A call that this process makes, and nobody else at the same time."""
+
+    def __init__(
+        self,
+        books: Books,
+        key: CallKey,
+        *,
+        tier: str,
+        flight: Flight,
+        is_repeatable: bool,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_end` is called once, when nothing more will come of it."""
+        self._books = books
+        self._key = key
+        self._tier = tier
+        self._flight = flight
+        self._is_repeatable = is_repeatable
+        self._on_end = on_end
+        self._users = 1
+        self._is_open = False
+        self._is_answered = False
+
+    async def hold(self, reservation: Reservation, model: str) -> str:
+        """Write down what an exchange may take, before it begins; returns the exchange's id.
+
+        Raises ClaimLostError, and LedgerUnavailableError: then it must not begin.
+        """
+        books = self._books
+        hold = Hold(
+            exchange_id=books.new_id(),
+            model=model,
+            input_tokens=reservation.tokens - reservation.output_tokens_max,
+            output_tokens=reservation.output_tokens_max,
+            cost_usd_nanos=reservation.cost_usd_nanos,
+        )
+        if self._is_open:
+            is_ours = await books.commits.post(HoldAgain(self._key, books.owner, hold))
+        else:
+            # Set first: a caller who goes away while it is written must still release it.
+            self._is_open = True
+            is_ours = await books.commits.post(
+                OpenCall(
+                    key=self._key,
+                    digest=self._flight.digest,
+                    tier=self._tier,
+                    owner=books.owner,
+                    hold=hold,
+                    now_us=books.now_us(),
+                )
+            )
+        if not is_ours:
+            self._is_open = False
+            raise ClaimLostError
+        return hold.exchange_id
+
+    async def settle(
+        self, exchange_id: str, model: str, spend: Spend, completion: Completion | None
+    ) -> None:
+        """Write down what an exchange took and, with a completion, the call's answer.
+
+        Both become durable together. A ledger that cannot be reached is logged and no error: the
+        money is spent, and its hold stays in the books in place of it.
+        """
+        try:
+            await self._settle(exchange_id, model, spend, completion)
+        except LedgerUnavailableError:
+            _log.error("an exchange was not recorded", extra={"exchange": exchange_id})
+        except OSError as error:
+            _log.error(
+                "an answer was not recorded",
+                extra={"exchange": exchange_id, "kind": type(error).__name__},
+            )
+
+    def join(self) -> None:
+        """Add somebody who will leave."""
+        self._users += 1
+
+    def leave(self) -> None:
+        """Say that nothing more comes from one of those who have it."""
+        self._users -= 1
+        if self._users:
+            return
+        if self._is_open and not self._is_answered:
+            released = self._books.commits.post(Release(self._key, self._books.owner))
+            released.add_done_callback(lambda _: self._end())
+        else:
+            self._end()
+
+    async def _settle(
+        self, exchange_id: str, model: str, spend: Spend, completion: Completion | None
+    ) -> None:
+        books = self._books
+        record = ExchangeRecord(
+            exchange_id=exchange_id,
+            key=self._key,
+            tier=self._tier,
+            model=model,
+            ended_us=books.now_us(),
+            spend=spend,
+            is_answer=completion is not None,
+        )
+        if completion is None:
+            await books.commits.post(Fail(books.owner, record))
+            return
+        recorded = RecordedAnswer(completion, model)
+        # Whatever becomes of the record: those who wait here need not pay for another.
+        self._flight.recorded = recorded
+        try:
+            stored = await books.store(recorded) if self._is_repeatable else None
+        except BaseException:
+            books.commits.post(Fail(books.owner, record))  # the money at least
+            raise
+        self._is_answered = True
+        await books.commits.post(KeepAnswer(owner=books.owner, exchange=record, answer=stored))
+
+    def _end(self) -> None:
+        if not self._flight.ended.is_set():
+            self._flight.ended.set()
+            self._on_end()

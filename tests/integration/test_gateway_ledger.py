@@ -1,0 +1,443 @@
+"""Repeats, restarts and reports of a gateway over its real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from fathom.gateway.v1 import gateway_service_pb2 as pb2
+from fathom.gateway.v1 import quota_service_pb2 as quota_pb2
+from fathom.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
+from fathom.gateway.v1.generation_pb2 import CallContext, Generation
+from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
+
+from common.config import Secret
+from common.errors import ReceivedError, received
+from tests.support.eventually import eventually
+from tests.support.fake_provider import FakeProvider, Gate, answers, fails, sends
+from tests.support.gateway import (
+    KEY,
+    config_file,
+    gateway_channel,
+    gateway_service,
+    generate,
+    metadata,
+    stream_generate,
+    violated_fields,
+    wire_prompt,
+)
+from tests.support.postgres import PostgresServer
+
+TIMEOUT_S = 20
+OPERATOR = (("fathom-operator-key", KEY.reveal()),)
+COST = 10 * 1_000 + 3 * 2_000
+"""Of one usual call, in nano-dollars."""
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[FakeProvider]:
+    async with FakeProvider() as serving:
+        yield serving
+
+
+@pytest.fixture
+def config(provider: FakeProvider, tmp_path: Path) -> Path:
+    return config_file(tmp_path / "c.toml", [provider.base_url])
+
+
+def asked(request_id: str = "a", text: str = "hello", **fields: Any) -> pb2.GenerateRequest:
+    request = generate(text, **fields)
+    request.call.request_id = request_id
+    return request
+
+
+async def ask(stub: Any, request: pb2.GenerateRequest, **claims: Any) -> Generation:
+    response = await stub.Generate(request, metadata=metadata(**claims), timeout=TIMEOUT_S)
+    generation: Generation = response.generation
+    return generation
+
+
+async def error_of(call: Any) -> ReceivedError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return received(caught.value)
+
+
+async def test_a_repeat_gets_the_same_answer_and_pays_nothing(
+    config: Path, provider: FakeProvider, database_url: str
+) -> None:
+    async with gateway_service(config, database_url=Secret(database_url)) as stub:
+        first = await ask(stub, asked())
+        again = await ask(stub, asked())
+
+    assert (first.attempts, first.usage.cost_usd_nanos, first.usage.calls) == (1, COST, 1)
+    assert (again.text, again.model, again.finish_reason) == (
+        first.text,
+        first.model,
+        first.finish_reason,
+    )
+    assert again.attempts == 0
+    assert again.usage.ByteSize() == 0
+    assert len(provider.bodies) == 1
+
+
+async def test_a_hundred_identical_calls_at_once_ask_the_provider_once(
+    config: Path, provider: FakeProvider, database_url: str
+) -> None:
+    async with gateway_service(config, database_url=Secret(database_url)) as stub:
+        generations = await asyncio.gather(*(ask(stub, asked()) for _ in range(100)))
+
+    assert len(provider.bodies) == 1
+    assert {each.text for each in generations} == {"hello there"}
+    assert sum(each.usage.cost_usd_nanos for each in generations) == COST
+
+
+async def test_another_prompt_under_one_id_is_aborted(config: Path, provider: FakeProvider) -> None:
+    async with gateway_service(config) as stub:
+        await ask(stub, asked())
+        error = await error_of(
+            stub.Generate(asked(text="other"), metadata=metadata(), timeout=TIMEOUT_S)
+        )
+
+    assert error.code is grpc.StatusCode.ABORTED
+    assert error.reason_name == "ERROR_REASON_REQUEST_ID_REUSED"
+    assert error.metadata == {"request_id": "a"}
+    assert len(provider.bodies) == 1
+
+
+async def test_a_streamed_call_is_repeated_in_one_piece(
+    config: Path, provider: FakeProvider
+) -> None:
+    """Also by a caller who asks for it whole: it is the same call."""
+    request = stream_generate()
+    request.call.request_id = "a"
+    provider.plan(answers("one two", reasoning="because"))
+    async with gateway_service(config) as stub:
+        first = [
+            each async for each in stub.StreamGenerate(request, metadata=metadata(), timeout=9)
+        ]
+        again = [
+            each async for each in stub.StreamGenerate(request, metadata=metadata(), timeout=9)
+        ]
+        whole = await ask(stub, asked())
+
+    assert len(first) > len(again)
+    assert [each.WhichOneof("event") for each in again] == [
+        "start",
+        "reasoning_delta",
+        "text_delta",
+        "generation",
+    ]
+    assert (again[2].text_delta, again[1].reasoning_delta) == ("one two", "because")
+    assert whole.text == again[3].generation.text == "one two"
+    assert len(provider.bodies) == 1
+
+
+async def test_items_of_a_batch_with_one_id_are_one_call(
+    config: Path, provider: FakeProvider
+) -> None:
+    start = pb2.BatchGenerateRequest(start=pb2.BatchStart())
+    items = [
+        pb2.BatchGenerateRequest(
+            item=pb2.BatchItem(index=index, prompt=wire_prompt(), call=CallContext(request_id="a"))
+        )
+        for index in range(3)
+    ]
+    async with gateway_service(config) as stub:
+        stream = stub.BatchGenerate(iter([start, *items]), metadata=metadata(), timeout=TIMEOUT_S)
+        texts = [each.generation.text async for each in stream]
+
+    assert texts == ["hello there"] * 3
+    assert len(provider.bodies) == 1
+
+
+async def test_a_failed_call_is_made_again_and_both_are_paid(
+    config: Path, provider: FakeProvider
+) -> None:
+    cut = sends(b'{"usage": {"prompt_tokens": 10, "completion_tokens": 3}}')
+    provider.plan(cut, cut, cut)
+    async with gateway_channel(config, operator_key=KEY) as channel:
+        stub = GatewayServiceStub(channel)
+        error = await error_of(stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S))
+        assert error.reason_name == "ERROR_REASON_PROVIDER_BROKEN_REPLY"
+        again = await ask(stub, asked())
+        (row,) = (await usage(channel)).rows
+
+    assert (again.attempts, len(provider.bodies)) == (1, 4)
+    assert (row.usage.cost_usd_nanos, row.usage.calls) == (4 * COST, 1)
+
+
+async def test_a_rejected_call_frees_its_id_for_another_prompt(
+    config: Path, provider: FakeProvider
+) -> None:
+    provider.plan(fails(400, {"message": "no"}))
+    async with gateway_service(config) as stub:
+        await error_of(stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S))
+
+        assert (await ask(stub, asked(text="mended"))).attempts == 1
+
+
+async def test_after_a_restart_answers_are_there_and_limits_hold(
+    config: Path, provider: FakeProvider, database_url: str
+) -> None:
+    """The token says that nothing was spent: the books know better."""
+    settings = {"database_url": Secret(database_url)}
+    limits = {"cost_usd_nanos_max": 3 * COST}
+    async with gateway_service(config, **settings) as stub:
+        for number in range(2):
+            await ask(stub, asked(f"{number}", output_tokens_max=3), **limits)
+    async with gateway_service(config, **settings) as stub:
+        again = await ask(stub, asked("1", output_tokens_max=3), **limits)
+        refused = await error_of(
+            stub.Generate(
+                asked("2", output_tokens_max=3), metadata=metadata(**limits), timeout=TIMEOUT_S
+            )
+        )
+
+    assert again.attempts == 0
+    assert refused.reason_name == "ERROR_REASON_RUN_LIMIT_EXCEEDED"
+    assert refused.metadata["spent"] == str(2 * COST)
+    assert len(provider.bodies) == 2
+
+
+async def test_an_answer_is_served_where_nothing_is_left_to_spend(
+    config: Path, provider: FakeProvider
+) -> None:
+    """A repeat costs nothing, so no limit can stand before it."""
+    async with gateway_service(config) as stub:
+        await ask(stub, asked(output_tokens_max=3))
+
+        assert (await ask(stub, asked(output_tokens_max=3), cost_usd_nanos_max=1)).attempts == 0
+
+
+async def test_what_a_caller_left_under_way_is_recorded_for_its_repeat(
+    config: Path, provider: FakeProvider
+) -> None:
+    gate = Gate(answers("drained"))
+    provider.plan(gate)
+    async with gateway_service(config) as stub:
+        call = stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S)
+        await gate.reached.wait()
+        call.cancel()
+        repeat = asyncio.create_task(ask(stub, asked()))
+        gate.opened.set()
+
+        assert (await repeat).text == "drained"
+
+    assert len(provider.bodies) == 1
+
+
+async def test_a_gateway_that_stops_in_order_leaves_no_call_open(
+    config: Path, provider: FakeProvider
+) -> None:
+    """What it breaks off is booked by an estimate, and nobody waits for its lease."""
+    provider.plan(Gate(answers("never seen")))
+    async with gateway_service(config) as stub:
+        call = stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S)
+        await eventually(lambda: provider.under_way == 1)
+        call.cancel()
+    async with gateway_channel(config, operator_key=KEY) as channel:
+        again = await ask(GatewayServiceStub(channel), asked())
+        (row,) = (await usage(channel)).rows
+
+    assert again.attempts == 1
+    assert row.usage.estimated
+    assert row.usage.cost_usd_nanos == COST + 3 * 1_000, "two tokens of text and one around it"
+
+
+async def test_a_large_answer_is_repeated_whole(config: Path, provider: FakeProvider) -> None:
+    provider.plan(answers("x" * 3_000_000))
+    async with gateway_service(config) as stub:
+        await ask(stub, asked())
+        again = await ask(stub, asked())
+
+    assert (again.attempts, again.text) == (0, "x" * 3_000_000)
+    assert len([*(config.parent / "answers").iterdir()]) == 1
+
+
+async def test_a_lost_file_is_data_loss_and_no_second_payment(
+    config: Path, provider: FakeProvider
+) -> None:
+    provider.plan(answers("x" * 100_000))
+    async with gateway_service(config) as stub:
+        await ask(stub, asked())
+        for path in (config.parent / "answers").iterdir():
+            path.unlink()
+        error = await error_of(stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S))
+
+    assert error.code is grpc.StatusCode.DATA_LOSS
+    assert error.reason_name == "ERROR_REASON_ANSWER_UNREADABLE"
+    assert error.metadata == {"request_id": "a"}
+    assert len(provider.bodies) == 1
+
+
+async def test_without_its_ledger_the_gateway_asks_nobody(
+    config: Path, provider: FakeProvider
+) -> None:
+    """Fail closed, say so, and go on when it is back."""
+    with PostgresServer() as server:
+        async with gateway_channel(
+            config, database_url=Secret(server.new_database()), operator_key=KEY
+        ) as channel:
+            stub = GatewayServiceStub(channel)
+            await ask(stub, asked("before"))
+            server.stop()
+            calls = [
+                stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S),
+                stub.Generate(generate(), metadata=metadata(), timeout=TIMEOUT_S),
+                _get_usage(channel),
+            ]
+            errors = [await error_of(call) for call in calls]
+            asked_meanwhile = len(provider.bodies) - 1
+            server.start()
+            after = await ask(stub, asked())
+
+    for error in errors:
+        assert error.code is grpc.StatusCode.UNAVAILABLE
+        assert error.reason_name == "ERROR_REASON_LEDGER_UNAVAILABLE"
+        assert error.retry_after_s == 1.0
+        assert error.metadata == {}
+    assert asked_meanwhile == 0
+    assert after.attempts == 1
+
+
+@pytest.mark.parametrize("request_id", ["x" * 257, "a\nb", "\0"])
+async def test_an_id_that_cannot_be_one_is_refused(config: Path, request_id: str) -> None:
+    async with gateway_service(config) as stub:
+        error = await error_of(
+            stub.Generate(asked(request_id), metadata=metadata(), timeout=TIMEOUT_S)
+        )
+        assert (await ask(stub, asked("x" * 256))).attempts == 1
+
+    assert violated_fields(error.status) == {"call.request_id"}
+
+
+async def test_usage_is_summed_by_what_was_asked_for(
+    config: Path, provider: FakeProvider, database_url: str
+) -> None:
+    provider.plan(answers("a"), answers("b"), answers("c", usage=None))
+    async with gateway_channel(
+        config, database_url=Secret(database_url), operator_key=KEY
+    ) as channel:
+        stub = GatewayServiceStub(channel)
+        await ask(stub, asked("1"), run="runs/1")
+        await ask(stub, asked("1", tier="models/m0"), run="runs/2")
+        await ask(stub, asked("2"), run="runs/2")
+        await ask(stub, asked("1"), run="runs/9", tenant="zeta")
+        by_run = await usage(channel, quota_pb2.GetUsageRequest.GROUP_BY_RUN)
+        by_all = await usage(
+            channel,
+            quota_pb2.GetUsageRequest.GROUP_BY_MODEL,
+            quota_pb2.GetUsageRequest.GROUP_BY_TIER,
+            quota_pb2.GetUsageRequest.GROUP_BY_DAY,
+        )
+        (whole,) = (await usage(channel)).rows
+        nothing = await usage(channel, parent="tenants/nobody")
+
+    assert [row.run for row in by_run.rows] == ["runs/2", "runs/1"]
+    assert by_run.rows[1].usage.cost_usd_nanos == COST
+    assert [row.usage.estimated for row in by_run.rows] == [True, False]
+    assert {(row.model, row.tier) for row in by_all.rows} == {
+        ("models/m0", "sub"),
+        ("models/m0", "models/m0"),
+    }
+    assert {row.day.ToSeconds() % 86_400 for row in by_all.rows} == {0}
+    assert by_all.rows[0].day.ToSeconds() <= time.time() < by_all.rows[0].day.ToSeconds() + 90_000
+    assert whole.usage.calls == 3
+    assert whole.usage.cost_usd_nanos == sum(r.usage.cost_usd_nanos for r in by_run.rows)
+    assert not nothing.rows
+
+
+async def test_usage_has_pages_and_a_range_of_time(config: Path, provider: FakeProvider) -> None:
+    by_run = quota_pb2.GetUsageRequest.GROUP_BY_RUN
+    async with gateway_channel(config, operator_key=KEY) as channel:
+        for number in range(5):
+            await ask(GatewayServiceStub(channel), asked(), run=f"runs/{number}")
+        runs: list[str] = []
+        token = ""
+        while True:
+            page = await usage(channel, by_run, page_size=2, page_token=token)
+            runs += [row.run for row in page.rows]
+            token = page.next_page_token
+            if not token:
+                break
+        before = await usage(channel, by_run, end_s=time.time() - 60)
+        first = await usage(channel, by_run, page_size=2)
+        foreign = await error_of(_get_usage(channel, page_token=first.next_page_token))
+
+    assert runs == [f"runs/{number}" for number in range(5)]
+    assert not before.rows
+    assert violated_fields(foreign.status) == {"page_token"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "violated"),
+    [
+        ({"parent": "acme"}, "parent"),
+        ({"start_s": None}, "start_time"),
+        ({"start_s": 2, "end_s": 1}, "end_time"),
+        ({"group_by": [0]}, "group_by"),
+        ({"group_by": [1, 1]}, "group_by"),
+        ({"page_size": -1}, "page_size"),
+    ],
+)
+async def test_a_report_that_cannot_be_made_is_refused(
+    config: Path, fields: dict[str, Any], violated: str
+) -> None:
+    async with gateway_channel(config, operator_key=KEY) as channel:
+        error = await error_of(_get_usage(channel, **fields))
+
+    assert violated_fields(error.status) == {violated}
+
+
+@pytest.mark.parametrize(
+    ("configured", "brought", "code", "reason"),
+    [
+        (KEY, "", "UNAUTHENTICATED", "UNAUTHENTICATED"),
+        (KEY, "wrong", "UNAUTHENTICATED", "UNAUTHENTICATED"),
+        (Secret(""), "", "PERMISSION_DENIED", "PERMISSION_DENIED"),
+        (Secret(""), KEY.reveal(), "PERMISSION_DENIED", "PERMISSION_DENIED"),
+    ],
+)
+async def test_only_the_operator_uses_the_quota_service(
+    config: Path, configured: Secret, brought: str, code: str, reason: str
+) -> None:
+    """Every method asks for the key before it does or says anything else."""
+    with_key = ((OPERATOR[0][0], brought), *metadata()) if brought else metadata()
+    async with gateway_channel(config, operator_key=configured) as channel:
+        quotas = QuotaServiceStub(channel)
+        for call in (
+            quotas.SetQuota(quota_pb2.SetQuotaRequest(), timeout=5, metadata=with_key),
+            quotas.GetQuota(quota_pb2.GetQuotaRequest(), timeout=5, metadata=with_key),
+            quotas.ListQuotas(quota_pb2.ListQuotasRequest(), timeout=5, metadata=with_key),
+            quotas.DeleteQuota(quota_pb2.DeleteQuotaRequest(), timeout=5, metadata=with_key),
+            quotas.GetUsage(quota_pb2.GetUsageRequest(), timeout=5, metadata=with_key),
+        ):
+            error = await error_of(call)
+
+            assert error.code is grpc.StatusCode[code]
+            assert error.reason_name == f"ERROR_REASON_{reason}"
+
+
+async def usage(channel: grpc.aio.Channel, *group_by: Any, **fields: Any) -> Any:
+    return await _get_usage(channel, group_by=group_by, **fields)
+
+
+def _get_usage(
+    channel: grpc.aio.Channel,
+    *,
+    start_s: float | None = 0,
+    end_s: float | None = None,
+    **fields: Any,
+) -> Any:
+    request = quota_pb2.GetUsageRequest(**{"parent": "tenants/acme"} | fields)
+    if start_s is not None:
+        request.start_time.FromSeconds(int(start_s))
+    if end_s is not None:
+        request.end_time.FromSeconds(int(end_s))
+    return QuotaServiceStub(channel).GetUsage(request, timeout=TIMEOUT_S, metadata=OPERATOR)

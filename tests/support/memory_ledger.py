@@ -1,0 +1,220 @@
+"""The ledger's stores in memory: the same operations, and nothing survives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from llm_gateway.answers import Spend, Tokens
+from llm_gateway.ledger.entries import (
+    CallEntry,
+    CallKey,
+    CallState,
+    ExchangeRecord,
+    Hold,
+    StoredAnswer,
+)
+from llm_gateway.ledger.operations import (
+    Bury,
+    Fail,
+    FindDead,
+    Forget,
+    HoldAgain,
+    KeepAnswer,
+    KeepLease,
+    LookUp,
+    OpenCall,
+    Operation,
+    Release,
+    RunSum,
+    SumRun,
+)
+
+
+@dataclasses.dataclass
+class Row:
+    """One call."""
+
+    digest: bytes
+    tier: str
+    owner: str
+    hold: Hold | None
+    changed_us: int
+    answer: StoredAnswer | None = None
+
+
+class MemoryCallStore:
+    """A CallStore whose content a test can look at."""
+
+    def __init__(self) -> None:
+        self.calls: dict[CallKey, Row] = {}
+        self.exchanges: dict[str, ExchangeRecord] = {}
+        self.leases: dict[str, int] = {}
+        self.transactions = 0
+        self.failures: list[Exception] = []
+        """Raised first, one a transaction."""
+
+    async def apply(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        self.transactions += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        order = {kind: place for place, kind in enumerate(_WORK)}
+        positions = sorted(range(len(operations)), key=lambda i: order[type(operations[i])])
+        outcomes = {i: _WORK[type(operations[i])](self, operations[i]) for i in positions}
+        return [outcomes[i] for i in range(len(operations))]
+
+    def open_call(self, asked: OpenCall) -> bool:
+        if asked.key in self.calls:
+            return False
+        self.calls[asked.key] = Row(asked.digest, asked.tier, asked.owner, asked.hold, asked.now_us)
+        return True
+
+    def keep_answer(self, kept: KeepAnswer) -> None:
+        self.exchanges[kept.exchange.exchange_id] = kept.exchange
+        row = self._own(kept.exchange.key, kept.owner)
+        if row is None:
+            return
+        if kept.answer is None:
+            del self.calls[kept.exchange.key]
+        else:
+            row.answer, row.hold, row.changed_us = kept.answer, None, kept.exchange.ended_us
+
+    def fail(self, failure: Fail) -> None:
+        if failure.exchange.is_something:
+            self.exchanges[failure.exchange.exchange_id] = failure.exchange
+        if (row := self._own(failure.exchange.key, failure.owner)) is not None:
+            row.hold = None
+
+    def hold_again(self, again: HoldAgain) -> bool:
+        if (row := self._own(again.key, again.owner)) is None:
+            return False
+        row.hold = again.hold
+        return True
+
+    def release(self, released: Release) -> None:
+        if self._own(released.key, released.owner) is not None:
+            del self.calls[released.key]
+
+    def bury(self, burial: Bury) -> bool:
+        if (row := self._own(burial.key, burial.owner)) is None:
+            return False
+        del self.calls[burial.key]
+        if row.hold is not None and row.hold.exchange_id not in self.exchanges:
+            self.exchanges[row.hold.exchange_id] = _worst(burial, row, row.hold)
+        return True
+
+    def keep_lease(self, lease: KeepLease) -> None:
+        self.leases[lease.owner] = lease.until_us
+
+    def forget(self, asked: Forget) -> int:
+        old = [
+            key
+            for key, row in self.calls.items()
+            if row.answer is not None and row.changed_us < asked.before_us
+        ][: asked.rows_max]
+        old_exchanges = [
+            name for name, each in self.exchanges.items() if each.ended_us < asked.before_us
+        ][: asked.rows_max]
+        for key in old:
+            del self.calls[key]
+        for name in old_exchanges:
+            del self.exchanges[name]
+        return len(old) + len(old_exchanges)
+
+    def look_up(self, asked: LookUp) -> CallEntry | None:
+        row = self.calls.get(asked.key)
+        if row is None:
+            return None
+        return CallEntry(
+            digest=row.digest,
+            state=CallState.OPEN if row.answer is None else CallState.ANSWERED,
+            owner=row.owner,
+            lease_until_us=self.leases.get(row.owner, 0),
+            answer=row.answer or StoredAnswer(),
+        )
+
+    def sum_run(self, asked: SumRun) -> RunSum:
+        spends = [
+            each.spend
+            for each in self.exchanges.values()
+            if (each.key.tenant, each.key.run) == (asked.tenant, asked.run)
+        ]
+        holds = [
+            row.hold
+            for key, row in self.calls.items()
+            if row.hold is not None
+            and row.owner != asked.owner
+            and (key.tenant, key.run) == (asked.tenant, asked.run)
+        ]
+        return RunSum(
+            tokens=sum(s.tokens.total for s in spends)
+            + sum(h.input_tokens + h.output_tokens for h in holds),
+            cost_usd_nanos=sum(s.cost_usd_nanos for s in spends)
+            + sum(h.cost_usd_nanos for h in holds),
+        )
+
+    def find_dead(self, asked: FindDead) -> list[Bury]:
+        dead = [
+            Bury(key, row.owner, asked.now_us)
+            for key, row in self.calls.items()
+            if row.answer is None
+            and row.owner != asked.owner
+            and self.leases.get(row.owner, 0) <= asked.now_us
+        ]
+        return dead[: asked.calls_max]
+
+    def _own(self, key: CallKey, owner: str) -> Row | None:
+        row = self.calls.get(key)
+        return row if row is not None and row.owner == owner and row.answer is None else None
+
+
+class MemoryAnswerStore:
+    """An AnswerStore whose content a test can look at."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {}
+
+    async def put(self, data: bytes) -> str:
+        key = f"{hash(data) & (2**64 - 1):064x}"
+        self.answers[key] = data
+        return key
+
+    async def get(self, key: str) -> bytes:
+        if key not in self.answers:
+            raise FileNotFoundError(key)
+        return self.answers[key]
+
+    async def forget(self, before_s: float) -> None:
+        pass
+
+
+def _worst(burial: Bury, row: Row, hold: Hold) -> ExchangeRecord:
+    return ExchangeRecord(
+        exchange_id=hold.exchange_id,
+        key=burial.key,
+        tier=row.tier,
+        model=hold.model,
+        ended_us=burial.now_us,
+        spend=Spend(
+            tokens=Tokens(input=hold.input_tokens, output=hold.output_tokens),
+            cost_usd_nanos=hold.cost_usd_nanos,
+            is_estimated=True,
+        ),
+        is_answer=False,
+    )
+
+
+_WORK: dict[type, Any] = {
+    OpenCall: MemoryCallStore.open_call,
+    KeepAnswer: MemoryCallStore.keep_answer,
+    Fail: MemoryCallStore.fail,
+    HoldAgain: MemoryCallStore.hold_again,
+    Release: MemoryCallStore.release,
+    Bury: MemoryCallStore.bury,
+    KeepLease: MemoryCallStore.keep_lease,
+    Forget: MemoryCallStore.forget,
+    LookUp: MemoryCallStore.look_up,
+    SumRun: MemoryCallStore.sum_run,
+    FindDead: MemoryCallStore.find_dead,
+}

