@@ -1,4 +1,4 @@
-"""Run benchmarks: `python -m bench path` or `all`; `--json` prints one JSON object a line.
+"""Run benchmarks: `python -m bench NAME`, or `all`; `--json` prints one JSON object a line.
 
 Ends with 0 also where a goal is missed: a figure is a fact, and the goal stands beside it.
 """
@@ -9,21 +9,21 @@ import argparse
 
 import uvloop
 
-from bench import path
-from bench.measurement import print_json, print_table
+from bench import path, sandbox
+from bench.measurement import print_head, print_json, print_row
 
-BENCHES = {path.NAME: path.measure}
+BENCHES = {path.NAME: path.measure, sandbox.NAME: sandbox.measure}
 
 
 async def _run(names: list[str], *, as_json: bool) -> None:
+    if not as_json:
+        print_head()
     for name in names:
-        measurements = []
         async for measurement in BENCHES[name]():
-            measurements.append(measurement)
             if as_json:
                 print_json(measurement)
-        if not as_json:
-            print_table(measurements)
+            else:
+                print_row(measurement)
 
 
 def main() -> None:

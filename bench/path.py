@@ -6,34 +6,25 @@ Everything runs against the scripted model at 0 ms (100 ms a sub-call where the 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fathom.orchestrator.v1 import run_pb2
-from fathom.sandbox.v1 import (
-    execution_pb2,
-    sandbox_service_pb2,
-    sandbox_service_pb2_grpc,
-    session_pb2,
-)
+from fathom.sandbox.v1 import sandbox_service_pb2_grpc, session_pb2
 from fathom_client.client import Client
 from fathom_client.inputs import read_inputs
 
-from bench.measurement import Measurement
-from bench.stack import (
-    SLOW_SUB,
-    BenchStack,
-    bench_stack,
-    reset_peak,
-    rss_bytes,
-    worker_pids,
-)
+from bench.measurement import Goal, Measurement
+from bench.processes import PeakGrowth, worker_pids
+from bench.sampling import timed
+from bench.sandbox_cells import HOST_CALL_CELL
+from bench.sandbox_client import Sandbox
+from bench.stack import SLOW_SUB, BenchStack, bench_stack
 from common.channel import open_channel
 
 NAME = "path"
 _BIG_BYTES = 100_000_000
-_HOST_CALLS = 2_000
 _TWO_TURNS = (
     "```repl\nanswers = [llm_query(f'Is {n} interesting?') for n in range(4)]\nprint(answers)\n```",
     "```repl\nFINAL(', '.join(answers))\n```",
@@ -46,14 +37,6 @@ _BATCH = (
     "```repl\nanswers = llm_query_batched([f'Is {n} even?' for n in range(200)])\nprint('ok')\n```",
     "```repl\nFINAL(len([a for a in answers if a == 'yes']))\n```",
 )
-_HOST_CALL_CELL = f"""
-import time
-from fathom_guest.host import ask
-started = time.perf_counter()
-for _ in range({_HOST_CALLS}):
-    ask({{"call": "cell"}})
-print((time.perf_counter() - started) / {_HOST_CALLS} * 1e6)
-"""
 
 
 async def measure() -> AsyncIterator[Measurement]:
@@ -98,49 +81,8 @@ async def _runs(
         if ended.state != run_pb2.Run.STATE_ANSWERED or answer not in ended.answer.text:
             raise RuntimeError(f"{name}: the run ended with {ended}")
 
-    samples = await _timed(run, samples=7)
-    return Measurement.of(NAME, name, samples, unit="s", goal=goal)
-
-
-async def _timed(action: Callable[[], Awaitable[None]], *, samples: int) -> list[float]:
-    """Time an action after one that is not counted."""
-    times = []
-    for _ in range(samples + 1):
-        started = time.perf_counter()
-        await action()
-        times.append(time.perf_counter() - started)
-    return times[1:]
-
-
-class Sandbox:
-    """The sandbox service as a client has it."""
-
-    def __init__(self, stub: sandbox_service_pb2_grpc.SandboxServiceAsyncStub) -> None:
-        self._stub = stub
-
-    async def create(self, mount: session_pb2.ContextMount | None = None) -> str:
-        """Start a session, with a context where one is given, and return its name."""
-        request = sandbox_service_pb2.CreateSessionRequest(contexts=[mount] if mount else [])
-        response = await self._stub.CreateSession(request, timeout=60)
-        return str(response.session.name)
-
-    async def execute(self, session: str, code: str) -> str:
-        """Run a cell and return its output; RuntimeError unless it ran to its end."""
-        output = ""
-        request = sandbox_service_pb2.ExecuteRequest(name=session, code=code)
-        async for response in self._stub.Execute(request, timeout=60):
-            event = response.event
-            output += event.output.text
-            if event.HasField("result"):
-                completed = execution_pb2.ExecutionResult.ENDING_COMPLETED
-                if event.result.ending != completed:
-                    raise RuntimeError(f"the cell ended with {event.result}")
-        return output
-
-    async def delete(self, session: str) -> None:
-        """End a session."""
-        request = sandbox_service_pb2.DeleteSessionRequest(name=session)
-        await self._stub.DeleteSession(request, timeout=60)
+    samples = await timed(run, samples=7)
+    return Measurement.of(NAME, name, samples, Goal(goal, "s"))
 
 
 def _mount(blake3: str, size_bytes: int) -> session_pb2.ContextMount:
@@ -156,18 +98,14 @@ def _mount(blake3: str, size_bytes: int) -> session_pb2.ContextMount:
 async def _rss(stack: BenchStack, sandbox: Sandbox, mount: session_pb2.ContextMount) -> Measurement:
     """How much a worker grows at its peak, over the context's size, with two cells run."""
     ratios = []
-    pids = worker_pids(stack.sandbox_pid)
     for _ in range(5):
-        for pid in pids:
-            reset_peak(pid)
-        before = {pid: rss_bytes(pid) for pid in pids}
+        growth = PeakGrowth(worker_pids(stack.sandbox_pid))
         session = await sandbox.create(mount)
         await sandbox.execute(session, "print(len(context), context.count('number'))")
         await sandbox.execute(session, "print(context[-10:])")
-        growth = max(rss_bytes(pid, peak=True) - before[pid] for pid in pids)
+        ratios.append(growth.end() / mount.size_bytes)
         await sandbox.delete(session)
-        ratios.append(growth / mount.size_bytes)
-    return Measurement.of(NAME, "context_100mb_rss_ratio", ratios, unit="ratio", goal=1.3)
+    return Measurement.of(NAME, "context_100mb_rss_ratio", ratios, Goal(1.3, "ratio"))
 
 
 async def _session_start(sandbox: Sandbox) -> Measurement:
@@ -177,7 +115,7 @@ async def _session_start(sandbox: Sandbox) -> Measurement:
         session = await sandbox.create()
         samples.append((time.perf_counter() - started) * 1000)
         await sandbox.delete(session)
-    return Measurement.of(NAME, "session_start_ms", samples[1:], unit="ms", goal=5)
+    return Measurement.of(NAME, "session_start_ms", samples[1:], Goal(5, "ms"))
 
 
 async def _empty_cell(sandbox: Sandbox) -> Measurement:
@@ -186,14 +124,14 @@ async def _empty_cell(sandbox: Sandbox) -> Measurement:
     async def cell() -> None:
         await sandbox.execute(session, "pass")
 
-    samples = [value * 1000 for value in await _timed(cell, samples=201)]
+    samples = [value * 1000 for value in await timed(cell, samples=201)]
     await sandbox.delete(session)
-    return Measurement.of(NAME, "empty_cell_ms", samples, unit="ms", goal=1)
+    return Measurement.of(NAME, "empty_cell_ms", samples, Goal(1, "ms"))
 
 
 async def _host_call(sandbox: Sandbox) -> Measurement:
     """A call from the guest's Python into the host and back, JSON both ways included."""
     session = await sandbox.create()
-    samples = [float(await sandbox.execute(session, _HOST_CALL_CELL)) for _ in range(8)]
+    samples = [float(await sandbox.execute(session, HOST_CALL_CELL)) for _ in range(8)]
     await sandbox.delete(session)
-    return Measurement.of(NAME, "host_call_us", samples[1:], unit="us", goal=100)
+    return Measurement.of(NAME, "host_call_us", samples[1:], Goal(100, "us"))

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -90,25 +89,3 @@ def _settings(address: str, models: Sequence[str]) -> ModelSettings:
         lines += [f'model = "{model}"', 'price = "free"']
     lines += ["", "[tiers]", f'root = ["{models[0]}"]', f'sub = ["{FAST_SUB}"]', ""]
     return ModelSettings("\n".join(lines), {_KEY_VARIABLE: "none-needed"}, "scripted")
-
-
-def worker_pids(service_pid: int) -> list[int]:
-    """Return the process ids of a service's children; Linux only."""
-    if not sys.platform.startswith("linux"):
-        raise RuntimeError("the benchmarks read /proc and so need Linux")
-    tasks = Path(f"/proc/{service_pid}/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
-
-
-def rss_bytes(pid: int, *, peak: bool = False) -> int:
-    """Return a process's resident memory, or its peak since `reset_peak`."""
-    field = "VmHWM:" if peak else "VmRSS:"
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/{pid}/status has no {field}")
-
-
-def reset_peak(pid: int) -> None:
-    """Begin measuring a process's peak anew."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
