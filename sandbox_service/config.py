@@ -100,7 +100,7 @@ class SandboxConfig(ServerConfig):
     """How much later than others workers get processor time, 0 to 19, so that the service
     answers while cells compute."""
     require_jail: bool = True
-    """Refuse to start where a wall around the workers cannot be raised."""
+    """Refuse to start where a wall that must stand around workers cannot be raised."""
     code_check: str = "record"
     """What to do with suspicious patterns in code: `off`, `record` or `refuse`."""
     audit_log: Path | None = None

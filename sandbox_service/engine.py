@@ -11,7 +11,6 @@ import platform
 import struct
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +143,6 @@ class GuestMemory:
     def write_u64(self, start: int, value: int) -> None:
         """Write one little-endian 64-bit integer."""
         self.write(start, struct.pack("<Q", value))
-
-
-@dataclass(frozen=True)
-class _Import:
-    module: str
-    name: str
-    type: Any
-    is_i64: tuple[bool, ...]
-    has_result: bool
 
 
 class GuestEngine:

@@ -7,6 +7,7 @@ caller is still listening, so that a session never stays busy without anything r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -25,6 +26,8 @@ _GRACE_S = 15.0
 """Beyond a cell's own time, for the worker to say how it ended; then the worker is ended."""
 _INTERRUPT_GRACE_S = 5.0
 """For the worker to end a cell that was interrupted; then the worker is ended."""
+_EVENTS_AT_ONCE = 100
+"""Of a batch's sub-calls; then everybody else has a turn."""
 _LOST_MESSAGE = (
     "the worker process that ran the code died or hung ({}); the session goes on with the "
     "namespace as it was before this execution"
@@ -86,6 +89,8 @@ class ExecutionStream:
         """Position among the session's executions, from 1."""
         self.options = options
         """How the cell is run."""
+        self.has_ended = False
+        """Whether the cell is over, be it that its caller has not taken all of it."""
         self._place = place
         self._limits = limits
         self._session: WorkerSession | None = None
@@ -131,11 +136,18 @@ class ExecutionStream:
         if self._session is not None:
             await self._interrupt(self._session)
 
+    def drop(self) -> None:
+        """Forget what the caller has not taken yet: the session is gone."""
+        while not self._events.empty():
+            if isinstance(self._events.get_nowait(), Ended | Exception):
+                self._events.put_nowait(WorkerLostError("the session was deleted"))
+                return
+
     async def run(self) -> None:
         """Run the cell to its end."""
         try:
             session = await self._place()
-        except (WorkerLostError, ServiceError) as error:
+        except Exception as error:  # whatever it is, it ends no other task of the service
             self._events.put_nowait(error)
             return
         try:
@@ -176,10 +188,11 @@ class ExecutionStream:
         return Ended(frame=ended, limit_reached=self._limit_reached)
 
     async def _interrupt(self, session: WorkerSession) -> None:
-        await session.interrupt()
-        if self._patience is None:
+        if self._patience is None:  # before the frame, which may be sent when the cell has ended
             loop, cause = asyncio.get_running_loop(), "a worker did not stop an interrupted cell"
             self._patience = loop.call_later(_INTERRUPT_GRACE_S, session.kill_worker, cause)
+        with contextlib.suppress(WorkerLostError):  # then the cell ends by that
+            await session.interrupt()
 
     def _without_worker(self, session: WorkerSession) -> frames.Ended:
         """Return the end of a cell whose worker died: it is undone."""
@@ -207,6 +220,7 @@ class ExecutionStream:
     def _finish(self, outcome: Outcome) -> None:
         if self._on_end is not None:
             self._on_end(self, outcome)
+        self.has_ended = True
         self._events.put_nowait(outcome)
 
     async def _give_up(self, session: WorkerSession) -> None:
@@ -271,8 +285,12 @@ class ExecutionStream:
             sequence=self._sequence,
         )
         self._sequence += len(request.question.prompts)
+        count = 0
         async for event in calls.events():
             self._events.put_nowait(event)
+            count += 1
+            if not count % _EVENTS_AT_ONCE:
+                await asyncio.sleep(0)
         self._limit_reached = self._limit_reached or calls.limit_reached
         return calls.answers()
 

@@ -21,6 +21,9 @@ OUTPUT_TEXT_MAX = 64 << 10
 """Characters of one Output."""
 GROWTH_BYTES = 64 << 20
 BATCH_PROMPTS_MAX = 100_000
+BATCH_MESSAGES_MAX = 100_000
+"""Of all prompts together: each is an object here, and millions of them would take seconds."""
+_PROBLEM_CHARACTERS = 200
 _LENGTH = struct.Struct("<I")
 
 Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -130,6 +133,11 @@ class Question(Struct, frozen=True, kw_only=True):
     """Tokens to answer with; the gateway's default where None."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None
     """The provider's default where None."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which makes it no question, for too many messages."""
+        if sum(map(len, self.prompts)) > BATCH_MESSAGES_MAX:
+            raise ValueError(f"more than {BATCH_MESSAGES_MAX} messages")
 
 
 class Answer(Struct, frozen=True, tag="answer"):
@@ -397,7 +405,9 @@ class FrameReader:
             try:
                 yield self._decoder.decode(payload)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise FrameError(f"a frame that does not decode: {error}") from error
+                # What is wrong may be quoted in it, and is the peer's own.
+                problem = str(error)[:_PROBLEM_CHARACTERS]
+                raise FrameError(f"a frame that does not decode: {problem}") from error
 
 
 def encode(frame: ToWorker | FromWorker) -> bytes:

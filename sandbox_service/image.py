@@ -22,7 +22,6 @@ from sandbox_service.sparse_files import (
     PAGE_BYTES,
     Run,
     extents,
-    overlaid,
     read_whole,
     topmost,
     write_whole,
@@ -79,7 +78,6 @@ class SessionImage:
         self._changes = changes
         self._finished = list(finished)
         self._top = top
-        self._below = topmost(self._finished)
         self._size_bytes = max(
             warm.size_bytes, *(os.fstat(fd).st_size for fd in (*self._finished, top))
         )
@@ -116,7 +114,6 @@ class SessionImage:
         was_merged = len(finished) <= len(self._finished)
         self.close()
         self._finished, self._top = list(finished), top
-        self._below = topmost(self._finished)
         if was_merged:  # what is mapped from the old files keeps them from being freed
             for start, end, fd in self._runs():
                 if _is_long(start, end):
@@ -159,7 +156,9 @@ class SessionImage:
             os.close(fd)
 
     def _runs(self) -> list[Run]:
-        return overlaid(self._below, [(low, high, self._top) for low, high in extents(self._top)])
+        # Looked up each time: it takes milliseconds of a long chain, which a session that goes on
+        # after a fork need not spend.
+        return topmost((*self._finished, self._top))
 
     def _expected(self, start: int, size_bytes: int) -> bytes:
         """Return what the layers hold in a range, whether or not it was changed since."""

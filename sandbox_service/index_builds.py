@@ -6,7 +6,9 @@ Nothing is known here of where blobs and indexes are stored.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import subprocess
 import sys
 from collections.abc import Coroutine
 from typing import Any, Literal
@@ -19,6 +21,7 @@ _TIME_S = 60.0
 _BYTES_PER_S = 20e6
 """How long an index may take: a fixed time, and the blob's size over this."""
 _PROBLEM_CHARACTERS = 1_000
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class IndexBuild:
@@ -56,11 +59,13 @@ async def make_index(kind: IndexKind, blob_fd: int, size_bytes: int) -> int:
 
     Raises IndexFormatError where the blob cannot be indexed, with the reason.
     """
-    index_fd = os.memfd_create("index", os.MFD_CLOEXEC)
+    index_fd = os.memfd_create("index", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         problem = await _run_indexer(kind, blob_fd, size_bytes, index_fd)
         if problem:
             raise IndexFormatError(problem)
+        # Workers get this very file, several of them the same one.
+        fcntl.fcntl(index_fd, fcntl.F_ADD_SEALS, _SEALS)
         await asyncio.to_thread(check_index, kind, index_fd, size_bytes)
     except BaseException:
         os.close(index_fd)
@@ -76,24 +81,42 @@ def check_index(kind: IndexKind, index_fd: int, size_bytes: int) -> None:
 
 async def _run_indexer(kind: IndexKind, blob_fd: int, size_bytes: int, index_fd: int) -> str:
     """Run the process that makes an index; returns why there is none, or nothing."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-m", "sandbox_service.indexer"),
-        *(kind, str(blob_fd), str(index_fd), str(os.getpid())),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+    # By subprocess, which does without fork: the loop's own way runs gRPC's handlers of a fork,
+    # whose threads can end the child before it has begun.
+    process = subprocess.Popen(  # noqa: ASYNC220  # it returns as soon as the child runs
+        [
+            *(sys.executable, "-I", "-m", "sandbox_service.indexer"),
+            *(kind, str(blob_fd), str(index_fd), str(os.getpid())),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # ours may be a log in a file, which it could wipe
         pass_fds=(blob_fd, index_fd),
         env={},
         cwd="/",
     )
     try:
         async with asyncio.timeout(_TIME_S + size_bytes / _BYTES_PER_S):
-            said, _ = await process.communicate()
+            said = await _said(process)
+            await asyncio.to_thread(process.wait)
     except TimeoutError:
         return "reading it took too long"
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        process.kill()
+        await asyncio.to_thread(process.wait)
     if process.returncode:
         return f"the process that reads it ended with {process.returncode}"
     return said.decode("utf-8", "replace").strip()[:_PROBLEM_CHARACTERS]
+
+
+async def _said(process: subprocess.Popen[bytes]) -> bytes:
+    """Return what a process prints, once it ends."""
+    stream = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), process.stdout
+    )
+    try:
+        return await stream.read()
+    finally:
+        transport.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 
 from sandbox_service.json_index import TABLES_MAX, TOO_LARGE, WHOLE, Kind, Table, write
@@ -183,10 +182,3 @@ class _Scan:
 
     def _error(self, problem: str) -> TextShapeError:
         return TextShapeError(f"not JSON: {problem} at byte {self._byte():,}")
-
-
-def read_key(fd: int, start: int, stop: int) -> str:
-    """Return the key of an item of an object, from where it begins to where its value begins."""
-    data = os.pread(fd, stop - start, start)
-    key, _ = json.JSONDecoder().raw_decode(data.decode("utf-8", "replace"))
-    return str(key)

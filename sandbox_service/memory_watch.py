@@ -54,6 +54,9 @@ class WatchedSessions(Protocol[S]):
     async def evict(self, session: S) -> None:
         """Put an idle session aside until it is used again."""
 
+    def end_greedy_worker(self) -> bool:
+        """End a worker that has taken more than its sessions may; returns whether one did."""
+
 
 class MemoryGauge:
     """How much memory is taken, as of the last look; the watch keeps it."""
@@ -123,7 +126,8 @@ class MemoryWatch(Generic[S]):
         elif self._short_since is None:
             self._short_since = self._clock()
         elif self._clock() - self._short_since > _PATIENCE_S:
-            await self._stop_largest()
+            if not self._sessions.end_greedy_worker():
+                await self._stop_largest()
             self._short_since = None  # what it frees shows at the next looks
 
     @property

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+OWN_PREFIXES = ("checkpoints/", "evicted/", "indexes/")
+"""What keys begin with of blobs that the service writes for itself: never a context."""
 _PARTIAL = ".partial"
 """Folder of what is being written; no key leads into it."""
 
@@ -101,7 +103,7 @@ class FolderObjects:
                 continue
             except OSError as error:
                 raise ObjectError(f"the blob cannot be opened: {error.strerror}") from error
-        raise ObjectMissingError("there is no such blob")
+        raise ObjectMissingError(f"there is no blob {key}")
 
 
 class FolderWriter:

@@ -125,16 +125,17 @@ class WorkerPool:
     async def _replacement(self) -> WorkerProcess:
         delay_s = _RETRY_S
         while True:
-            worker = self._new_worker()
             try:
-                await worker.greet()
-            except WorkerStartError as error:
+                return await self._greeted(self._new_worker())
+            except (WorkerStartError, OSError) as error:  # or no process is left to start
                 _log.error("a worker could not be replaced: %s", error)
-                await worker.end()
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, _RETRY_MAX_S)
-            except BaseException:
-                await worker.end()
-                raise
-            else:
-                return worker
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _RETRY_MAX_S)
+
+    async def _greeted(self, worker: WorkerProcess) -> WorkerProcess:
+        try:
+            await worker.greet()
+        except BaseException:
+            await worker.end()
+            raise
+        return worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import re
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from sandbox_service.config import SandboxConfig
 from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.execution_stream import ExecutionOptions
 from sandbox_service.frames import CheckMode, Determinism, Mount, Text
-from sandbox_service.objects import is_key
+from sandbox_service.objects import OWN_PREFIXES, is_key
 from sandbox_service.profiles import DEFAULT_PROFILE, PROFILES
 from sandbox_service.session_limits import read_limits, wire_limits
 from sandbox_service.session_options import DEFAULT_SUB_TIER, SessionOptions
@@ -26,6 +27,8 @@ CODE_BYTES_MAX = 1 << 20
 _CONTEXTS_MAX = 16
 _DOCUMENTS_MAX = 100_000
 _LABELS_MAX = 16
+_RUN_TOKEN = re.compile(r"[\x20-\x7e]{0,16384}")
+"""What a header can carry; the gateway says whether it is a token."""
 _TEXT_CHARACTERS_MAX = 256
 _CLOCK_NS_END = 7_258_118_400 * 10**9
 _NAME = re.compile(r"sessions/[0-9a-z][0-9a-z-]{0,63}")
@@ -58,10 +61,20 @@ def request_id(value: str) -> str:
     return value
 
 
+def run_token(value: str) -> str:
+    """Return a run token; raises InvalidFieldError for what no header can carry."""
+    if not _RUN_TOKEN.fullmatch(value):
+        raise InvalidFieldError("run_token", "must be at most 16384 characters of ASCII")
+    return value
+
+
 def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -> SessionOptions:
     """Return what a new session is to be."""
     if len(request.contexts) > _CONTEXTS_MAX:
         raise InvalidFieldError("contexts", f"must be at most {_CONTEXTS_MAX}")
+    # Each is kept here for as long as the session, so they are bounded together.
+    if sum(len(mount.documents) for mount in request.contexts) > _DOCUMENTS_MAX:
+        raise InvalidFieldError("contexts", f"must have at most {_DOCUMENTS_MAX} documents")
     blobs = [_blob(f"contexts[{i}]", mount) for i, mount in enumerate(request.contexts)]
     names = [blob.mount.variable for blob in blobs]
     for i, name in enumerate(names):
@@ -73,7 +86,7 @@ def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -
         limits=read_limits(request.limits, config),
         contexts=blobs,
         idle_ttl_s=_idle_ttl_s(request, config),
-        run_token=request.run_token,
+        run_token=run_token(request.run_token),
         sub_tier=request.sub_tier or DEFAULT_SUB_TIER,
         labels=labels(request.labels),
         profile=_profile(request.profile),
@@ -103,7 +116,7 @@ def restored_options(
         limits=limits,
         contexts=manifest.contexts,
         idle_ttl_s=_idle_ttl_s(request, config),
-        run_token=request.run_token,
+        run_token=run_token(request.run_token),
         sub_tier=manifest.sub_tier,
         labels=labels(request.labels),
         profile=manifest.profile,
@@ -185,8 +198,8 @@ def _blob(field: str, mount: session_pb2.ContextMount) -> ContextBlob:
         raise InvalidFieldError(f"{field}.variable", f"{variable} is a name of the session's own")
     if mount.kind not in _KINDS:
         raise InvalidFieldError(f"{field}.kind", "must be text, documents or JSON")
-    if not is_key(mount.blob_key):
-        raise InvalidFieldError(f"{field}.blob_key", "must be the key of a blob")
+    if not is_key(mount.blob_key) or mount.blob_key.startswith(OWN_PREFIXES):
+        raise InvalidFieldError(f"{field}.blob_key", "must be the key of a context's blob")
     if mount.size_bytes < 0:
         raise InvalidFieldError(f"{field}.size_bytes", "must be 0 or larger")
     kind = _KINDS[mount.kind]
@@ -202,8 +215,6 @@ def _texts(field: str, mount: session_pb2.ContextMount) -> list[Text]:
         if mount.documents:
             raise InvalidFieldError(f"{field}.documents", "must be empty unless of KIND_DOCUMENTS")
         return [_text(f"{field}.text_shape", "", 0, mount.size_bytes, mount.text_shape)]
-    if len(mount.documents) > _DOCUMENTS_MAX:
-        raise InvalidFieldError(f"{field}.documents", f"must be at most {_DOCUMENTS_MAX}")
     texts, names = [], set()
     for i, document in enumerate(mount.documents):
         place = f"{field}.documents[{i}]"
@@ -215,7 +226,17 @@ def _texts(field: str, mount: session_pb2.ContextMount) -> list[Text]:
         names.add(document.name)
         shape = document.text_shape
         texts.append(_text(f"{place}.text_shape", document.name, offset, size, shape))
+    _require_apart(field, texts)
     return texts
+
+
+def _require_apart(field: str, texts: list[Text]) -> None:
+    """Refuse documents that overlap: each byte of a blob is counted and loaded once."""
+    in_order = sorted((text for text in texts if text.size_bytes), key=lambda t: t.offset_bytes)
+    for text, following in itertools.pairwise(in_order):
+        if text.offset_bytes + text.size_bytes > following.offset_bytes:
+            names = f"{text.name[:80]!r} and {following.name[:80]!r}"
+            raise InvalidFieldError(f"{field}.documents", f"{names} overlap")
 
 
 def _text(

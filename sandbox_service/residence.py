@@ -23,6 +23,7 @@ from sandbox_service.session_options import SessionOptions, SessionUse
 from sandbox_service.worker_session import WorkerLostError, WorkerSession
 
 _log = logging.getLogger(__name__)
+_security = logging.getLogger("fathom.security")
 _SAVE_TIMEOUT_S = 60.0
 """For the worker to write down what a cell has changed, gigabytes at most."""
 
@@ -124,12 +125,17 @@ class Residence:
         self._memory.leave()
 
     async def close(self) -> None:
-        """End it wherever it is."""
+        """End it wherever it is, also for a caller that is cancelled: nobody else would."""
+        await to_its_end(self._close())
+
+    async def _close(self) -> None:
         self._loss = self._loss or "the session was deleted"
         await self._leave_worker()
         async with self.moving:
             await self._leave_worker()  # the one that it was on its way to
             await self._memory.close(self._opener.store)
+            # It is remembered for a while, and a description of many documents is large.
+            self.options = dataclasses.replace(self.options, contexts=[])
 
     async def _leave_worker(self) -> None:
         if self._worker is not None:
@@ -166,6 +172,7 @@ class Residence:
             is_changed = self._memory.finish(self.options.limits.memory_bytes_max)
         except LayerError as error:
             if self._worker is not None:
+                _security.error("a worker spoilt a session's layers and is ended: %s", error)
                 self._worker.kill_worker(f"the worker spoilt a session's layers: {error}")
             raise self._lose(f"the worker spoilt its layers: {error}") from error
         if not is_changed:

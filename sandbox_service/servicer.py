@@ -14,11 +14,12 @@ from fathom.sandbox.v1.sandbox_service_pb2_grpc import (
 )
 
 from common.errors import NotFoundError
-from common.page_tokens import make_page_token, page_size, read_page_token
+from common.page_tokens import make_page_token, page_length, page_size, read_page_token
 from common.server import Server
 from sandbox_service import requests, responses
 from sandbox_service.audit import AuditTrail
 from sandbox_service.config import SandboxConfig
+from sandbox_service.errors import SessionLostError
 from sandbox_service.guest_build import PYTHON_VERSION, engine_version
 from sandbox_service.jail.wall import Wall
 from sandbox_service.memory_watch import MemoryGauge
@@ -72,9 +73,10 @@ class SandboxServicer(SandboxServiceServicer):
         """Run one piece of code and stream what happens."""
         name = requests.session_name(request.name)
         options = requests.execution_options(request, self._config)
+        run_token = requests.run_token(request.run_token)
         session = self._sessions.find(name)
         events = session.execute(
-            options, self._sub_models, self._sessions.tasks, self._audit, request.run_token
+            options, self._sub_models, self._sessions.tasks, self._audit, run_token
         )
         with self._telemetry.execution() as observe:
             async with aclosing(events):
@@ -96,7 +98,7 @@ class SandboxServicer(SandboxServiceServicer):
         """Copy a session."""
         session = await self._sessions.fork(
             requests.session_name(request.name),
-            run_token=request.run_token,
+            run_token=requests.run_token(request.run_token),
             labels=requests.labels(request.labels),
             request_id=requests.request_id(request.request_id),
         )
@@ -134,11 +136,12 @@ class SandboxServicer(SandboxServiceServicer):
         size = page_size(request.page_size)
         after = int(read_page_token(_SESSIONS, request.page_token) or 0)
         sessions = self._sessions.page(after, size + 1)
-        shown = sessions[:size]
-        token = make_page_token(_SESSIONS, str(shown[-1].number)) if len(sessions) > size else ""
-        return wire.ListSessionsResponse(
-            sessions=[responses.session(session) for session in shown], next_page_token=token
-        )
+        described = [responses.session(session) for session in sessions]
+        length = page_length(described, size)
+        token = ""
+        if len(sessions) > length:
+            token = make_page_token(_SESSIONS, str(sessions[length - 1].number))
+        return wire.ListSessionsResponse(sessions=described[:length], next_page_token=token)
 
     async def DeleteSession(
         self, request: wire.DeleteSessionRequest, _context: Context
@@ -146,7 +149,7 @@ class SandboxServicer(SandboxServiceServicer):
         """End a session."""
         try:
             await self._sessions.delete(requests.session_name(request.name))
-        except NotFoundError:
+        except (NotFoundError, SessionLostError):
             if not request.allow_missing:
                 raise
         return wire.DeleteSessionResponse()

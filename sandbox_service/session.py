@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import enum
 import time
@@ -126,6 +125,11 @@ class Session:
         return SessionState.IDLE if self._residence.is_in_worker else SessionState.EVICTED
 
     @property
+    def is_running(self) -> bool:
+        """Whether a cell runs in it; it is busy for longer where its caller takes its time."""
+        return self._current is not None and not self._current.has_ended
+
+    @property
     def loss(self) -> str:
         """Why it is lost; empty while it is not."""
         return self._residence.loss
@@ -150,9 +154,9 @@ class Session:
     ) -> AsyncGenerator[int | Event, None]:
         """Run a cell: yield its number, then its events, Ended last.
 
-        The cell runs in `tasks`; a caller that goes away interrupts it, and the session is busy
-        until it has ended. Raises SessionBusyError, SessionLostError, or CapacityError where the
-        session is in no worker and none can take it.
+        The cell runs in `tasks`; a caller that goes away interrupts it. The session is busy until
+        it has ended, and its caller has taken all of it or gone away. Raises SessionBusyError,
+        SessionLostError, or CapacityError where the session is in no worker and none can take it.
         """
         if self._current is not None:
             raise SessionBusyError(self.name)
@@ -170,7 +174,6 @@ class Session:
         )
         self._current = stream
         running = tasks.create_task(stream.run())
-        running.add_done_callback(lambda _: self._is_free_of(stream))
         is_over = False
         try:
             async with aclosing(stream.events()) as events:
@@ -184,25 +187,23 @@ class Session:
             self._is_free_of(stream)
             raise self._lost(error) from error
         finally:
+            # Not before: what its caller leaves untaken is memory of the service.
+            running.add_done_callback(lambda _: self._is_free_of(stream))
             if not is_over:
                 await self.interrupt()
 
     async def interrupt(self) -> bool:
         """Stop the running execution; returns whether there was one."""
         current = self._current
-        if current is None:
+        if current is None or current.has_ended:
             return False
-        try:
-            await current.interrupt()
-        except WorkerLostError as error:
-            raise self._lost(error) from error
+        await current.interrupt()
         return True
 
     async def stop_for_memory(self) -> None:
         """Stop the running execution, as out of memory: the service has none left."""
         if self._current is not None:
-            with contextlib.suppress(WorkerLostError):  # then it takes no memory any more
-                await self._current.stop_for_memory()
+            await self._current.stop_for_memory()
 
     async def copied_memory(self) -> SessionMemory:
         """Return its memory as of now, for the caller to close.
@@ -224,7 +225,10 @@ class Session:
                 await self._residence.depart()
 
     async def close(self) -> None:
-        """End the session wherever it is."""
+        """End the session wherever it is; where it is deleted, the caller of its cell gets no more
+        of what that wrote."""
+        if self._current is not None and not self.loss:
+            self._current.drop()
         await self._residence.close()
 
     def _lost(self, error: WorkerLostError) -> SessionLostError:

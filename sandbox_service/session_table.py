@@ -36,6 +36,7 @@ from sandbox_service.session_options import SessionOptions, SessionUse
 from sandbox_service.worker_session import WorkerLostError
 
 _log = logging.getLogger(__name__)
+_security = logging.getLogger("fathom.security")
 _SWEEP_S = 1.0
 _LOST_REMEMBERED_S = 3_600.0
 _LAZY_BYTES_MIN = 256 << 20
@@ -207,7 +208,7 @@ class SessionTable:
     async def delete(self, name: str) -> None:
         """End a session; raises NotFoundError or SessionLostError."""
         session = self.find(name)
-        del self._sessions[name]
+        self._forget(session)
         await session.close()
 
     def memory_bytes(self) -> int:
@@ -233,7 +234,18 @@ class SessionTable:
 
     def busy_sessions(self) -> list[Session]:
         """Return the sessions in which something runs."""
-        return [s for s in self._sessions.values() if s.state is SessionState.BUSY]
+        return [session for session in self._sessions.values() if session.is_running]
+
+    def end_greedy_worker(self) -> bool:
+        """End a worker that has taken more memory than its sessions may; returns whether one
+        did."""
+        for worker in self.pool.workers:
+            private_bytes = host_memory.private_bytes([worker.pid])
+            if private_bytes > worker.memory_bytes_max:
+                _security.error("worker %d took %d bytes and is ended", worker.pid, private_bytes)
+                worker.kill(f"the worker took {private_bytes} bytes of memory")
+                return True
+        return False
 
     async def evict(self, session: Session) -> None:
         """Put an idle session into the object store until it is used again.
@@ -299,19 +311,24 @@ class SessionTable:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self._notice_lost()
-            now = time.time()
-            for session in [s for s in self._sessions.values() if s.expires_at <= now]:
-                _log.info("%s was not used and is deleted", session.name)
-                del self._sessions[session.name]
-                await session.close()
+            for session in list(self._sessions.values()):
+                # One that was used or deleted while another was closed is not to be touched.
+                if session.expires_at <= time.time() and session.name in self._sessions:
+                    _log.info("%s was not used and is deleted", session.name)
+                    self._forget(session)
+                    await session.close()
             self._requests.forget_old()
             forgotten = time.monotonic() - _LOST_REMEMBERED_S
             self._lost = {k: v for k, v in self._lost.items() if v[0] > forgotten}
+
+    def _forget(self, session: Session) -> None:
+        del self._sessions[session.name]
+        self._requests.forget(session)
 
     def _notice_lost(self) -> None:
         """Move the sessions that are lost to the list of those."""
         for name, session in list(self._sessions.items()):
             if session.state is SessionState.LOST:
-                del self._sessions[name]
+                self._forget(session)
                 self._lost[name] = (time.monotonic(), session.loss, session.checkpoint_key)
                 self.tasks.create_task(session.close())

@@ -127,7 +127,7 @@ class SubCallRound:
         started = time.monotonic()
         calls = self._numbered()
         batch = self._batch_number()
-        for call in calls[: self._room]:
+        for call in calls:
             yield _started(call, batch)
         pending: dict[int, Generation | ServiceError] = {}
         async for position, outcome in self._asked(calls):
@@ -138,14 +138,17 @@ class SubCallRound:
                 elapsed_s=time.monotonic() - started,
             )
         refused = SubCallLimitError(self.meter.sub_calls_max)
-        self.outcomes = [pending.get(position, refused) for position in range(len(calls))]
+        prompts = range(len(self.question.prompts))
+        self.outcomes = [pending.get(position, refused) for position in prompts]
 
     def answers(self) -> list[frames.Answer | frames.Refusal]:
         """Return the outcomes as the guest gets them, as many as fit one frame."""
         answers: list[frames.Answer | frames.Refusal] = []
+        # One error may be that of thousands.
+        known: dict[int, frames.Answer | frames.Refusal] = {}
         room = _ANSWERS_CHARACTERS_MAX
         for outcome in self.outcomes:
-            answer = _answer(outcome)
+            answer = known.get(id(outcome)) or known.setdefault(id(outcome), _answer(outcome))
             if isinstance(answer, frames.Answer):
                 room -= len(answer.text)
             answers.append(answer if room >= 0 else _TOO_LARGE)
@@ -165,8 +168,9 @@ class SubCallRound:
         return max(self.meter.sub_calls_max - self.meter.made, 0)
 
     def _numbered(self) -> list[SubCall]:
+        """Return the calls that are made."""
         question, calls = self.question, []
-        for i, messages in enumerate(question.prompts):
+        for i, messages in enumerate(question.prompts[: self._room]):
             request_id = f"{self.call_prefix}/{self.sequence + i + 1}" if self.call_prefix else ""
             calls.append(
                 SubCall(
@@ -190,14 +194,13 @@ class SubCallRound:
     async def _asked(
         self, calls: Sequence[SubCall]
     ) -> AsyncIterator[tuple[int, Generation | ServiceError]]:
-        allowed = calls[: self._room]
-        self.meter.made += len(allowed)
+        self.meter.made += len(calls)
         if not self.run_token:
             error = UnauthenticatedError("missing", "the session has no run token")
-            for position in range(len(allowed)):
+            for position in range(len(calls)):
                 yield position, error
-        elif allowed:
-            async for position, outcome in self.sub_models.ask(allowed, self.run_token):
+        elif calls:
+            async for position, outcome in self.sub_models.ask(calls, self.run_token):
                 yield position, outcome
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -23,15 +24,21 @@ from sandbox_service.config import PREFIX
 from sandbox_service.guest_build import GuestBuild
 from sandbox_service.jail.wall import Wall
 from sandbox_service.jail.walls import refusal
+from sandbox_service.worker_log import WorkerLog
 from sandbox_service.worker_session import WorkerLostError, WorkerSession
 
 _log = logging.getLogger(__name__)
+_security = logging.getLogger("fathom.security")
 _RECEIVE_BYTES = 1 << 18
 START_TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 180.0
 """Loading contexts has a limit inside the worker; this one is for a worker without it."""
 _SEND_TIMEOUT_S = 10.0
 """A worker always reads; one that does not is broken."""
+_OWN_BYTES = 512 << 20
+"""Memory of a worker's own: several times what it takes without any session."""
+_OWN_BYTES_A_SESSION = 256 << 20
+"""For frames and values on their way, a few times the largest."""
 WORKER_COMMAND = (sys.executable, "-I", "-m", "sandbox_service.worker")
 
 
@@ -71,9 +78,13 @@ class WorkerProcess:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 env={},
                 cwd="/",
             )
+        assert self._process.stderr is not None
+        self._log = WorkerLog(os.dup(self._process.stderr.fileno()), self._process.pid)
+        self._process.stderr.close()
         self._sending = asyncio.Lock()
         self._unsent = 0
         self._reader = frames.FrameReader(frames.FromWorker)
@@ -98,25 +109,34 @@ class WorkerProcess:
         """Sessions that it holds, those being closed included."""
         return len(self._sessions)
 
+    @property
+    def memory_bytes_max(self) -> int:
+        """Memory that it can have come by honestly, with the sessions that it has now."""
+        return _OWN_BYTES + sum(
+            session.limits.memory_bytes_max + _OWN_BYTES_A_SESSION
+            for session in self._sessions.values()
+        )
+
     async def greet(self) -> None:
         """Have the worker load the guest; raises WorkerStartError where it cannot."""
-        await self._send(
-            frames.Start(
-                compiled=str(self._build.compiled.absolute()),
-                library=str(self._build.library.absolute()),
-                warm_images={
-                    profile: str(path.absolute())
-                    for profile, path in self._build.warm_images.items()
-                },
-                niceness=self._niceness,
-            )
-        )
+        self._log.start()
         try:
+            await self._send(
+                frames.Start(
+                    compiled=str(self._build.compiled.absolute()),
+                    library=str(self._build.library.absolute()),
+                    warm_images={
+                        profile: str(path.absolute())
+                        for profile, path in self._build.warm_images.items()
+                    },
+                    niceness=self._niceness,
+                )
+            )
             async with asyncio.timeout(START_TIMEOUT_S):
                 first = await self._first_frame()
-        except (OSError, TimeoutError, frames.FrameError) as error:
+        except (OSError, TimeoutError, frames.FrameError, WorkerLostError) as error:
             self.kill(f"it did not start: {error}")
-            raise WorkerStartError(self.death) from error
+            raise WorkerStartError(f"it did not start: {error}") from error
         if not isinstance(first, frames.Started) or first.problem:
             problem = first.problem if isinstance(first, frames.Started) else "wrong first frame"
             self.kill(f"it did not start: {problem}")
@@ -132,9 +152,12 @@ class WorkerProcess:
             await self._receive()
             self.kill("the worker process ended")
             self._lose_sessions(is_certain=True)
-        except (OSError, frames.FrameError) as error:
-            _log.error("worker %d is ended: %s", self.pid, error)
+        except frames.FrameError as error:
+            _security.error("worker %d broke the protocol and is ended: %s", self.pid, error)
             self.kill(f"the worker broke the protocol: {error}")
+        except OSError as error:
+            _log.error("worker %d is ended: %s", self.pid, error)
+            self.kill(f"the worker cannot be heard: {error}")
         finally:
             await self.end()
 
@@ -151,7 +174,10 @@ class WorkerProcess:
         self.kill("the service is shutting down")
         self._lose_sessions(is_certain=False)
         self._socket.close()
-        await asyncio.to_thread(self._process.wait)
+        try:
+            await asyncio.to_thread(self._process.wait)
+        finally:
+            self._log.close()
 
     def kill(self, cause: str) -> None:
         """End the process at once; the first cause given is the one that counts.
@@ -247,7 +273,8 @@ class WorkerProcess:
                         data = data[await self._send_with_fds(data, fds) :]
                     await asyncio.get_running_loop().sock_sendall(self._socket, data)
             except (OSError, TimeoutError) as error:
-                self.kill(f"the worker cannot be reached: {error}")
+                problem = error.strerror or "it takes nothing any more"  # where time is up
+                self.kill(f"the worker cannot be reached: {problem}")
                 raise WorkerLostError(self.death) from error
             finally:
                 self._unsent -= 1

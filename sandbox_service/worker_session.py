@@ -14,6 +14,11 @@ from typing import Protocol
 from sandbox_service import frames
 from sandbox_service.limits import Limits
 
+_CLOSE_TIMEOUT_S = 60.0
+"""For the worker to write down what a cell has changed, and to forget the session."""
+_LATE_FRAMES_MAX = 10_000
+"""More than a session that is being closed can have had under way."""
+
 
 class WorkerLostError(Exception):
     """The worker died, or the session broke inside it."""
@@ -76,6 +81,8 @@ class WorkerSession:
         self._call = 0
         self._output_bytes = 0
         self._output_lines = 0
+        self._late_frames = 0
+        self._patience: asyncio.TimerHandle | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -136,11 +143,12 @@ class WorkerSession:
             self.loss = self.loss or "the session was deleted"
             self._received.put_nowait(None)
             self._changed.set()
+            loop, cause = asyncio.get_running_loop(), "a worker did not close a session in time"
+            self._patience = loop.call_later(_CLOSE_TIMEOUT_S, self.kill_worker, cause)
             try:
                 await self._send(frames.Close(session=self.number))
             except WorkerLostError:
-                self._state = _State.GONE
-                self._changed.set()
+                self._set_gone()
 
     async def relayer(self, fds: Sequence[int]) -> None:
         """Give an idle session other layers, the last of them to write to."""
@@ -185,8 +193,7 @@ class WorkerSession:
         self.loss = self.loss or cause
         if not is_certain and self._state in (_State.RUNNING, _State.WAITING):
             self.is_saved = False
-        self._state = _State.GONE
-        self._changed.set()
+        self._set_gone()
         self._received.put_nowait(None)
 
     def receive(self, frame: object) -> None:
@@ -195,9 +202,11 @@ class WorkerSession:
             self._is_broken = self._is_broken or frame.is_broken
             self.lose(frame.cause)
         elif self._state is _State.CLOSING:
+            self._late_frames += 1
             if isinstance(frame, frames.Closed):
-                self._state = _State.GONE
-                self._changed.set()
+                self._set_gone()
+            elif self._late_frames > _LATE_FRAMES_MAX:
+                raise frames.FrameError("a session that does not end")
         elif isinstance(frame, frames.Saved):
             self._receive_saved(frame)
         elif isinstance(frame, frames.Opened | frames.OpenFailed):
@@ -211,6 +220,12 @@ class WorkerSession:
             self._receive_of_execution(frame)
         else:
             raise frames.FrameError(f"{type(frame).__name__} while {self._state.value}")
+
+    def _set_gone(self) -> None:
+        self._state = _State.GONE
+        self._changed.set()
+        if self._patience is not None:
+            self._patience.cancel()
 
     def _receive_saved(self, frame: frames.Saved) -> None:
         # A cell may be under way already: it waits in the worker until this has been sent.

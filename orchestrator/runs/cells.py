@@ -214,7 +214,8 @@ class CellRunner:
             await self._blobs.put(key, output.encode())
         if findings := own_output(written, result):
             self.last_output = shorten(findings, characters_max=room).text
-        self.variables = frozenset(variable.name for variable in result.variables)
+        if result.state_kept:  # else they are what they were before
+            self.variables = frozenset(variable.name for variable in result.variables)
         finished = finished_event(
             result,
             shown,

@@ -9,9 +9,16 @@ from orchestrator.runs.limits import RunLimits
 from orchestrator.runs.prompt_book import PromptBook
 
 _NAMES_SHOWN = 20
+_LOADED_CHARACTERS = 4 << 20
+"""A text of so many is within what the smallest session loads, whatever its characters are."""
 _SHAPES = {
     ContextKind.TEXT: "one text, a `str`",
     ContextKind.JSON: "what `json.loads` gave for one JSON value",
+}
+_LARGE_SHAPES = {
+    ContextKind.TEXT: "one text: a `str`, or a `LazyText` where it is too large for that",
+    ContextKind.JSON: "what `json.loads` gave for one JSON value, or a lazy sequence or mapping "
+    "of its items where it is too large for that",
 }
 
 
@@ -44,9 +51,11 @@ def question_message(
 
 
 def _shape(context: StoredContext) -> str:
+    is_large = context.shape.characters > _LOADED_CHARACTERS
     if context.kind is not ContextKind.DOCUMENTS:
-        return _SHAPES[context.kind]
-    return f"a `dict` from the name to the text of {context.document_count:,} documents"
+        return (_LARGE_SHAPES if is_large else _SHAPES)[context.kind]
+    form = "a `dict`, or a lazy mapping where it is too large for that," if is_large else "a `dict`"
+    return f"{form} from the name to the text of {context.document_count:,} documents"
 
 
 def _names(documents: Sequence[StoredDocument]) -> str:

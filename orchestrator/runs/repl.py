@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 
@@ -90,7 +91,7 @@ class Repl:
         )
         watchdog = asyncio.create_task(self._interrupt_after(session, left_s))
         try:
-            result = await _result(self._sandbox, order, on_event)
+            result = await self._result(order, on_event)
         except ReceivedError as error:
             if _is_time_up(error, self._budget):
                 raise self._budget.reached("time_max") from error
@@ -120,6 +121,24 @@ class Repl:
             except ReceivedError as error:
                 _log.warning("a session was not deleted", extra={"reason": error.reason_name})
 
+    async def _result(
+        self, order: CellOrder, on_event: Callable[[ExecutionEvent], None]
+    ) -> ExecutionResult | None:
+        """Return the result; None where the stream ends without one.
+
+        Where no worker can take the session just then, nothing has run, and it is asked again.
+        """
+        while True:
+            try:
+                return await _result(self._sandbox, order, on_event)
+            except ReceivedError as error:
+                wait_s = error.retry_after_s or _OPEN_RETRY_S
+                if not _is_full(error) or wait_s >= self._budget.work_left_s:
+                    raise
+            await asyncio.sleep(wait_s)
+            timeout_s = self._budget.work_left_s + _INTERRUPT_GRACE_S
+            order = dataclasses.replace(order, timeout_s=timeout_s)
+
     async def _session(self) -> str:
         self.open()
         assert self._opening is not None
@@ -137,7 +156,7 @@ class Repl:
             try:
                 return await self._sandbox.open_session(self._order())
             except ReceivedError as error:
-                is_full = error.reason == ErrorReason.ERROR_REASON_SANDBOX_CAPACITY
+                is_full = _is_full(error)
                 is_away = error.code is grpc.StatusCode.UNAVAILABLE and attempt < _OPEN_ATTEMPTS_MAX
                 wait_s = error.retry_after_s or _OPEN_RETRY_S * attempt
                 if (
@@ -180,6 +199,10 @@ async def _result(
                 return event.result
             on_event(event)
     return None
+
+
+def _is_full(error: ReceivedError) -> bool:
+    return error.reason == ErrorReason.ERROR_REASON_SANDBOX_CAPACITY
 
 
 def _is_time_up(error: ReceivedError, budget: Budget) -> bool:

@@ -8,12 +8,17 @@ import types
 from typing import Any
 
 from . import host
+from .lazy_documents import LazyDocuments
+from .lazy_json import LazyItems, LazyMapping
+from .lazy_lines import LazyLines
 from .lazy_text import LazyText
 from .sub_calls import Answer, AnswerList, FailedQuery
 
 VALUE_BYTES_MAX = 1 << 20
 _PREVIEW_CHARACTERS = 200
 _PREVIEW_ITEMS = 20
+_NO_ANSWERS = (FailedQuery, LazyText, LazyLines, LazyDocuments, LazyItems, LazyMapping)
+"""What is only a sign for something: its repr as the answer would say nothing."""
 _SHAPED = ("numpy", "pandas", "scipy")
 """Packages whose values have a shape rather than a length."""
 
@@ -43,7 +48,7 @@ class Answers:
         report = "\\n".join(findings)
         FINAL_VAR("report")
         """
-        if isinstance(name, str):
+        if issubclass(type(name), str):
             key = name.strip().strip("'\"")
             variables = self.variables()
             if key in variables:
@@ -104,14 +109,17 @@ _NAME_OF_CLASS = type.__dict__["__name__"]
 def rendered(value: Any) -> tuple[str, bool]:
     """Return a value as the text of an answer, and whether that text is JSON.
 
-    JSON only where it reads back equal; else repr. Raises TypeError for a failed sub-call.
+    JSON only where it reads back equal; else repr. Raises TypeError for a failed sub-call, and
+    for what is lazy.
     """
-    if isinstance(value, str):
+    if type(value) is LazyText:  # which json would take for a str
+        raise TypeError(f"{value!r} is no answer")
+    if issubclass(type(value), str):
         return value, False
-    failed: list[FailedQuery] = []
+    failed: list[Any] = []
 
     def refuse(item: Any) -> None:
-        if isinstance(item, FailedQuery):
+        if isinstance(item, _NO_ANSWERS):
             failed.append(item)
         raise TypeError("not JSON")
 

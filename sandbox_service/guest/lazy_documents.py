@@ -26,6 +26,11 @@ class LazyDocuments(Mapping[str, Any]):
             for number, outline in enumerate(outlines)
         }
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What it stands for: code asks `isinstance(context, dict)` to know how to go on."""
+        return dict
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -79,6 +79,11 @@ class LazyItems(Sequence[Any]):
     def __init__(self, mount: int, number: int, count: int) -> None:
         self._table = _Table(mount, number, count)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What it stands for: code asks `isinstance(context, list)` to know how to go on."""
+        return list
+
     def __len__(self) -> int:
         return self._table.count
 
@@ -117,6 +122,11 @@ class LazyMapping(Mapping[str, Any]):
     def __init__(self, mount: int, number: int, count: int) -> None:
         self._table = _Table(mount, number, count)
         self._positions: dict[str, int] | None = None
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What it stands for: code asks `isinstance(context, dict)` to know how to go on."""
+        return dict
 
     def __len__(self) -> int:
         return self._table.count

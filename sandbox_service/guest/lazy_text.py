@@ -24,6 +24,7 @@ _ADVICE = (
     "use context.grep(pattern), context.find(text), context[start:end], context.lines(a, b) or "
     "`for part in context.chunks(size)`; each gives real str values"
 )
+_STANDS_FOR = ("str", "list", "dict")
 _KINDS = {
     "LazyText": f"the text is too large to be one str: {_ADVICE}",
     "LazyLines": "the lines are read as they are needed: take some with lines[a:b], a real list",
@@ -35,6 +36,7 @@ _KINDS = {
     "LazyMapping": "the items are read as they are needed: take those that you need, by their key",
 }
 """What to do where code has met a lazy value that it cannot work with, by its type."""
+_NO_JSON = frozenset(f"Object of type {name} is not JSON serializable" for name in _STANDS_FOR)
 
 
 def asked(request: dict[str, Any]) -> Any:
@@ -76,6 +78,11 @@ class LazyText:
 
     # Size and shape
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What it stands for: code asks `isinstance(context, str)` to know how to go on."""
+        return str
+
     @property
     def characters(self) -> int:
         """Its length, also where that is more than `len` can say."""
@@ -115,7 +122,9 @@ class LazyText:
             raise IndexError("string index out of range")
         start, text = self._near
         if not start <= position < start + len(text):
-            start, text = position, self._read(position, min(position + _NEAR, self._length))
+            # A loop that goes backwards finds before it what it asks for next.
+            start = position if position >= start else max(position - _NEAR + 1, 0)
+            text = self._read(start, min(start + _NEAR, self._length))
             self._near = start, text
         return text[position - start]
 
@@ -138,7 +147,12 @@ class LazyText:
         if stop <= start:
             return []
         low, high = self._span(start, stop)
-        self._require_room(2 * (high - low) + 60 * (stop - start), "split")
+        if 2 * (high - low) + 60 * (stop - start) > self._value_max:
+            raise ValueError(
+                f"{stop - start:,} lines of {high - low:,} characters are too many at a time: take "
+                "fewer, `for line in context.splitlines()`, context.grep(pattern), or a part with "
+                f"context[{low}:{low + _WINDOW}]"
+            )
         lines = self._read(low, high).split("\n")
         return lines[: stop - start]  # behind the last line feed there is an empty rest
 
@@ -404,6 +418,8 @@ def checked_chunks(size: int, overlap: int, by: str) -> tuple[int, int, str]:
 def advice(error: BaseException) -> str | None:
     """Return what to do about an error that a lazy value in the place of a real one has caused."""
     message = str(error)
+    if isinstance(error, TypeError) and message in _NO_JSON:  # real ones are
+        return "a part of it is lazy, read as it is needed: put real values together first"
     if isinstance(error, (TypeError, AttributeError)):
         return next((what for name, what in _KINDS.items() if name in message), None)
     if isinstance(error, OverflowError) and "index-sized" in message:

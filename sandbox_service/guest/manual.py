@@ -41,14 +41,15 @@ class Help:
             name: value
             for name, value in self._namespace.items()
             if str(getattr(value, "__module__", "")).startswith(_OURS)
+            and type(value).__name__.startswith("Lazy")
         }
         return {**self._provided, **others}
 
     def _of_topic(self, topic: Any) -> str:
         for name, value in self._ours().items():
-            if topic is value or (isinstance(topic, str) and topic.strip("() ") == name):
+            if topic is value or (type(topic) is str and topic.strip("() ") == name):
                 return f"{name}{_signature(value)}\n\n{inspect.getdoc(value) or ''}"
-        if isinstance(topic, str) and topic in self._namespace:
+        if type(topic) is str and topic in self._namespace:
             topic = self._namespace[topic]
         if isinstance(topic, (type, types.ModuleType)):
             return _of_members(topic)

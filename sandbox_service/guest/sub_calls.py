@@ -242,7 +242,7 @@ def _request(
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:
-    if isinstance(prompt, str):
+    if issubclass(type(prompt), str):  # isinstance would take a lazy text for one
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, (list, tuple)) or not prompt:
         raise TypeError(
@@ -258,7 +258,7 @@ def _message(message: Any) -> dict[str, str]:
     role, text = message.get("role"), message.get("content")
     if role not in _ROLES:
         raise ValueError(f"a message's role is one of {', '.join(_ROLES)}, not {role!r}")
-    if not isinstance(text, str):
+    if not issubclass(type(text), str):
         raise TypeError(f"a message's content is a str, not {type(text).__name__}")
     if not text:
         raise ValueError("a prompt must not be empty")

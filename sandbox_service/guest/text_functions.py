@@ -34,21 +34,25 @@ class TextFunctions:
         *,
         ignore_case: bool = False,
         limit: int = 100,
+        start: int = 0,
     ) -> Matches:
         """Search `context`, or a text or documents that you name, for a regular expression.
 
         Returns a list of at most `limit` matches within lines. A match has .line_number
         (counted from 0), .line, .text, .groups(), .start and .end for text[m.start:m.end], and
-        .document where there are several. The list's .note says when the limit cut it off.
+        .document where there are several. The list's .note says when the limit cut it off, and
+        which `start` goes on from there.
 
             for m in grep(r"invoice \\d+", ignore_case=True): print(m.line_number, m.line)
         """
         text = self._text(text)
         if isinstance(text, LazyText):
-            return text.grep(pattern, ignore_case=ignore_case, limit=limit)
+            return text.grep(pattern, ignore_case=ignore_case, limit=limit, start=start)
         if isinstance(text, Mapping):
+            if start:
+                raise ValueError("start is a position in one text: name it, such as context[key]")
             return _over_documents(pattern, text, ignore_case, limit)
-        return _over_str(pattern, _as_str(text), ignore_case, limit)
+        return _over_str(pattern, _as_str(text), ignore_case, limit, start)
 
     def chunks(
         self, text: Any = None, size: int = 100_000, overlap: int = 0, by: str = "characters"
@@ -102,16 +106,19 @@ def _over_documents(
             match.document = name
         matches += found
         if found.note:
-            matches.note = f"stopped at the limit of {limit:,}, in document {name!r}"
+            is_full = len(matches) >= limit
+            why = f"stopped at the limit of {limit:,}" if is_full else found.note
+            matches.note = f"{why}, in document {name!r}"
             break
     return matches
 
 
-def _over_str(pattern: Any, text: str, ignore_case: bool, limit: int) -> Matches:
+def _over_str(pattern: Any, text: str, ignore_case: bool, limit: int, start: int = 0) -> Matches:
     source, ignore_case = pattern_of(pattern, ignore_case)
     regex = re.compile(source, re.MULTILINE | (re.IGNORECASE if ignore_case else 0))
     matches = Matches()
-    counted = line_number = position = 0
+    counted = line_number = 0
+    position = slice(start, None).indices(len(text))[0]
     while position <= len(text):
         found = regex.search(text, position)
         if found is None:
@@ -124,7 +131,7 @@ def _over_str(pattern: Any, text: str, ignore_case: bool, limit: int) -> Matches
                 position = end + 1
                 continue
         if len(matches) >= limit:
-            matches.note = f"stopped at the limit of {limit:,}"
+            matches.note = f"stopped at the limit of {limit:,}; go on with start={position}"
             return matches
         line_number += text.count("\n", counted, found.start())
         counted = found.start()
@@ -164,8 +171,6 @@ def _whole_lines(text: str) -> list[str]:
 
 
 def _as_str(text: Any) -> str:
-    if not isinstance(text, str):
-        raise TypeError(
-            f"it takes a text, not {type(text).__name__}: name one, such as context[key]"
-        )
-    return text
+    if issubclass(type(text), str):  # isinstance would take a lazy text for one
+        return text  # type: ignore[no-any-return]
+    raise TypeError(f"it takes a text, not {type(text).__name__}: name one, such as context[key]")

@@ -45,7 +45,7 @@ def page_far_off(fd: int) -> None:
 
 @pytest.mark.parametrize("spoil", [oddly_sized, huge, sealed])
 async def test_a_layer_that_is_none_ends_its_worker(
-    tmp_path: Path, spoil: Callable[[int], None]
+    tmp_path: Path, spoil: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Copied to others or stored, it would be their trouble."""
     async with supervisor(Script(spoils=spoil), tmp_path) as sessions, asyncio.timeout(10):
@@ -59,6 +59,7 @@ async def test_a_layer_that_is_none_ends_its_worker(
 
         await eventually(lambda: len(sessions.pool.workers) == 2)
         assert len({*workers} - {*sessions.pool.workers}) == 1
+        assert "fathom.security" in {record.name for record in caplog.records}
         beside = await run(sessions, neighbour)
         assert beside is not None
         assert beside[1:] == [output(), Ended(frame=ended(), limit_reached=None)]

@@ -339,6 +339,28 @@ async def test_a_full_sandbox_is_asked_again(stack: Stack) -> None:
     assert len({request.request_id for request in stack.sandbox.created}) == 1
 
 
+async def test_a_cell_that_finds_no_worker_is_run_a_moment_later(stack: Stack) -> None:
+    """Its session is where it was: it only waits for a place to run in."""
+    busy = ScriptedError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorReason.ERROR_REASON_SANDBOX_CAPACITY
+    )
+    busy.retry_after_s = 0.01
+    stack.sandbox.execute_failures = [busy, busy]
+
+    run, events = await stack.ask(cell("FINAL(context)"))
+
+    assert run.state == Run.STATE_ANSWERED
+    assert endings(events) == ["COMPLETED"]
+    assert len(stack.sandbox.created) == 1
+
+
+async def test_a_variable_is_still_known_after_a_cell_that_was_undone(stack: Stack) -> None:
+    """Else its bare name would be the answer, in place of its value."""
+    run, _ = await stack.ask(cell("total = 'forty-two'"), cell("time_out()"), "FINAL(total)")
+
+    assert run.answer.text == "forty-two"
+
+
 async def test_a_context_that_does_not_fit_ends_the_run_with_that_reason(stack: Stack) -> None:
     stack.sandbox.failures = [
         ScriptedError(

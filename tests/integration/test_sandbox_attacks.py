@@ -220,13 +220,15 @@ async def test_json_is_decoded_alike_at_any_size(
 async def test_many_documents_take_few_mappings(box: Sandbox) -> None:
     """A process may have 65,530: sessions of one worker must not use them up."""
     text = b"abcdefgh" * 8300
+    size, form = len(text), shape(text)
     ranges = [
-        session_pb2.DocumentRange(name=str(i), size_bytes=len(text), text_shape=shape(text))
+        session_pb2.DocumentRange(
+            name=str(i), offset_bytes=i * size, size_bytes=size, text_shape=form
+        )
         for i in range(1000)
     ]
-    kind = session_pb2.ContextMount.KIND_DOCUMENTS
-    mount = box.text(text)
-    mount.kind = kind
+    mount = box.text(text * 1000)
+    mount.kind = session_pb2.ContextMount.KIND_DOCUMENTS
     mount.documents.extend(ranges)
     mount.ClearField("text_shape")
     session = await box.create(contexts=[mount])

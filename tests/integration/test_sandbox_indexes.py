@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,14 +30,14 @@ JSON = b"[" + b"[1,2]," * 1_000_000 + b"3]"
 def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The processes that were started."""
     pids: list[int] = []
-    start: Callable[..., Any] = asyncio.create_subprocess_exec
+    start: Callable[..., Any] = subprocess.Popen
 
-    async def noted(*command: Any, **options: Any) -> Any:
-        process = await start(*command, **options)
+    def noted(*command: Any, **options: Any) -> Any:
+        process = start(*command, **options)
         pids.append(process.pid)
         return process
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+    monkeypatch.setattr(subprocess, "Popen", noted)
     return pids
 
 
@@ -72,6 +75,21 @@ async def test_an_index_is_made_once_and_kept(tmp_path: Path, started: list[int]
 
     assert len(started) == 1
     assert open_files() == before
+
+
+async def test_a_worker_that_is_given_a_new_index_cannot_change_it(tmp_path: Path) -> None:
+    """Workers of other sessions are given the same file."""
+    opened = await mounts(tmp_path).open([context(tmp_path)], LIMITS)
+    _, index = opened.fds
+
+    for change in (
+        lambda: os.pwrite(index, b"changed", 64),
+        lambda: os.ftruncate(index, 64),
+        lambda: mmap.mmap(index, 4096),
+    ):
+        with pytest.raises(PermissionError):
+            change()
+    opened.close()
 
 
 async def test_those_who_open_at_once_share_one_index(tmp_path: Path, started: list[int]) -> None:
@@ -139,6 +157,20 @@ async def test_an_index_is_made_to_its_end_though_its_caller_goes_away(
     assert open_files() == before
 
 
+async def test_the_process_that_reads_a_blob_has_nothing_of_ours_to_write_to(
+    tmp_path: Path, started: list[int]
+) -> None:
+    """The blob is untrusted, and the service's standard error may be a log in a file."""
+    one = mounts(tmp_path)
+    opening = asyncio.create_task(one.open([context(tmp_path, JSON, kind="json")], LIMITS))
+    await eventually(lambda: bool(started))
+
+    assert Path(f"/proc/{started[0]}/fd/2").readlink() == Path("/dev/null")
+
+    await one.close()
+    await asyncio.wait([opening])
+
+
 async def test_the_end_of_the_service_ends_the_making_of_indexes(
     tmp_path: Path, started: list[int]
 ) -> None:
@@ -153,6 +185,30 @@ async def test_the_end_of_the_service_ends_the_making_of_indexes(
     assert opening.cancelled()
     assert not Path(f"/proc/{started[0]}").exists()
     assert open_files() == before
+
+
+_COUNT_FORKS = """
+import asyncio, ctypes, os, sys
+import uvloop
+from sandbox_service.index_builds import make_index
+
+forks = []
+prepare = ctypes.CFUNCTYPE(None)(lambda: forks.append(1))
+ctypes.CDLL(None).__register_atfork(prepare, None, None, None)
+blob = os.memfd_create("blob")
+os.write(blob, b"line\\n" * 10)
+index = uvloop.run(make_index("text", blob, 50))
+print(len(forks), os.fstat(index).st_size > 0)
+"""
+
+
+def test_an_index_is_made_without_a_fork_of_the_service() -> None:
+    """A fork runs gRPC's handlers, whose threads were seen to end the child with SIGSEGV."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _COUNT_FORKS], capture_output=True, text=True, check=True
+    )
+
+    assert ran.stdout == "0 True\n"
 
 
 async def test_what_cannot_be_indexed_is_unreadable(tmp_path: Path) -> None:

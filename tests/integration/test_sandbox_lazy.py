@@ -167,6 +167,68 @@ async def test_what_needs_the_whole_text_names_what_to_use(
     assert (await box.run(session, "len(context)")).ending == "completed"
 
 
+async def test_lines_too_long_to_be_read_say_where_their_parts_are(box: Sandbox) -> None:
+    session = await box.create(contexts=[box.text(b"x\n" + b"y" * (20 << 20))], limits=SMALL)
+
+    ran = await box.run(session, "context.lines(1, 2)")
+
+    assert ran.ending == "raised"
+    assert "context[2:1048578]" in ran.err
+    assert (await box.run(session, "context[2:5]")).out == "'yyy'\n"
+
+
+async def test_json_of_what_is_lazy_says_so(box: Sandbox, session: str) -> None:
+    """What json.dumps says, "Object of type str is not JSON serializable", would only puzzle."""
+    ran = await box.run(session, "import json; json.dumps({'text': context})")
+
+    assert "Hint: a part of it is lazy" in ran.err
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["FINAL(context)", "FINAL_VAR('context')", "FINAL(context.split('\\n'))", "FINAL([context])"],
+)
+async def test_a_lazy_value_is_no_answer(box: Sandbox, session: str, code: str) -> None:
+    """Its repr would pass for one."""
+    ran = await box.run(session, code)
+
+    assert ran.ending == "raised"
+    assert not ran.result.HasField("final")
+    assert "is no answer" in ran.err
+    assert "Hint: the " in ran.err
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "llm_query(context)",
+        "llm_query_batched(context)",
+        "llm_query_batched([context])",
+        "FINAL_VAR(context)",
+        "grep(context)",
+    ],
+)
+async def test_a_lazy_text_is_no_str_for_the_functions(
+    box: Sandbox, session: str, code: str
+) -> None:
+    """Though `isinstance` says that it stands for one."""
+    ran = await box.run(session, code)
+
+    assert ran.ending == "raised"
+    assert ran.result.error.type in ("TypeError", "ValueError")
+    assert not box.gateway.requests
+    assert (await box.run(session, "help(context)")).out.startswith("context\n")
+
+
+async def test_grep_goes_on_as_its_note_says(box: Sandbox, session: str) -> None:
+    code = "found = grep('Zeile', limit=2)\nexec('more = grep(\"Zeile\", limit=2, ' + \\\n"
+    code += "     found.note.rpartition(' ')[2] + ')')"
+    ran = await box.run(session, code)
+
+    assert ran.ending == "completed", ran.err
+    assert await value(box, session, "[m.line_number for m in more]") == [2, 3]
+
+
 async def test_the_functions_take_any_context(box: Sandbox, session: str) -> None:
     asked = {
         "[m.line_number for m in grep('0000005:')]": [5],
@@ -310,6 +372,7 @@ async def test_documents_too_large_together_are_read_one_by_one(box: Sandbox) ->
 
     asked: dict[str, Any] = {
         "[type(context).__name__, len(context)]": ["LazyDocuments", len(texts)],
+        "[isinstance(context, dict), isinstance(context, str)]": [True, False],
         "list(context)": list(texts),
         "context['doc 7']": texts["doc 7"].decode(),
         "[context['cut'], context['rest']]": ["half \ufffd", "\ufffd more"],
@@ -366,7 +429,8 @@ async def test_a_large_json_object_is_read_by_key(box: Sandbox) -> None:
     assert await value(
         box,
         session,
-        "[context['key 59999']['id'], len(context), 'key 60000' in context, "
+        "isinstance(context, dict) and [context['key 59999']['id'], len(context), "
+        "'key 60000' in context, "
         "sum(v['id'] for v in context.values()), sum(len(k) for k in context)]",
     ) == [59999, 60_000, False, sum(range(60_000)), sum(map(len, document))]
 

@@ -213,6 +213,18 @@ async def test_a_session_that_broke_its_interpreter_is_lost(box: Sandbox) -> Non
     assert len(box.table) == 0
 
 
+async def test_a_lost_session_may_be_deleted_where_missing_ones_may(box: Sandbox) -> None:
+    """It is gone already; who tidies up need not know why."""
+    name = await box.create()
+    await box.run(name, "import builtins; del builtins.__cell__")
+    await refused(box.run(name, "1"))
+
+    request = wire.DeleteSessionRequest(name=name)
+    assert (await refused(box.stub.DeleteSession(request, timeout=10)))[1] == "SESSION_LOST"
+    request.allow_missing = True
+    await box.stub.DeleteSession(request, timeout=10)
+
+
 async def test_an_evicted_session_comes_back_unnoticed(box: Sandbox, tmp_path: Path) -> None:
     name = await box.create(contexts=[box.text(b"word " * 2_000_000)])
     await box.run(name, "x = [1]")

@@ -14,6 +14,7 @@ from fathom.sandbox.v1 import session_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from sandbox_service.jail.walls import REMEDIES, WALLS
+from sandbox_service.session import SessionState
 from tests.support.eventually import eventually
 from tests.support.sandbox import Ran, Sandbox, details, guest, sandbox
 
@@ -67,6 +68,17 @@ async def rest(call: Any) -> Ran:
     return Ran([response.event async for response in call])
 
 
+MANY_DOCUMENTS = [
+    session_pb2.ContextMount(
+        variable=variable,
+        kind=session_pb2.ContextMount.KIND_DOCUMENTS,
+        blob_key="blob",
+        documents=[session_pb2.DocumentRange(name=str(i)) for i in range(count)],
+    )
+    for variable, count in (("a", 100_000), ("b", 1))
+]
+
+
 async def test_a_session_describes_itself(box: Sandbox) -> None:
     limits = session_pb2.SessionLimits(sub_calls_max=5)
     name = await box.create(limits=limits, labels={"run": "r1"}, idle_ttl=Duration(seconds=60))
@@ -108,6 +120,8 @@ async def test_a_session_describes_itself(box: Sandbox) -> None:
         ({"contexts": [mount(kind=0)]}, "contexts[0].kind"),
         ({"contexts": [mount(blob_key="../x")]}, "contexts[0].blob_key"),
         ({"contexts": [mount(blob_key="/etc/passwd")]}, "contexts[0].blob_key"),
+        ({"contexts": [mount(blob_key="evicted/1")]}, "contexts[0].blob_key"),
+        ({"contexts": [mount(blob_key="checkpoints/layers/1")]}, "contexts[0].blob_key"),
         ({"contexts": [mount(size_bytes=-1)]}, "contexts[0].size_bytes"),
         ({"contexts": [mount(text_shape=shape(4, 0))]}, "contexts[0].text_shape.characters"),
         (
@@ -131,6 +145,21 @@ async def test_a_session_describes_itself(box: Sandbox) -> None:
                 ]
             },
             "contexts[0].documents[1].name",
+        ),
+        ({"contexts": MANY_DOCUMENTS}, "contexts"),
+        ({"run_token": "two\nlines"}, "run_token"),
+        ({"run_token": "\u00e9"}, "run_token"),
+        ({"run_token": "x" * 16_385}, "run_token"),
+        (
+            {
+                "contexts": [
+                    documents(
+                        session_pb2.DocumentRange(name="a", offset_bytes=1, size_bytes=2),
+                        session_pb2.DocumentRange(name="b", size_bytes=2),
+                    )
+                ]
+            },
+            "contexts[0].documents",
         ),
     ],
 )
@@ -276,6 +305,60 @@ async def test_deleting_a_session_ends_what_runs_in_it(box: Sandbox) -> None:
     await eventually(lambda: worker.session_count == 0)
 
 
+FLOOD = "import sys\nfor _ in range(1500):\n    sys.stdout.write('x' * 9_999 + '\\n')"
+"""More than is on its way between service and caller at a time."""
+FLOOD_LIMITS = session_pb2.SessionLimits(output_bytes_max=16 << 20)
+
+
+async def unread(box: Sandbox, name: str) -> Any:
+    """Start a cell whose caller takes nothing but the beginning, and wait until it has ended."""
+    call = box.stub.Execute(wire.ExecuteRequest(name=name, code=FLOOD), timeout=60)
+    await call.read()
+    session = box.table.find(name)
+    await eventually(lambda: session.executions == 1)
+    return call
+
+
+async def test_a_session_is_busy_until_its_caller_has_taken_the_last_cell(box: Sandbox) -> None:
+    """What nobody takes is memory of the service: one cell's worth a session, and no more."""
+    name = await box.create(limits=FLOOD_LIMITS)
+    call = await unread(box, name)
+
+    _, reason, _ = await refused(box.run(name, "1"))
+    assert reason == "SESSION_BUSY"
+
+    events = []
+    while (response := await call.read()) is not grpc.aio.EOF:
+        events.append(response.event)
+    assert len(Ran(events).out) == 15_000_000
+    assert (await box.run(name, "1")).out == "1\n"
+
+
+async def test_a_session_is_free_when_the_caller_of_its_last_cell_goes_away(box: Sandbox) -> None:
+    name = await box.create(limits=FLOOD_LIMITS)
+    call = await unread(box, name)
+
+    call.cancel()
+
+    await eventually(lambda: box.table.find(name).state is SessionState.IDLE)
+    assert (await box.run(name, "1")).out == "1\n"
+
+
+async def test_what_a_deleted_session_wrote_is_kept_for_nobody(box: Sandbox) -> None:
+    """Else sessions made and deleted in a row would fill the service's memory."""
+    name = await box.create(limits=FLOOD_LIMITS)
+    call = await unread(box, name)
+
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=10)
+
+    seen_bytes = 0
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while (response := await call.read()) is not grpc.aio.EOF:
+            seen_bytes += len(response.event.output.text)
+    assert details(caught.value)[1] == "SESSION_LOST"
+    assert seen_bytes < 10_000_000  # what was on its way
+
+
 async def test_deleting_again_is_an_error_unless_allowed(box: Sandbox) -> None:
     name = await box.create()
     request = wire.DeleteSessionRequest(name=name)
@@ -317,6 +400,17 @@ async def test_repeating_a_request_id_returns_the_first_session(box: Sandbox) ->
 
     assert both[0] == both[1] == await box.create(request_id="a")
     assert len(box.table) == 1
+
+
+async def test_a_request_id_is_forgotten_with_what_it_made(box: Sandbox) -> None:
+    """What was asked for may be large, and is no longer needed to answer a repeat."""
+    first = await box.create(request_id="a")
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=first), timeout=10)
+
+    second = await box.create(request_id="a")
+
+    assert second != first
+    assert (await box.run(second, "1")).ending == "completed"
 
 
 async def test_a_request_id_used_for_another_request_is_refused(box: Sandbox) -> None:
@@ -374,3 +468,34 @@ async def test_a_worker_has_nothing_of_the_services_environment(
             files = {str(f.readlink()) for f in process.joinpath("fd").iterdir()}
             assert not [name for name in files if name.startswith(str(tmp_path))]
             assert len([name for name in files if name.startswith("socket:")]) == 1
+
+
+async def test_a_page_of_sessions_fits_a_message(box: Sandbox) -> None:
+    """Their labels are the callers' own, and a client takes 4 MiB at once unless told otherwise."""
+    labels = {chr(0x1F600 + number) * 256: "\U0001f600" * 256 for number in range(16)}
+    names = [await box.create(labels=labels) for _ in range(200)]
+    found: list[str] = []
+    token = ""
+
+    while not found or token:
+        request = wire.ListSessionsRequest(page_size=500, page_token=token)
+        page = await box.stub.ListSessions(request, timeout=10)
+        assert page.ByteSize() < 4 << 20
+        found, token = found + [session.name for session in page.sessions], page.next_page_token
+
+    assert found == names
+
+
+async def test_nothing_runs_in_a_session_whose_caller_takes_its_time(box: Sandbox) -> None:
+    """Where memory is short, stopping it would give nothing back and spare the one that takes."""
+    name = await box.create(limits=FLOOD_LIMITS)
+    call = await unread(box, name)
+
+    assert box.table.busy_sessions() == []
+    request = wire.InterruptExecutionRequest(name=name)
+    assert not (await box.stub.InterruptExecution(request, timeout=10)).was_running
+
+    events = []
+    while (response := await call.read()) is not grpc.aio.EOF:
+        events.append(response.event)
+    assert Ran(events).ending == "completed"

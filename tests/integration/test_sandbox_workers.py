@@ -134,7 +134,9 @@ HOSTILE = {
     "a time beyond all time": (
         "import msgspec\nsend(msgspec.structs.replace(ended(1), wait_time_s=1e300))"
     ),
-    "sub-calls on top of sub-calls": "send(sub_calls(1), sub_calls(2))",
+    "sub-calls on top of sub-calls": (
+        "send(frames.encode(sub_calls(1)) + frames.encode(sub_calls(2)))"
+    ),
     "its own death": (
         "import msgspec\nsend(msgspec.structs.replace(ended(1), ending='worker_lost'))"
     ),
@@ -143,7 +145,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-async def test_a_worker_that_sends_what_it_may_not_is_ended(what: str, tmp_path: Path) -> None:
+async def test_a_worker_that_sends_what_it_may_not_is_ended(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The session that ran is lost with a clear cause, and another worker takes its place."""
     async with table(RUN + HOSTILE[what] + "\nreceive()\n", tmp_path) as sessions:
         (worker,) = sessions.pool.workers
@@ -155,6 +159,8 @@ async def test_a_worker_that_sends_what_it_may_not_is_ended(what: str, tmp_path:
         await eventually(lambda: len(sessions.pool.workers) == 1)
         assert sessions.pool.workers != [worker]
         assert len(sessions) == 0
+        (event,) = [record for record in caplog.records if record.name == "fathom.security"]
+        assert f"worker {worker.pid} broke the protocol" in event.getMessage()
 
 
 async def test_a_worker_that_dies_takes_the_cell_and_not_the_session(tmp_path: Path) -> None:
@@ -250,7 +256,7 @@ async def test_a_worker_that_does_not_read_is_ended(
     async with table(program, tmp_path) as sessions:
         last = (await asyncio.wait_for(run(sessions, "#" * (8 << 20)), 30))[-1]
 
-    assert "cannot be reached" in worker_lost(last)
+    assert "cannot be reached: it takes nothing any more" in worker_lost(last)
 
 
 @pytest.mark.parametrize(
@@ -396,3 +402,95 @@ async def test_a_repeat_does_not_share_the_end_of_a_cancelled_call(tmp_path: Pat
         session = await asyncio.wait_for(repeat, 30)
         assert sessions.find(session.name) is session
         assert await sessions.create(OPTIONS, "once") is session
+
+
+SAY = "import os\ndef say(data):\n    while data:\n        data = data[os.write(2, data) :]\n"
+
+
+@pytest.mark.parametrize("hoard_mib", [0, 200])
+async def test_a_worker_that_takes_more_memory_than_its_sessions_may_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hoard_mib: int
+) -> None:
+    """The jail bounds no memory: a worker that was taken over could have all of the host's."""
+    monkeypatch.setattr("sandbox_service.worker_process._OWN_BYTES", 150 << 20)
+    program = f"hoard = bytearray(b'x') * ({hoard_mib} << 20)\n" + GREET + "receive()\n"
+    async with table(program, tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+
+        assert sessions.end_greedy_worker() == bool(hoard_mib)
+
+        assert bool(worker.death) == bool(hoard_mib)
+
+
+async def test_descriptors_that_a_worker_sends_reach_nobody(tmp_path: Path) -> None:
+    """They would use up those of the service, and one of them might be read as something else."""
+    attempt = """
+run = receive()
+frame = frames.encode(output("x"))
+for i in range(9):
+    socket.send_fds(connection, [frame[:1]], [0] * 100)
+    connection.sendall(frame[1:])
+send(ended(1), saved(1))
+receive()
+"""
+    async with table(OPEN + attempt, tmp_path) as sessions:
+        session = await sessions.create(OPTIONS)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        options = ExecutionOptions(code="x")
+        events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
+
+        assert [event async for event in events][-1].frame.ending == "completed"  # type: ignore[union-attr]
+
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_what_a_worker_says_is_marked_as_its_own_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a worker that was taken over could forge lines of the service, and of the audit."""
+    program = SAY + 'say(b\'{"logger":"fathom.audit"}\\n\\x1b[2Jand more\')\n' + GREET
+    async with table(program + "receive()\n", tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+
+        await eventually(lambda: len(said(caplog)) == 1)
+
+    assert said(caplog) == [
+        f'worker {worker.pid} says: \'{{"logger":"fathom.audit"}}\'',
+        f"worker {worker.pid} says: '\\x1b[2Jand more'",
+    ]
+
+
+async def test_a_worker_cannot_wipe_the_log(tmp_path: Path) -> None:
+    """The service's own standard error may be a file."""
+    attempt = """
+receive()
+import os
+try:
+    os.ftruncate(2, 0)
+except OSError as error:
+    send(frames.Lost(session=1, cause=error.strerror))
+receive()
+"""
+    async with table(GREET + attempt, tmp_path) as sessions:
+        with pytest.raises(CapacityError, match="Invalid argument"):
+            await asyncio.wait_for(sessions.create(OPTIONS), 30)
+
+
+async def test_a_worker_that_never_stops_talking_is_heard_in_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of the service is not the worker's to fill."""
+    monkeypatch.setattr("sandbox_service.worker_log._BYTES_MAX", 100)
+    monkeypatch.setattr("sandbox_service.worker_log._PAUSE_S", 0.001)
+    program = SAY + GREET + "say(b'x' * 9 + b'\\n' + b'y' * 1_000_000)\nsend(b'\\xff' * 4)\n"
+    async with table(program, tmp_path) as sessions:
+        (worker,) = sessions.pool.workers
+        await eventually(lambda: bool(worker.death))
+
+    heard = [line for line in said(caplog) if line.startswith(f"worker {worker.pid} ")]
+    assert heard[0].endswith("'xxxxxxxxx'")
+    assert heard[1:] == [f"worker {worker.pid} says: '(no more of what it says is kept)'"]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "sandbox_service.worker_log"]

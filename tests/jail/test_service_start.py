@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ import pytest
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
 from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
-from sandbox_service.jail.walls import WALLS
+from sandbox_service.jail.walls import REMEDIES, WALLS
 from tests.support.child_processes import end_with_parent
 from tests.support.eventually import eventually
 from tests.support.sandbox import guest
@@ -104,3 +105,15 @@ async def test_a_service_that_may_start_without_a_wall_says_so(tmp_path: Path) -
     assert walls["seccomp"].raised
     warnings = [line["message"] for line in log if line["level"] == "WARNING"]
     assert [text for text in warnings if "`landlock` does not stand" in text], log
+
+
+def test_the_walls_of_a_machine_can_be_tried_without_a_service() -> None:
+    """What `fathom doctor` asks: a process that raises them around itself and says which stand."""
+    command = [sys.executable, "-P", "-m", "sandbox_service.jail"]
+
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    said = dict(line.split(": ", 1) for line in tried.stdout.splitlines())
+    assert list(said)[: len(WALLS)] == list(WALLS)
+    assert (tried.returncode == 0) is all(said[name] == "stands" for name in REMEDIES)
+    assert not tried.stderr

@@ -76,6 +76,8 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         self.deleted: list[str] = []
         self.failures: list[Exception] = []
         """Raised by CreateSession, one after the other."""
+        self.execute_failures: list[Exception] = []
+        """Raised by Execute before anything runs, one after the other."""
         self.answer: Callable[[str], str | Generation | ServiceError] = lambda prompt: (
             prompt.upper()
         )
@@ -102,6 +104,8 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
     ) -> AsyncIterator[pb.ExecuteResponse]:
         """Run code in a thread and stream what it does."""
         self.executed.append(request)
+        if self.execute_failures:
+            raise self.execute_failures.pop(0)
         session = self._find(request.name)
         session.stop.clear()
         session.executions += 1
@@ -233,13 +237,15 @@ class _Execution:
             self._end(Result.ENDING_EXITED, error)
         except _StoppedError as stopped:
             self._end(stopped.ending, None)
+            self.result.state_kept = False
         except Exception as error:
             self._print(traceback.format_exc())
             self._end(Result.ENDING_RAISED, error)
             self.result.error.traceback = traceback.format_exc()
         finally:
             hidden = {*provided, "__builtins__"}
-            for name in sorted(namespace.keys() - hidden):
+            # One that was stopped cannot say what there is.
+            for name in sorted(namespace.keys() - hidden if self.result.state_kept else ()):
                 self.result.variables.add(name=name, type=type(namespace[name]).__name__)
             self._loop.call_soon_threadsafe(self._events.put_nowait, None)
 

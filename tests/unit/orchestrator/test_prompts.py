@@ -154,6 +154,20 @@ def test_documents_are_named_up_to_twenty(book: PromptBook) -> None:
     assert "5 more" in text
 
 
+@pytest.mark.parametrize("kind", ContextKind)
+@pytest.mark.parametrize(("characters", "is_large"), [(4 << 20, False), ((4 << 20) + 1, True)])
+def test_a_model_is_told_that_large_data_may_be_lazy(
+    book: PromptBook, kind: ContextKind, characters: int, is_large: bool
+) -> None:
+    """Told of a `str`, it would use what only a real one can do."""
+    shape = dataclasses.replace(CONTEXT.shape, characters=characters)
+    context = dataclasses.replace(CONTEXT, kind=kind, shape=shape)
+
+    text = question_message(book, "Why?", context, [], LIMITS)
+
+    assert ("too large for that" in text) == is_large
+
+
 def test_malformed_text_is_told_to_the_model(book: PromptBook) -> None:
     context = dataclasses.replace(CONTEXT, shape=TextShape(malformed_sequences=3))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import msgspec
 import pytest
@@ -82,3 +83,40 @@ def test_a_frame_of_the_other_direction_is_refused() -> None:
 
     with pytest.raises(FrameError, match="decode"):
         list(FrameReader(frames.FromWorker).feed(data))
+
+
+def test_what_a_frame_says_wrong_is_quoted_in_part_only() -> None:
+    """It is written to the log, and told to the clients of every session of that worker."""
+    payload = msgspec.msgpack.encode({"type": "x" * 1_000_000})
+
+    with pytest.raises(FrameError) as caught:
+        list(FrameReader(frames.FromWorker).feed(struct.pack("<I", len(payload)) + payload))
+
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("prompts", "messages"),
+    [(1, frames.BATCH_MESSAGES_MAX), (frames.BATCH_MESSAGES_MAX // 100, 100)],
+)
+def test_the_messages_of_all_prompts_together_have_a_limit(prompts: int, messages: int) -> None:
+    """Millions of them fit a frame, and take the supervisor seconds."""
+    message = {"role": "user", "text": "a"}
+    question: dict[str, Any] = {
+        "is_batch": True,
+        "tier": "",
+        "output_tokens_max": None,
+        "temperature": None,
+    }
+    question["prompts"] = [[message] * messages] * prompts
+    call = {"type": "sub_calls", "session": 1, "execution": 1, "call": 1, "question": question}
+
+    for extra in (0, 1):
+        question["prompts"][0] = [message] * (messages + extra)
+        payload = msgspec.msgpack.encode(call)
+        feed = FrameReader(frames.FromWorker).feed(struct.pack("<I", len(payload)) + payload)
+        if extra:
+            with pytest.raises(FrameError, match="messages"):
+                list(feed)
+        else:
+            assert isinstance(next(feed), frames.SubCalls)

@@ -42,6 +42,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lazy_text, "_WINDOW", 7)
     monkeypatch.setattr(lazy_text, "_NEAR", 3)
     monkeypatch.setattr(lazy_lines, "_WINDOW", 7)
+    monkeypatch.setattr(lazy_lines, "_NEAR", 9)
+    monkeypatch.setattr(lazy_lines, "_STEPS_NEAR", 3)
 
 
 @contextlib.contextmanager
@@ -139,6 +141,62 @@ def test_lines_end_at_line_feeds_and_nowhere_else(
         assert [text.splitlines(True)[i] for i in range(len(kept))] == kept
 
 
+@given(ranges(), st.lists(st.integers(0, 20), max_size=20))
+def test_a_line_is_the_same_in_whatever_order_lines_are_asked_for(
+    given_range: tuple[bytes, int, int], order: list[int]
+) -> None:
+    with lazy(*given_range) as (text, plain):
+        kept = re.findall(r"[^\n]*\n|[^\n]+", plain)
+        for got, wanted in (
+            (text.split("\n"), plain.split("\n")),
+            (text.splitlines(True), kept),
+            (text.splitlines(), [line.removesuffix("\n") for line in kept]),
+        ):
+            assert [got[i] for i in order if i < len(wanted)] == [
+                wanted[i] for i in order if i < len(wanted)
+            ]
+            assert list(reversed(got)) == wanted[::-1]
+            assert [got[i] for i in range(len(got))] == wanted
+            assert got[::-2] == wanted[::-2]
+
+
+def test_a_loop_over_line_numbers_asks_the_host_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of the host for each line made a loop over a million of them take minutes."""
+    monkeypatch.setattr(lazy_lines, "_NEAR", 2_000)
+    monkeypatch.setattr(lazy_text, "_WINDOW", 2_000)
+    with lazy(b"a line of a text\n" * 5_000) as (text, plain):
+        lines, wanted = text.splitlines(), plain.splitlines()
+        asked = host.fetch
+        calls: list[dict[str, Any]] = []
+
+        def counted(request: dict[str, Any]) -> bytes:
+            calls.append(request)
+            return asked(request)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "fetch", counted)
+            assert [lines[i] for i in range(len(lines))] == wanted
+            assert list(reversed(lines)) == wanted[::-1]
+
+    assert len(calls) < len(lines) / 4
+
+
+def test_lazy_values_stand_for_what_code_asks_for() -> None:
+    """`text = context if isinstance(context, str) else "\\n".join(context)` is often written, and
+    gave a line for each character."""
+    with lazy(b"a\nb") as (text, _):
+        assert isinstance(text, str)
+        assert isinstance(text.split("\n"), list)
+        assert not isinstance(text, list)
+        assert type(text) is LazyText
+
+
+@given(ranges())
+def test_a_text_is_gone_through_backwards(given_range: tuple[bytes, int, int]) -> None:
+    with lazy(*given_range) as (text, plain):
+        assert "".join(reversed(text)) == plain[::-1]
+
+
 @given(ranges(), st.integers(1, 12), st.data())
 def test_chunks_put_together_are_the_text(
     given_range: tuple[bytes, int, int], size: int, data: st.DataObject
@@ -192,15 +250,16 @@ def test_grep_stops_at_its_limit_and_says_where_to_go_on(
             assert [(m.start, m.line_number) for m in rest] == every[limit:]
 
 
-@given(ranges(), st.sampled_from(["a", "^a", "b$", "(a)b", "[^a]b"]))
+@given(ranges(), st.sampled_from(["a", "^a", "b$", "(a)b", "[^a]b"]), st.integers(-5, 20))
 def test_grep_of_a_str_is_grep_of_a_lazy_text(
-    given_range: tuple[bytes, int, int], pattern: str
+    given_range: tuple[bytes, int, int], pattern: str, start: int
 ) -> None:
     """A cell need not know which of the two its context is."""
     with lazy(*given_range) as (text, plain):
         functions = TextFunctions({"context": plain})
 
-        of_str, of_lazy = functions.grep(pattern), functions.grep(pattern, text)
+        of_str = functions.grep(pattern, start=start)
+        of_lazy = functions.grep(pattern, text, start=start)
 
         assert [(m.start, m.end, m.line_number, m.groups()) for m in of_str] == [
             (m.start, m.end, m.line_number, m.groups()) for m in of_lazy

@@ -34,6 +34,7 @@ class FakeSessions:
     def __init__(self, *sessions: FakeSession) -> None:
         self.sessions = list(sessions)
         self.evicted: list[str] = []
+        self.has_greedy_worker = False
 
     def memory_bytes(self) -> int:
         return sum(session.memory_bytes for session in self.sessions)
@@ -47,6 +48,10 @@ class FakeSessions:
     async def evict(self, session: FakeSession) -> None:
         self.sessions.remove(session)
         self.evicted.append(session.name)
+
+    def end_greedy_worker(self) -> bool:
+        was_greedy, self.has_greedy_worker = self.has_greedy_worker, False
+        return was_greedy
 
 
 class Clock:
@@ -121,6 +126,23 @@ async def test_the_largest_busy_session_is_stopped_when_memory_stays_short() -> 
     await watching.look()
     assert large.is_stopped
     assert not small.is_stopped
+
+
+async def test_a_greedy_worker_is_ended_before_any_cell_is_stopped() -> None:
+    """What it took is no session's fault."""
+    session = FakeSession("a", 101, is_busy=True)
+    sessions, clock = FakeSessions(session), Clock()
+    sessions.has_greedy_worker = True
+    watching = MemoryWatch(sessions, MemoryGauge(100), clock)
+
+    for clock.now_s in (0.0, 3.0):
+        await watching.look()
+    assert not sessions.has_greedy_worker
+    assert not session.is_stopped
+
+    for clock.now_s in (3.25, 6.0):
+        await watching.look()
+    assert session.is_stopped
 
 
 async def test_the_next_is_stopped_only_after_another_wait() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_service import frames
+from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.engine import WASM_PAGE_BYTES
 from sandbox_service.errors import CapacityError
 from sandbox_service.layer_store import LayerStore
@@ -223,3 +225,17 @@ def ended() -> frames.Ended:
         fuel_used=0,
         memory_bytes=0,
     )
+
+
+async def test_a_session_that_was_closed_keeps_no_description_of_its_contexts(
+    workers: Workers,
+) -> None:
+    """A call's request id remembers its session for minutes."""
+    mount = frames.Mount(variable="context", kind="text", texts=[])
+    blob = ContextBlob(mount=mount, key="contexts/1", size_bytes=1)
+    options = dataclasses.replace(OPTIONS, contexts=[blob])
+    residence = Residence(options, SessionMemory.new(), workers)
+
+    await residence.close()
+
+    assert residence.options == OPTIONS

@@ -175,6 +175,42 @@ async def test_closing_twice_sends_one_frame(session: WorkerSession, wire: Wire)
     assert wire.sent == [frames.Close(session=1)]
 
 
+async def test_a_worker_that_does_not_close_a_session_in_time_is_ended(
+    session: WorkerSession, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what runs there would go on for ever, and nobody would know."""
+    monkeypatch.setattr("sandbox_service.worker_session._CLOSE_TIMEOUT_S", 0.01)
+
+    await session.close()
+
+    await eventually(lambda: wire.killed == ["a worker did not close a session in time"])
+
+
+async def test_a_worker_that_closes_a_session_in_time_goes_on(
+    session: WorkerSession, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox_service.worker_session._CLOSE_TIMEOUT_S", 0.01)
+    await session.close()
+
+    session.receive(frames.Closed(session=1))
+
+    await asyncio.sleep(0.05)
+    assert not wire.killed
+
+
+async def test_a_session_that_is_closed_cannot_speak_for_ever(
+    session: WorkerSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody counts what it says any more, and the service has to read all of it."""
+    monkeypatch.setattr("sandbox_service.worker_session._LATE_FRAMES_MAX", 3)
+    await session.close()
+    for _ in range(3):
+        session.receive(output())
+
+    with pytest.raises(frames.FrameError, match="does not end"):
+        session.receive(output())
+
+
 async def test_a_lost_session_says_why(session: WorkerSession) -> None:
     await running(session)
     session.lose("its worker died")

@@ -32,6 +32,8 @@ _PACKAGES = {
     "fathom_demo": "orjson",
 }
 """Each part of the product, and one package that its extra brings."""
+_STANDS = "stands"
+"""What the jail's program says of a wall that it could raise."""
 _DISK_BYTES_WARN, _DISK_BYTES_FAIL = 3_000_000_000, 500_000_000
 _MEMORY_BYTES_WARN, _MEMORY_BYTES_FAIL = 2_000_000_000, 500_000_000
 
@@ -62,6 +64,7 @@ async def findings(
         *check_packages(),
         check_engine(),
         await check_guest(),
+        await check_jail(),
         check_disk(home),
         check_memory(Path("/proc/meminfo")),
         check_objects(home),
@@ -126,24 +129,29 @@ def check_engine() -> Finding:
 
 async def check_guest() -> Finding:
     """Ask the sandbox service's program whether the Python guest is prepared."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "sandbox_service.prepare",
-        "--check",
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, problem = await process.communicate()
-    if process.returncode == 0:
-        return Finding(name="guest", level="ok", detail=output.decode().strip())
-    lines = problem.decode(errors="replace").strip().splitlines()
+    status, lines = await _said("sandbox_service.prepare", "--check")
+    if status == 0:
+        return Finding(name="guest", level="ok", detail=lines[-1])
     return Finding(
         name="guest",
         level="warn",
         detail=lines[-1] if lines else "not prepared",
         remedy="{fathom} up or {fathom} demo, which prepare it",
+    )
+
+
+async def check_jail() -> Finding:
+    """Have a process raise the walls that the sandbox raises around workers."""
+    status, lines = await _said("sandbox_service.jail")
+    if status == 0:
+        said = [line.partition(": ") for line in lines]
+        standing = ", ".join(wall for wall, _, state in said if state == _STANDS)
+        return Finding(name="jail", level="ok", detail=f"walls that can be raised: {standing}")
+    return Finding(
+        name="jail",
+        level="warn",
+        detail=lines[-1] if lines else "the walls could not be tried",
+        remedy="{fathom} up starts without it; FATHOM_SANDBOX_REQUIRE_JAIL=true forbids that",
     )
 
 
@@ -230,6 +238,18 @@ async def check_server(home: Home, server: str | None) -> Finding:
             remedy="start it with `{fathom} up`, or correct --server or FATHOM_SERVER",
         )
     return Finding(name="server", level="ok", detail=f"{address} answers")
+
+
+async def _said(module: str, *arguments: str) -> tuple[int, list[str]]:
+    """Run a program of a service; return its exit status and the lines that it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-m", module, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode(errors="replace").strip().splitlines()
 
 
 def _level(value: int, warn: int, fail: int) -> Literal["ok", "warn", "fail"]:

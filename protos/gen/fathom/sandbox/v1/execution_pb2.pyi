@@ -43,7 +43,9 @@ class ExecutionEvent(_message.Message):
 
     @_builtins.property
     def sub_call_started(self) -> Global___SubCallStarted:
-        """The guest asked a sub-model and waits."""
+        """The guest asked a sub-model and waits. One that is under way when the
+        worker dies has no SubCallFinished.
+        """
 
     @_builtins.property
     def sub_call_finished(self) -> Global___SubCallFinished:

@@ -29,7 +29,8 @@ class SandboxServiceStub:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
     processes apart from the service. A worker that dies takes neither the service
     nor its sessions: their memory, as of the last execution, is held by the
-    service, and they go on in another worker.
+    service, and they go on in another worker. Lost is only a session that was
+    being written down at that moment, right after its start or an execution.
 
     A session's memory is an image: a warm guest and the pages that differ from
     it. Forks, checkpoints, eviction and recovery all move that image.
@@ -100,7 +101,8 @@ class SandboxServiceServicer:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
     processes apart from the service. A worker that dies takes neither the service
     nor its sessions: their memory, as of the last execution, is held by the
-    service, and they go on in another worker.
+    service, and they go on in another worker. Lost is only a session that was
+    being written down at that moment, right after its start or an execution.
 
     A session's memory is an image: a warm guest and the pages that differ from
     it. Forks, checkpoints, eviction and recovery all move that image.
@@ -123,8 +125,10 @@ class SandboxServiceServicer:
         Code that fails in whatever way is a result, not an error: the status is
         OK. After an error the code may or may not have run: GetSession tells the
         executions ended. A second Execute on a busy session is
-        FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. Cancelling the call
-        interrupts the code. Not safe to retry.
+        FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
+        ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+        nothing was run, and the call may be repeated. Cancelling the call
+        interrupts the code. Otherwise not safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,7 +265,8 @@ class SandboxService:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
     processes apart from the service. A worker that dies takes neither the service
     nor its sessions: their memory, as of the last execution, is held by the
-    service, and they go on in another worker.
+    service, and they go on in another worker. Lost is only a session that was
+    being written down at that moment, right after its start or an execution.
 
     A session's memory is an image: a warm guest and the pages that differ from
     it. Forks, checkpoints, eviction and recovery all move that image.

@@ -30,7 +30,8 @@ class SandboxServiceStub:
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
     processes apart from the service. A worker that dies takes neither the service
     nor its sessions: their memory, as of the last execution, is held by the
-    service, and they go on in another worker.
+    service, and they go on in another worker. Lost is only a session that was
+    being written down at that moment, right after its start or an execution.
 
     A session's memory is an image: a warm guest and the pages that differ from
     it. Forks, checkpoints, eviction and recovery all move that image.
@@ -53,8 +54,10 @@ class SandboxServiceStub:
     Code that fails in whatever way is a result, not an error: the status is
     OK. After an error the code may or may not have run: GetSession tells the
     executions ended. A second Execute on a busy session is
-    FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. Cancelling the call
-    interrupts the code. Not safe to retry.
+    FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
+    ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+    nothing was run, and the call may be repeated. Cancelling the call
+    interrupts the code. Otherwise not safe to retry.
     """
     InterruptExecution: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.InterruptExecutionRequest, _sandbox_service_pb2.InterruptExecutionResponse]
     """InterruptExecution stops the running execution, which then ends with
@@ -93,7 +96,8 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
     processes apart from the service. A worker that dies takes neither the service
     nor its sessions: their memory, as of the last execution, is held by the
-    service, and they go on in another worker.
+    service, and they go on in another worker. Lost is only a session that was
+    being written down at that moment, right after its start or an execution.
 
     A session's memory is an image: a warm guest and the pages that differ from
     it. Forks, checkpoints, eviction and recovery all move that image.
@@ -113,8 +117,10 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     Code that fails in whatever way is a result, not an error: the status is
     OK. After an error the code may or may not have run: GetSession tells the
     executions ended. A second Execute on a busy session is
-    FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. Cancelling the call
-    interrupts the code. Not safe to retry.
+    FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
+    ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+    nothing was run, and the call may be repeated. Cancelling the call
+    interrupts the code. Otherwise not safe to retry.
     """
     InterruptExecution: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.InterruptExecutionRequest, _sandbox_service_pb2.InterruptExecutionResponse]  # type: ignore[assignment]
     """InterruptExecution stops the running execution, which then ends with
@@ -152,7 +158,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
     """SandboxService runs untrusted Python in WebAssembly sessions, inside worker
     processes apart from the service. A worker that dies takes neither the service
     nor its sessions: their memory, as of the last execution, is held by the
-    service, and they go on in another worker.
+    service, and they go on in another worker. Lost is only a session that was
+    being written down at that moment, right after its start or an execution.
 
     A session's memory is an image: a warm guest and the pages that differ from
     it. Forks, checkpoints, eviction and recovery all move that image.
@@ -182,8 +189,10 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         Code that fails in whatever way is a result, not an error: the status is
         OK. After an error the code may or may not have run: GetSession tells the
         executions ended. A second Execute on a busy session is
-        FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. Cancelling the call
-        interrupts the code. Not safe to retry.
+        FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
+        ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+        nothing was run, and the call may be repeated. Cancelling the call
+        interrupts the code. Otherwise not safe to retry.
         """
 
     @_abc_1.abstractmethod

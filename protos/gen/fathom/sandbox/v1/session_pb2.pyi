@@ -280,10 +280,9 @@ class ContextMount(_message.Message):
     """ContextMount is input data that the guest sees as a variable.
 
     A context that would take more than a quarter of `memory_bytes_max`, or more
-    than the server's own threshold, is mounted by reference: the blob is mapped
-    read-only and the variable is a lazy text (or lazy documents, or lazy JSON)
-    with the useful surface of `str` (`dict`, `list`), which reads what is asked
-    of it.
+    than the server's own threshold, is mounted by reference: the blob stays where
+    it is, and the variable is a lazy text (or lazy documents, or lazy JSON) with
+    the useful surface of `str` (`dict`, `list`), which reads what is asked of it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -349,7 +348,9 @@ class ContextMount(_message.Message):
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentRange]:
-        """Required for KIND_DOCUMENTS. Byte ranges of the blob, without overlap."""
+        """For KIND_DOCUMENTS alone, which may have none. Byte ranges of the blob,
+        without overlap; at most 100,000 over all contexts of a session.
+        """
 
     def __init__(
         self,
