@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml requirements/dev.txt 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install guest protos protos-check lock format lint typecheck test acceptance check run bench clean
+.PHONY: help install guest protos protos-check lock format lint typecheck test acceptance check run bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ acceptance: guest ## run the tests of the built wheel with real processes
 
 bench: guest ## run every benchmark
 	@$(BIN)/python -m bench all
+
+bench-peers: guest ## measure LiteLLM's proxy beside the gateway, in an environment of its own
+	@$(BIN)/python -m bench.peers
 
 check: lint typecheck protos-check ## lint, types, protos
 

@@ -9,10 +9,14 @@ import argparse
 
 import uvloop
 
-from bench import path, sandbox
+from bench import gateway, path, sandbox
 from bench.measurement import print_head, print_json, print_row
 
-BENCHES = {path.NAME: path.measure, sandbox.NAME: sandbox.measure}
+BENCHES = {
+    path.NAME: path.measure,
+    sandbox.NAME: sandbox.measure,
+    gateway.NAME: gateway.measure,
+}
 
 
 async def _run(names: list[str], *, as_json: bool) -> None:

@@ -19,7 +19,21 @@ from common.errors import UnauthenticatedError
 RUN_TOKEN_METADATA = "fathom-run-token"
 """The gRPC metadata key that carries it."""
 KEY_BYTES_MIN = 32
+AUDIENCE_DEFAULT = "fathom"
 _VERSION = "v1"
+_NO_KEY = Secret("")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subtree:
+    """A part of a run with limits of its own: a run under it, with everything under that."""
+
+    name: str
+    """`runs/{run}`, unique in the tenant."""
+    tokens_max: int | None = None
+    """Input and output tokens of the subtree; None for no limit."""
+    cost_usd_nanos_max: int | None = None
+    """Money of the subtree, in billionths of a US dollar; None for no limit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,22 +59,39 @@ class RunToken:
     """The same, in billionths of a US dollar."""
     expires_at: float
     """Unix time, seconds."""
+    key: str = ""
+    """Name of the credential that the run was asked for with; empty where there was none."""
+    audience: str = ""
+    """Which deployment's gateway it is for; set by the signer."""
+    subtrees: tuple[Subtree, ...] = ()
+    """The parts of the run that the caller is in, from the outermost; each limits it too."""
 
 
 class RunTokenSigner:
-    """Makes and checks run tokens with one key."""
+    """Makes and checks run tokens for one audience."""
 
-    def __init__(self, key: Secret) -> None:
-        """Raise ConfigError for a key under 32 bytes."""
-        self._key = key.reveal().encode()
-        if len(self._key) < KEY_BYTES_MIN:
+    def __init__(
+        self, key: Secret, *, audience: str = AUDIENCE_DEFAULT, previous_key: Secret = _NO_KEY
+    ) -> None:
+        """Tokens are signed with `key`; those of `previous_key` are good too, so that keys can be
+        changed without refusing a call.
+
+        Raises ConfigError for a key under 32 bytes.
+        """
+        keys = [key.reveal().encode()]
+        if previous_key:
+            keys.append(previous_key.reveal().encode())
+        if any(len(each) < KEY_BYTES_MIN for each in keys):
             raise ConfigError(f"run_token_key: needs at least {KEY_BYTES_MIN} bytes")
+        self._keys = tuple(keys)
+        self._audience = audience
 
     def mint(self, token: RunToken) -> str:
         """Return the token's signed text."""
-        payload = json.dumps(dataclasses.asdict(token), separators=(",", ":")).encode()
+        claims = dataclasses.asdict(token) | {"audience": self._audience}
+        payload = json.dumps(claims, separators=(",", ":")).encode()
         signed = f"{_VERSION}.{_encode(payload)}"
-        return f"{signed}.{self._sign(signed)}"
+        return f"{signed}.{_sign(self._keys[0], signed)}"
 
     def verify(self, text: str, *, now: float) -> RunToken:
         """Return what `text` says; UnauthenticatedError tells what is wrong with it."""
@@ -69,21 +100,26 @@ class RunTokenSigner:
         signed, _, signature = text.rpartition(".")
         if not signed.startswith(f"{_VERSION}."):
             raise UnauthenticatedError("malformed", "the run token is not of a known form")
-        if not hmac.compare_digest(self._sign(signed).encode(), signature.encode()):
+        brought = signature.encode()
+        if not any(hmac.compare_digest(_sign(key, signed).encode(), brought) for key in self._keys):
             raise UnauthenticatedError("forged", "the run token's signature is not ours")
         token = _parse(signed.removeprefix(f"{_VERSION}."))
+        if token.audience != self._audience:
+            raise UnauthenticatedError("foreign", "the run token is for another deployment")
         if token.expires_at <= now:
             raise UnauthenticatedError("expired", "the run token has expired")
         return token
 
-    def _sign(self, signed: str) -> str:
-        return _encode(hmac.new(self._key, signed.encode(), hashlib.sha256).digest())
+
+def _sign(key: bytes, signed: str) -> str:
+    return _encode(hmac.new(key, signed.encode(), hashlib.sha256).digest())
 
 
 def _parse(payload: str) -> RunToken:
     try:
         values = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return RunToken(**values | {"tiers": tuple(values["tiers"])})
+        subtrees = tuple(Subtree(**each) for each in values.get("subtrees", ()))
+        return RunToken(**values | {"tiers": tuple(values["tiers"]), "subtrees": subtrees})
     except (binascii.Error, ValueError, TypeError, KeyError):
         raise UnauthenticatedError("malformed", "the run token's payload is damaged") from None
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
 import logging
 import os
+import signal
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+from common.config import ConfigError
 from common.server import Server, run_service
+from llm_gateway.accounts.assembly import make_meter, make_quota_book
+from llm_gateway.accounts.quotas import QuotaBook
+from llm_gateway.cache.answer_cache import AnswerCache
+from llm_gateway.cache.sql_store import SqlCacheStore
 from llm_gateway.catalog import Catalog
 from llm_gateway.catalog_file import load_catalog
 from llm_gateway.config import PREFIX, GatewayConfig
@@ -17,13 +27,12 @@ from llm_gateway.gateway import Gateway
 from llm_gateway.ledger.assembly import LedgerSettings, open_ledger
 from llm_gateway.ledger.usage import UsageReports
 from llm_gateway.meter import Meter
-from llm_gateway.openai_provider import OpenAIProvider
 from llm_gateway.operators import OperatorGate
 from llm_gateway.permissions import Gate
 from llm_gateway.quota_servicer import QuotaServicer
+from llm_gateway.reload import Connections, Reloads
 from llm_gateway.routes import RetryPolicy
 from llm_gateway.servicer import GatewayServicer
-from llm_gateway.upstreams import make_upstreams
 
 _NAME = "fathom-gateway"
 _MESSAGE_BYTES_MAX = 32 << 20
@@ -32,18 +41,42 @@ _QUIET = ("openai", "httpx2", "httpcore2")
 
 
 def main() -> None:
-    """Run until SIGTERM."""
-    run_service(_NAME, GatewayConfig, PREFIX, serve)
+    """Run until SIGTERM, or check a file and end."""
+    parser = argparse.ArgumentParser(
+        prog=_NAME, description="Serves models. Its settings are environment variables."
+    )
+    parser.add_argument(
+        "--check-config",
+        metavar="FILE",
+        type=Path,
+        help="say whether a file with providers, deployments and tiers is valid, and end",
+    )
+    file = parser.parse_args().check_config
+    if file is None:
+        run_service(_NAME, GatewayConfig, PREFIX, serve)
+    else:
+        check_config(file)
+
+
+def check_config(file: Path) -> None:
+    """Say whether a file is valid with the present environment; exits with 2 where it is not."""
+    try:
+        catalog = load_catalog(file, os.environ, dt.datetime.now(dt.UTC))
+    except ConfigError as error:
+        print(f"{_NAME}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"{file} is valid: deployments {', '.join(catalog.deployments)}")
 
 
 async def serve(config: GatewayConfig) -> None:
     """Serve until SIGTERM; calls under way get `drain_s` to end."""
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    catalog = load_catalog(config.config, os.environ, dt.datetime.now(dt.UTC))
+    catalog = _catalog_of(config)
     async with open_gateway(catalog, config) as opened:
         server = Server(_NAME, config, message_bytes_max=_MESSAGE_BYTES_MAX)
-        register(server, opened, catalog, config)
+        register(server, opened, config)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reloads.request)
         async with server:
             await server.wait_for_signal()
 
@@ -56,38 +89,64 @@ class OpenGateway:
     """Answers calls."""
     usage: UsageReports
     """Tells what they took."""
+    quotas: QuotaBook
+    """What they may take."""
+    meter: Meter
+    """What is taken of that."""
+    reloads: Reloads
+    """Takes over a changed configuration."""
 
 
 @contextlib.asynccontextmanager
 async def open_gateway(catalog: Catalog, config: GatewayConfig) -> AsyncIterator[OpenGateway]:
     """Give a gateway with its ledger and connections to the catalog's providers; they end with
     the block."""
-    endpoints = {d.provider.name: d.provider for d in catalog.deployments.values()}
     async with contextlib.AsyncExitStack() as stack:
         books = await stack.enter_async_context(open_ledger(_ledger_settings(config)))
-        providers = {name: OpenAIProvider(endpoint) for name, endpoint in endpoints.items()}
-        for provider in providers.values():
-            stack.push_async_callback(provider.close)
-        meter = Meter(books=books.ledger)
-        books.ledger.on_unknown(meter.read_again)
+        connections = Connections(grace_s=config.abandoned_drain_s)
+        stack.push_async_callback(connections.close)
+        accounts = config.accounts.reveal()
+        quotas = make_quota_book(accounts, books)
+        meter = make_meter(accounts, books, quotas)
+        await stack.enter_async_context(meter.living(config.ledger_lease_s))
+        cache = AnswerCache(
+            catalog.cache,
+            lambda rules: SqlCacheStore(books.commits, answers_max=rules.database_answers_max),
+        )
         gateway = Gateway(
-            catalog,
-            make_upstreams(catalog, providers),
+            connections.offering(catalog),
             meter,
             books.ledger,
             policy=RetryPolicy(attempts_max=config.attempts_max, backoff_s=config.retry_backoff_s),
             output_tokens_default=config.output_tokens_default,
             abandoned_drain_s=config.abandoned_drain_s,
+            cache=cache,
         )
         stack.push_async_callback(gateway.close)
-        yield OpenGateway(gateway, UsageReports(books.database))
+        reloads = Reloads(lambda: _catalog_of(config), gateway, connections)
+        reloads.subscribe(lambda changed: cache.apply(changed.cache))
+        watching = asyncio.create_task(reloads.watch_files(config.credentials_check_s))
+        stack.callback(watching.cancel)
+        yield OpenGateway(gateway, UsageReports(books.database), quotas, meter, reloads)
 
 
-def register(server: Server, opened: OpenGateway, catalog: Catalog, config: GatewayConfig) -> None:
+def register(server: Server, opened: OpenGateway, config: GatewayConfig) -> None:
     """Add both services to a server."""
-    gate = Gate(config.run_token_key, catalog, token_required=config.run_token_required)
-    GatewayServicer(opened.gateway, gate, catalog).register(server)
-    QuotaServicer(OperatorGate(config.operator_key), opened.usage).register(server)
+    gate = Gate(
+        config.run_token_key,
+        opened.gateway.catalog,
+        token_required=config.run_token_required,
+        previous_key=config.run_token_previous_key,
+        audience=config.run_token_audience,
+    )
+    opened.reloads.subscribe(gate.offer)
+    GatewayServicer(opened.gateway, gate).register(server)
+    operators = OperatorGate(config.operator_key)
+    QuotaServicer(operators, opened.usage, opened.quotas, opened.meter).register(server)
+
+
+def _catalog_of(config: GatewayConfig) -> Catalog:
+    return load_catalog(config.config, os.environ, dt.datetime.now(dt.UTC))
 
 
 def _ledger_settings(config: GatewayConfig) -> LedgerSettings:

@@ -110,6 +110,8 @@ class Answer:
     """The reply that was accepted."""
     model: str
     """Name of the deployment that gave it."""
+    tier_served: str = ""
+    """The tier that it is of, where that is not the one that was asked."""
     spend: Spend
     """What it took, failed attempts included."""
     attempts: int

@@ -7,12 +7,21 @@ Drawing two keeps calls from all going to the one that looked best a moment ago.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 _NEWEST_SHARE = 0.2
-_LATENCY_S_MIN = 0.001
-"""What one that has never answered is taken for, so that it gets its chance."""
+_LATENCIES_KEPT = 100
+_LATENCIES_MIN = 20
+_USUAL_SHARE = 0.95
+_CLEARLY = 1.5
+"""So many times as long is worse; less is chance, and the weights decide."""
+_PASSED_SHARE = 0.99
+"""What is left of a bad memory each time that somebody else is asked because of it."""
+_LATENCY_S_MIN = 0.05
+"""What all are taken for that are faster, since models take seconds, and one that has never
+answered, so that it gets its chance."""
 
 
 class Load:
@@ -22,6 +31,7 @@ class Load:
         self.in_flight = 0
         """Exchanges under way."""
         self._latency_s = 0.0
+        self._latencies_s: deque[float] = deque(maxlen=_LATENCIES_KEPT)
 
     def begin(self) -> None:
         """Note that an exchange has begun."""
@@ -33,6 +43,18 @@ class Load:
         if is_good:
             newest = elapsed_s - self._latency_s if self._latency_s else elapsed_s / _NEWEST_SHARE
             self._latency_s += _NEWEST_SHARE * newest
+            self._latencies_s.append(elapsed_s)
+
+    @property
+    def slow_s(self) -> float | None:
+        """The time in which 95 of 100 answers came lately; None where too few are known."""
+        if len(self._latencies_s) < _LATENCIES_MIN:
+            return None
+        return sorted(self._latencies_s)[int(len(self._latencies_s) * _USUAL_SHARE)]
+
+    def pass_over(self) -> None:
+        """Note that another was asked instead: one that was slow once gets its chance again."""
+        self._latency_s *= _PASSED_SHARE
 
     @property
     def expected_s(self) -> float:
@@ -69,8 +91,11 @@ def ordered(
         while len(left) > 1:
             first = _drawn(left, draw)
             second = _drawn([other for other in left if other is not first], draw)
-            # At a tie the draw decides, so that weights count among the idle.
-            better = second if second.load.expected_s < first.load.expected_s else first
+            # Among the about equal the draw decides, so that weights count among the idle.
+            better = first
+            if second.load.expected_s * _CLEARLY < first.load.expected_s:
+                better = second
+                first.load.pass_over()
             order.append(better)
             left = [other for other in left if other is not better]
         order += left

@@ -38,6 +38,7 @@ class CallTelemetry:
         self._tokens = instruments.create_histogram(names.METRIC_CLIENT_TOKEN_USAGE, unit="{token}")
         self._cost = instruments.create_counter(names.METRIC_COST_USD, unit="USD")
         self._upstream = instruments.create_counter(names.METRIC_GATEWAY_UPSTREAM)
+        self._breakers = instruments.create_gauge(names.METRIC_GATEWAY_BREAKER_OPEN)
 
     @contextlib.contextmanager
     def call(
@@ -107,6 +108,10 @@ class CallTelemetry:
         if spend.cost_usd_nanos:
             cost_labels = {names.MODEL: deployment.name, names.TIER: tier}
             self._cost.add(spend.cost_usd_nanos / _NANOS, cost_labels)
+
+    def breaker_changed(self, deployment: Deployment, *, is_open: bool) -> None:
+        """Tell whether a deployment is left alone."""
+        self._breakers.set(int(is_open), {names.MODEL: deployment.name})
 
     @contextlib.contextmanager
     def _span(self, name: str, attributes: dict[str, AttributeValue]) -> Iterator[Span]:

@@ -9,14 +9,14 @@ import datetime as dt
 import logging
 import re
 import tomllib
-import urllib.parse
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from common.config import ConfigError, Secret
-from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment, Provider
+from common.config import ConfigError
+from llm_gateway.cache.rules import cache_rules_from
+from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment, Provider, Steps
 from llm_gateway.egress.egress_table import egress_from
 from llm_gateway.prices import (
     FREE,
@@ -26,15 +26,15 @@ from llm_gateway.prices import (
     price_from_table,
     usd_nanos_per_million,
 )
+from llm_gateway.provider_table import ProviderTables
+from llm_gateway.routing_table import routing_from
+from llm_gateway.tokens import VOCABULARIES
 from llm_gateway.toml_table import Table
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _TIERS_NEEDED = ("root", "sub")
 _OMITTABLE = ("temperature", "stop", "seed")
-_OUTPUT_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
-_SECRET_HEADERS = {"authorization", "api-key", "x-api-key", "x-goog-api-key"}
-_TIMEOUT_S = 120.0
 _CONCURRENCY_MAX = 256
 
 
@@ -60,9 +60,11 @@ class _CatalogFile:
     def read(self, document: dict[str, Any]) -> Catalog:
         """Return the whole catalog."""
         top = Table(str(self._path), document)
-        providers = {
-            name: self._provider(name, table) for name, table in top.tables("providers").items()
-        }
+        tables = ProviderTables(self._environ, Path(top.text("secrets_dir", "")))
+        providers: dict[str, Provider] = {}
+        for name, table in top.tables("providers").items():
+            _check_name(table, "", name)
+            providers[name] = tables.read(name, table)
         deployments: dict[str, Deployment] = {}
         for table in top.table_list("deployments"):
             deployment = self._deployment(table, providers)
@@ -72,52 +74,12 @@ class _CatalogFile:
         tiers = self._tiers(top.table("tiers"), deployments)
         offered = [*tiers, *(MODEL_PREFIX + name for name in deployments)]
         egress = egress_from(top.sub_table("egress", top.pop("egress", {})), offered)
+        cache = cache_rules_from(top.sub_table("cache", top.pop("cache", {})))
+        routing = routing_from(top.sub_table("routing", top.pop("routing", {})), [*tiers])
         top.end()
-        return Catalog(deployments=deployments, tiers=tiers, egress=egress)
-
-    def _provider(self, name: str, table: Table) -> Provider:
-        _check_name(table, "", name)
-        base_url = table.text("base_url")
-        url = urllib.parse.urlsplit(base_url)
-        if url.scheme not in {"http", "https"} or not url.hostname:
-            table.fail("base_url", "must be an http or https URL such as https://host/v1")
-        if url.username or url.password or url.query:
-            table.fail("base_url", "must hold no credential or query; use api_key_env")
-        headers = table.texts_by_name("headers")
-        for header in headers:
-            if header.lower() in _SECRET_HEADERS:
-                table.fail("headers", f"{header} would put a key in this file; use api_key_env")
-        hosted_by_openai = (url.hostname or "").endswith((".openai.com", ".openai.azure.com"))
-        provider = Provider(
-            name=name,
-            base_url=base_url.rstrip("/"),
-            api_key=self._api_key(table),
-            headers=headers,
-            timeout_s=table.seconds("timeout_s", _TIMEOUT_S),
-            output_limit_field=table.choice(
-                "output_limit_field", _OUTPUT_LIMIT_FIELDS, _OUTPUT_LIMIT_FIELDS[hosted_by_openai]
-            ),
+        return Catalog(
+            deployments=deployments, tiers=tiers, egress=egress, cache=cache, routing=routing
         )
-        table.end()
-        return provider
-
-    def _api_key(self, table: Table) -> Secret | None:
-        variable, file = table.text("api_key_env", ""), table.text("api_key_file", "")
-        if variable and file:
-            table.fail("api_key_file", "cannot stand beside api_key_env; keep one of them")
-        if variable:
-            if not self._environ.get(variable):
-                table.fail("api_key_env", f"the environment variable {variable} is not set")
-            return Secret(self._environ[variable])
-        if file:
-            try:
-                key = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                table.fail("api_key_file", f"{file} cannot be read")
-            if not key:
-                table.fail("api_key_file", f"{file} is empty; put the key into it")
-            return Secret(key)
-        return None
 
     def _deployment(self, table: Table, providers: Mapping[str, Provider]) -> Deployment:
         name = table.text("name")
@@ -133,9 +95,14 @@ class _CatalogFile:
             model=model,
             context_tokens_max=table.count("context_tokens_max", window),
             output_tokens_max=table.count("output_tokens_max", 0),
+            output_tokens_default=table.count("output_tokens_default", 0),
             concurrency_max=table.count("concurrency_max", _CONCURRENCY_MAX),
+            requests_per_minute=table.count("requests_per_minute", 0),
+            tokens_per_minute=table.count("tokens_per_minute", 0),
+            weight=table.count("weight", 1),
             price=price,
             omit_parameters=frozenset(table.text_list("omit_parameters", _OMITTABLE)),
+            vocabulary=table.choice("vocabulary", ("", *VOCABULARIES), ""),
         )
         table.end()
         return deployment
@@ -167,14 +134,12 @@ class _CatalogFile:
         prices.end()
         return Price((rates,)), 0
 
-    def _tiers(
-        self, table: Table, deployments: Mapping[str, Deployment]
-    ) -> dict[str, tuple[str, ...]]:
+    def _tiers(self, table: Table, deployments: Mapping[str, Deployment]) -> dict[str, Steps]:
         tiers = {}
         for tier in [*table.names()]:
             _check_name(table, tier, tier)
-            tiers[tier] = table.text_list(tier, tuple(deployments))
-            if not tiers[tier]:
+            tiers[tier] = table.steps(tier, tuple(deployments))
+            if not all([tiers[tier], *tiers[tier]]):
                 table.fail(tier, "needs at least one deployment")
         for tier in _TIERS_NEEDED:
             if tier not in tiers:

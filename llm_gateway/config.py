@@ -12,6 +12,8 @@ from common.config import ConfigError, Secret, ServerConfig
 PREFIX = "FATHOM_GATEWAY_"
 _KEY_BYTES_MIN = 32
 _LEASE_S_MIN = 0.5
+_ACCOUNTS = ("database", "memory")
+_ACCOUNTS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,10 @@ class GatewayConfig(ServerConfig):
     """TOML file with providers, deployments and tiers."""
     run_token_key: Secret = Secret("")
     """Key that run tokens are signed with, at least 32 bytes, the same as the orchestrator's."""
+    run_token_previous_key: Secret = Secret("")
+    """Key of tokens that are still good while keys are changed; nothing is signed with it."""
+    run_token_audience: str = "fathom"
+    """Which deployment's tokens are good, the same as the orchestrator's."""
     run_token_required: bool = True
     """Refuse calls without a run token. False admits them without any limit: never outside of
     development."""
@@ -40,12 +46,18 @@ class GatewayConfig(ServerConfig):
     """Days after which recorded answers and spend are deleted."""
     ledger_lease_s: float = 15.0
     """Seconds without a sign of life after which a gateway is dead, and its calls are another's."""
+    accounts: Secret = Secret("database")
+    """Where spend is counted against limits and quotas: `database` for the ledger's, which gateways
+    may share; `memory` for one gateway alone; else the URL of a Valkey server, such as
+    `redis://host:6379/0`, for many gateways. It may hold a password."""
     output_tokens_default: int = 4096
     """Tokens an answer may have where neither the prompt nor the deployment says."""
     attempts_max: int = 6
     """Exchanges with providers for one call, over all deployments."""
     retry_backoff_s: float = 0.5
     """Longest wait before the first retry; it doubles with each, up to 2 seconds."""
+    credentials_check_s: float = 5.0
+    """Seconds between two looks at files with keys and certificates, for changed ones."""
     abandoned_drain_s: float = 5.0
     """Seconds that an exchange whose caller has gone may go on, so that its real usage is known."""
 
@@ -64,7 +76,12 @@ class GatewayConfig(ServerConfig):
             )
         if self.ledger_lease_s < _LEASE_S_MIN:
             raise ConfigError(f"ledger_lease_s: must be at least {_LEASE_S_MIN}")
+        accounts = self.accounts.reveal()
+        if accounts not in _ACCOUNTS and not accounts.startswith(_ACCOUNTS_SCHEMES):
+            raise ConfigError("accounts: must be database, memory or the URL of a Valkey server")
         if self.output_tokens_default < 1 or self.attempts_max < 1:
             raise ConfigError("output_tokens_default and attempts_max: must be at least 1")
+        if not self.credentials_check_s > 0:
+            raise ConfigError("credentials_check_s: must be above 0")
         if self.abandoned_drain_s < 0 or self.retry_backoff_s < 0:
             raise ConfigError("abandoned_drain_s and retry_backoff_s: must be 0 or more")

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import grpc
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 
 from common.errors import ServiceError
 
@@ -52,6 +54,40 @@ class RunLimitExceededError(ServiceError):
     def __init__(self, limit: str, value: int, spent: int, needed: int) -> None:
         message = f"{limit}: {spent} of {value} are spent and this call may take {needed}"
         super().__init__(message, limit=limit, value=value, spent=spent)
+
+
+class QuotaExceededError(ServiceError):
+    """The call could cross a quota of its tenant, so it was not made."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_QUOTA_EXCEEDED
+
+    def __init__(
+        self,
+        quota: str,
+        limit: str,
+        value: int,
+        spent: int,
+        needed: int,
+        *,
+        retry_after_s: float | None,
+    ) -> None:
+        """`retry_after_s` is None where waiting does not help."""
+        self.description = f"{limit}: {spent} of {value} are taken and this call may take {needed}"
+        super().__init__(
+            f"{quota}: {self.description}",
+            retry_after_s=retry_after_s,
+            quota=quota,
+            limit=limit,
+            value=value,
+            spent=spent,
+        )
+
+    def details(self) -> list[Message]:
+        """Add a QuotaFailure that names the quota."""
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(subject=self.metadata["quota"], description=self.description)
+        return [*super().details(), failure]
 
 
 class ProviderUnavailableError(ServiceError):
@@ -148,13 +184,16 @@ class ProviderTimeoutError(ServiceError):
 
 
 class LedgerUnavailableError(ServiceError):
-    """The ledger cannot be reached, and without it no call is made."""
+    """The ledger, or where spend is counted, cannot be reached: without them no call is made."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE
 
     def __init__(self) -> None:
-        super().__init__("the ledger of calls cannot be reached; try again", retry_after_s=1.0)
+        super().__init__(
+            "the ledger of calls, or where spend is counted, cannot be reached; try again",
+            retry_after_s=1.0,
+        )
 
 
 class AnswerUnreadableError(ServiceError):

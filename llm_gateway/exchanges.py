@@ -85,6 +85,8 @@ class Exchanges:
         upstream, reservation = exchange.upstream, exchange.reservation
         observed = _Observed(exchange)
         outcome: Outcome | None = None
+        now = asyncio.get_running_loop().time
+        began = now()
         try:
             with self._telemetry.attempt(
                 exchange.call, upstream.deployment, exchange.attempt
@@ -105,13 +107,35 @@ class Exchanges:
         finally:
             # Reached without an outcome where it was cancelled while the provider worked.
             spend = observed.estimate() if outcome is None else outcome.spend
-            upstream.slots.release()
+            self._leave(exchange, outcome, began, now())
+            reservation.settle(spend)  # before the record, so that they share a transaction
             try:
                 await _record(exchange, spend, outcome)
             finally:
-                reservation.settle(spend)
                 exchange.claim.leave()
                 self._telemetry.record_spend(exchange.call.prompt.tier, upstream.deployment, spend)
+
+    def _leave(self, exchange: Exchange, outcome: Outcome | None, began: float, now: float) -> None:
+        """Give back the slot, and let the upstream learn how it went."""
+        upstream = exchange.upstream
+        if outcome is None:
+            upstream.leave()
+            return
+        taken = outcome.spend.tokens.total
+        upstream.pace.correct(taken - exchange.call.prompt.input_tokens_estimate, now)
+        is_timed = exchange.outlet is None
+        if upstream.leave_after(outcome.result, now - began, now=now, is_timed=is_timed):
+            is_open = upstream.breaker.is_open
+            self._telemetry.breaker_changed(upstream.deployment, is_open=is_open)
+            message = "a deployment is left alone" if is_open else "a deployment is asked again"
+            _log.warning(
+                message,
+                extra={
+                    "provider": upstream.deployment.provider.name,
+                    "model": upstream.deployment.name,
+                    "for_s": round(upstream.breaker.wait_s(now), 3),
+                },
+            )
 
 
 async def _record(exchange: Exchange, spend: Spend, outcome: Outcome | None) -> None:

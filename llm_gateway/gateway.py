@@ -2,32 +2,38 @@
 
 Each stage is one line of `_answer` or `_attempt`, in the order in which it may refuse. The ledger
 or a cache answers before the route is opened; a tenant's quota is held where the run's
-reservation is; a circuit breaker is one more reason for a route to leave a deployment.
+reservation is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from common.errors import ServiceError
 from common.run_token import RunToken
 from llm_gateway.answers import Answer, Delta, Spend
+from llm_gateway.cache.answer_cache import AnswerCache
+from llm_gateway.cache.place import CachePlace
+from llm_gateway.cache.rules import CacheRules
 from llm_gateway.call_telemetry import CallTelemetry
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Catalog, Deployment
-from llm_gateway.egress.guard import EgressGuard
+from llm_gateway.demands import Demand
 from llm_gateway.errors import ProviderBrokenReplyError
 from llm_gateway.exchanges import Exchange, Exchanges, Outcome
 from llm_gateway.failures import ProviderError
+from llm_gateway.hedging import Hedging, Tried
 from llm_gateway.ledger.claim import Claim, ClaimLostError
 from llm_gateway.ledger.entries import RecordedAnswer
 from llm_gateway.ledger.ledger import Ledger
-from llm_gateway.meter import Demand, Meter, Reservation
+from llm_gateway.meter import Meter, Reservation
+from llm_gateway.offering import Offering, Way
 from llm_gateway.outlets import Outlet, Started
-from llm_gateway.permissions import check_permitted, is_model_permitted
+from llm_gateway.permissions import is_model_permitted
 from llm_gateway.prompts import Prompt
 from llm_gateway.routes import RetryPolicy, Route, timeout_error
+from llm_gateway.tokens import TokenCount, count_tokens, input_tokens_at_most
 from llm_gateway.upstreams import Upstream
 
 _OUTPUT_TOKENS_MIN = 256
@@ -39,40 +45,60 @@ class Gateway:
 
     def __init__(
         self,
-        catalog: Catalog,
-        upstreams: Mapping[str, Upstream],
+        offering: Offering,
         meter: Meter,
         ledger: Ledger,
         *,
         policy: RetryPolicy,
         output_tokens_default: int,
         abandoned_drain_s: float,
+        cache: AnswerCache | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`upstreams` is by name of deployment; `sleep` is how the gateway waits for a retry."""
-        self._catalog = catalog
-        self._upstreams = upstreams
+        """`sleep` is how the gateway waits for a retry."""
+        self._offering = offering
         self._meter = meter
         self._ledger = ledger
         self._policy = policy
         self._output_tokens_default = output_tokens_default
+        self._cache = cache or AnswerCache(CacheRules(is_on=False))
         self._sleep = sleep
-        self._guard = EgressGuard(catalog.egress)
         self._telemetry = CallTelemetry()
+        self._hedging = Hedging()
         self._exchanges = Exchanges(self._telemetry, abandoned_drain_s=abandoned_drain_s)
 
     async def close(self) -> None:
-        """End the exchanges that outlived their callers."""
+        """End what outlived its callers."""
+        await self._cache.close()
         await self._exchanges.close()
+
+    @property
+    def offering(self) -> Offering:
+        """What new calls get."""
+        return self._offering
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is offered at present."""
+        return self._offering.catalog
+
+    def offer(self, offering: Offering) -> None:
+        """Offer something else to new calls; those under way keep what they began with."""
+        self._offering = offering
 
     def models(self, token: RunToken) -> list[Deployment]:
         """Return the deployments that a token permits, by name."""
         permitted = [
             deployment
-            for name, deployment in self._catalog.deployments.items()
-            if is_model_permitted(token, self._catalog, name)
+            for name, deployment in self.catalog.deployments.items()
+            if is_model_permitted(token, self.catalog, name)
         ]
         return sorted(permitted, key=lambda deployment: deployment.name)
+
+    async def count_tokens(self, call: Call) -> TokenCount:
+        """Count what a call would send to the deployment that its tier names first; raises
+        ModelNotOfferedError and PermissionDeniedError."""
+        return await count_tokens(call.prompt, self._offering.way(call).equals[0])
 
     async def generate(self, call: Call) -> Answer:
         """Return the whole answer; raises a ServiceError for everything that can be foreseen."""
@@ -96,25 +122,45 @@ class Gateway:
             task.cancel()
 
     async def _answer(self, call: Call, outlet: Outlet | None) -> Answer:
-        pool = self._guard.permitted(call, self._catalog.pool(call.prompt.tier))
-        check_permitted(call.token, self._catalog, call.prompt.tier)
-        captures = self._guard.policy_of(call).captures_content
-        with self._telemetry.call(call, pool[0], captures_content=captures) as seen:
-            asked = await self._guard.inspect(call)
-            answer = await self._once(asked, [self._upstreams[d.name] for d in pool], outlet)
+        with self._offering.in_use() as offered:
+            return await self._answer_from(offered, call, outlet)
+
+    async def _answer_from(self, offered: Offering, call: Call, outlet: Outlet | None) -> Answer:
+        way = offered.way(call, is_downgraded=await self._is_downgraded(offered, call))
+        captures = offered.guard.policy_of(call).captures_content
+        with self._telemetry.call(call, way.first.deployment, captures_content=captures) as seen:
+            asked = await offered.guard.inspect(call)
+            place = self._cache.place_of(asked, way.equals)
+            answer = await self._once(offered, asked, way, outlet, place)
             if outlet is not None and outlet.started_at is not None:
                 seen.first_piece_after(outlet.started_at - call.arrived)
             seen.answered(answer)
         return answer
 
-    async def _once(self, call: Call, pool: Sequence[Upstream], outlet: Outlet | None) -> Answer:
-        """Return the recorded answer of a repeat, else ask."""
+    async def _is_downgraded(self, offered: Offering, call: Call) -> bool:
+        """Whether the call's run is past its soft budget, for a tier that then has another."""
+        routing = offered.catalog.routing
+        if call.prompt.tier not in routing.downgrade:
+            return False
+        return await self._meter.share_spent(call.token) >= routing.downgrade_share
+
+    async def _once(
+        self,
+        offered: Offering,
+        call: Call,
+        way: Way,
+        outlet: Outlet | None,
+        place: CachePlace | None,
+    ) -> Answer:
+        """Return the recorded answer of a repeat, or a cached one, else ask."""
         while True:
-            entered = await self._enter(call, pool[0])
+            entered = await self._enter(call, way.first)
             if isinstance(entered, RecordedAnswer):
                 return _recorded(entered, call)
             try:
-                return await self._ask(call, entered, pool, outlet)
+                if place is None:
+                    return await self._ask(call, entered, way, outlet)
+                return await self._cached(offered, call, entered, way, outlet, place)
             except ClaimLostError:
                 continue  # another process was faster: its answer is to be waited for
             finally:
@@ -127,23 +173,56 @@ class Gateway:
         except TimeoutError:
             raise timeout_error(first) from None
 
-    async def _ask(
-        self, call: Call, claim: Claim, pool: Sequence[Upstream], outlet: Outlet | None
+    async def _cached(
+        self,
+        offered: Offering,
+        call: Call,
+        claim: Claim,
+        way: Way,
+        outlet: Outlet | None,
+        place: CachePlace,
     ) -> Answer:
+        """Return what stands in a place of the cache, else ask for all who want the same."""
+
+        async def ask() -> Answer:
+            with offered.in_use():
+                return await self._ask(call, claim, way, outlet)
+
+        try:
+            found = await self._cache.answer(
+                place, ask, begin=claim.join, end=claim.leave, deadline=call.deadline
+            )
+        except TimeoutError:
+            raise timeout_error(way.first) from None
+        if isinstance(found, Answer):
+            return found
+        await claim.keep(found)
+        return _recorded(found, call)
+
+    async def _ask(self, call: Call, claim: Claim, way: Way, outlet: Outlet | None) -> Answer:
         now = asyncio.get_running_loop().time
-        route = Route(pool, self._policy, now=now, deadline=call.deadline)
+        route = Route(
+            way.pool,
+            self._policy,
+            now=now,
+            deadline=call.deadline,
+            larger=way.larger,
+            input_tokens=call.prompt.input_tokens_estimate,
+        )
         spend = Spend()
         try:
             while True:
                 step = route.next_step()
                 if step.wait_s:
                     await self._sleep(step.wait_s)
-                outcome = await self._attempt(call, claim, step.upstream, outlet, route.attempts)
-                spend += outcome.spend
+                tried = await self._try(call, claim, way, route, step.upstream, outlet)
+                spend += tried.spend
+                outcome = tried.outcome
                 if not isinstance(outcome.result, ProviderError):
                     return Answer(
                         completion=outcome.result,
-                        model=step.upstream.deployment.name,
+                        model=tried.upstream.deployment.name,
+                        tier_served=way.tier_served(tried.upstream, call.prompt.tier),
                         spend=spend,
                         attempts=route.attempts,
                         elapsed_s=now() - call.arrived,
@@ -158,6 +237,25 @@ class Gateway:
             error.metadata |= spend.as_metadata()  # what was paid for nothing is paid all the same
             raise
 
+    async def _try(
+        self,
+        call: Call,
+        claim: Claim,
+        way: Way,
+        route: Route,
+        upstream: Upstream,
+        outlet: Outlet | None,
+    ) -> Tried:
+        """Make one attempt, or two at a time where the first is slow."""
+
+        async def attempt(by: Upstream, number: int, has_asked: asyncio.Event) -> Outcome:
+            return await self._attempt(call, claim, by, outlet, number, has_asked)
+
+        if outlet is None and way.hedge_share:
+            return await self._hedging.run(attempt, route, upstream, way.hedge_share)
+        outcome = await attempt(upstream, route.attempts, asyncio.Event())
+        return Tried(upstream, outcome, outcome.spend)
+
     async def _attempt(
         self,
         call: Call,
@@ -165,12 +263,14 @@ class Gateway:
         upstream: Upstream,
         outlet: Outlet | None,
         attempt: int,
+        has_asked: asyncio.Event,
     ) -> Outcome:
         demand = self._demand(call.prompt, upstream.deployment)
         try:
             async with asyncio.timeout_at(call.deadline):
                 reservation = await self._meter.reserve(call.token, demand)
-                exchange_id = await _hold(claim, upstream, reservation)
+                exchange_id = await _hold(claim, upstream, reservation, call.token.tenant)
+                has_asked.set()
                 return await self._exchanges.run(
                     Exchange(
                         call=call,
@@ -186,7 +286,8 @@ class Gateway:
             raise timeout_error(upstream) from None
 
     def _demand(self, prompt: Prompt, deployment: Deployment) -> Demand:
-        wanted = prompt.output_tokens_max or self._output_tokens_default
+        usual = deployment.output_tokens_default or self._output_tokens_default
+        wanted = prompt.output_tokens_max or usual
         wanted = min(wanted, deployment.output_tokens_max or wanted)
         will_do = wanted if prompt.output_tokens_max else min(wanted, _OUTPUT_TOKENS_MIN)
         return Demand(
@@ -194,20 +295,22 @@ class Gateway:
             output_tokens_max=wanted,
             output_tokens_min=will_do,
             price=deployment.price,
+            tier=prompt.tier,
+            count=lambda: input_tokens_at_most(prompt, deployment),
         )
 
 
-async def _hold(claim: Claim, upstream: Upstream, reservation: Reservation) -> str:
+async def _hold(claim: Claim, upstream: Upstream, reservation: Reservation, tenant: str) -> str:
     """Wait for a slot and write the hold down; gives back what it has taken where that fails."""
     try:
-        await upstream.slots.acquire()
+        await upstream.enter(tenant)
         try:
             return await claim.hold(reservation, upstream.deployment.name)
         except BaseException:
-            upstream.slots.release()
+            upstream.leave()
             raise
     except BaseException:
-        reservation.settle(Spend())
+        reservation.release()
         raise
 
 

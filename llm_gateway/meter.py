@@ -1,271 +1,312 @@
-"""What each run has spent and has reserved, so that no set of concurrent calls can cross its
-limits: reserve the worst case, call, settle what it really took.
+"""No set of concurrent calls crosses a limit: reserve the worst case, call, settle what it took.
 
-In this process's memory, on top of what the ledger has of the run when the process first sees it
-and of the run token's own figures. Several gateways do not share it.
+The numbers are in a store of accounts, which may be shared with other gateways. Here is what is
+between a call and that store: which limits it has, the order in which the calls of a run are
+served, and that whatever is reserved is settled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import logging
+import secrets
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from common.errors import ServiceError
 from common.run_token import RunToken
+from llm_gateway.accounts.caps import NOTHING, Amounts, Cap, Holding, Shortage, State
+from llm_gateway.accounts.memory_store import MemoryAccountStore
+from llm_gateway.accounts.run_caps import RunBooks, RunCaps
+from llm_gateway.accounts.store import AccountStore
 from llm_gateway.answers import Spend
-from llm_gateway.errors import RunLimitExceededError
-from llm_gateway.prices import Price
+from llm_gateway.demands import Demand, Refused, room_for
+from llm_gateway.errors import LedgerUnavailableError, QuotaExceededError, RunLimitExceededError
 
-_SWEEP_INTERVAL_S = 60.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What one exchange may take."""
-
-    input_tokens_max: int
-    """Tokens of the prompt at most."""
-    output_tokens_max: int
-    """Tokens of the answer that are wanted."""
-    output_tokens_min: int
-    """Tokens of the answer that will do; the same as the maximum where the caller named it."""
-    price: Price
-    """What they cost."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSpend:
-    """What a run has settled and what it has reserved."""
-
-    tokens: int
-    """Settled."""
-    cost_usd_nanos: int
-    """Settled, in billionths of a US dollar."""
-    tokens_held: int
-    """Reserved by exchanges under way."""
-    cost_usd_nanos_held: int
-    """Reserved by exchanges under way, in billionths of a US dollar."""
+_POLL_S = 0.05
+_POLL_S_MAX = 0.5
+"""Between two looks at what other processes hold."""
+_CLOSE_WAIT_S = 5.0
+_MICROS = 1_000_000
+_log = logging.getLogger(__name__)
 
 
 class Reservation:
-    """A part of a run's limits held for one exchange, until it is settled."""
+    """What is held for one exchange, until it is settled."""
 
-    def __init__(self, account: _Account, output_tokens_max: int, tokens: int, cost: int) -> None:
+    def __init__(
+        self, output_tokens_max: int, amounts: Amounts, on_end: Callable[[Amounts], None]
+    ) -> None:
+        """`on_end` is called once, with what was taken."""
         self.output_tokens_max = output_tokens_max
         """What the answer may have; less than was wanted where only that fits the limits."""
-        self.tokens = tokens
+        self.tokens = amounts.tokens
         """Held."""
-        self.cost_usd_nanos = cost
+        self.cost_usd_nanos = amounts.cost_usd_nanos
         """Held, in billionths of a US dollar."""
-        self._account: _Account | None = account
+        self._on_end: Callable[[Amounts], None] | None = on_end
 
     def settle(self, spend: Spend) -> None:
         """Book what the exchange took and free the rest; once, later calls do nothing.
 
         It has no point at which it could be cancelled.
         """
-        account, self._account = self._account, None
-        if account is not None:
-            account.settle(self, spend)
+        self._end(Amounts(1, spend.tokens.total, spend.cost_usd_nanos))
+
+    def release(self) -> None:
+        """Free it all: the exchange was not begun."""
+        self._end(NOTHING)
+
+    def _end(self, taken: Amounts) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(taken)
 
 
-class RunTotal(Protocol):
-    """What a run has taken, by some books."""
+class QuotaSource(Protocol):
+    """What operators have set."""
 
-    @property
-    def tokens(self) -> int:
-        """Input and output."""
-        ...
-
-    @property
-    def cost_usd_nanos(self) -> int:
-        """Billionths of a US dollar."""
-        ...
-
-
-class RunBooks(Protocol):
-    """What outlives this process."""
-
-    async def run_sum(self, tenant: str, run: str) -> RunTotal:
-        """Return what a run has settled, and what other processes hold for it."""
+    async def caps(self, token: RunToken, tier: str) -> Sequence[Cap]:
+        """Return the caps of a call's tenant, key and run; raises LedgerUnavailableError."""
         ...
 
 
 class Meter:
-    """The accounts of all runs seen lately."""
+    """Reserves and settles for the calls of this process."""
 
     def __init__(
-        self, now: Callable[[], float] = time.time, *, books: RunBooks | None = None
+        self,
+        now: Callable[[], float] = time.time,
+        *,
+        store: AccountStore | None = None,
+        books: RunBooks | None = None,
+        quotas: QuotaSource | None = None,
     ) -> None:
-        """Without `books` every run begins with what its token says."""
-        self._books = books
+        """Without a `store` accounts are in memory; without `books` a run begins with what its
+        token says; `now` is Unix time."""
+        self._store = store or MemoryAccountStore()
+        self._quotas = quotas
         self._now = now
-        self._accounts: dict[tuple[str, str], _Account] = {}
-        self._next_sweep = now() + _SWEEP_INTERVAL_S
+        self._run_caps = RunCaps(books, now)
+        self._owner = secrets.token_hex(8)
+        self._holds = 0
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._bell = _Bell()
+        self._settling: set[asyncio.Future[None]] = set()
+        self._unsettled: dict[str, Amounts] = {}
 
     async def reserve(self, token: RunToken, demand: Demand) -> Reservation:
-        """Hold the worst case of an exchange; waits, in order, while others of the run hold more.
+        """Hold the worst case of an exchange; waits while what others hold is in the way, behind
+        the calls of its run that came before.
 
-        Raises RunLimitExceededError where it does not fit with nothing else under way, and what
-        the books raise where they cannot be read.
+        Raises RunLimitExceededError or QuotaExceededError where it would not fit with nothing else
+        under way, and LedgerUnavailableError where the store or the books cannot be read.
         """
-        account = self._account(token)
-        is_limited = token.tokens_max is not None or token.cost_usd_nanos_max is not None
-        if self._books is not None and is_limited and not account.is_read:
-            async with account.reading:
-                if not account.is_read:
-                    account.take_over(await self._books.run_sum(token.tenant, token.run))
-        return await account.reserve(token, demand)
+        caps = [*await self._run_caps.of(token)]
+        if self._quotas is not None:
+            caps += await self._quotas.caps(token, demand.tier)
+        asking = _Asking(token.tenant, tuple(caps), demand)
+        key = token.tenant, token.run
+        if key not in self._lines:
+            held = await self._try(asking, demand.output_tokens_max)
+            if isinstance(held, Reservation):
+                return held
+        async with self._in_line(key):
+            return await self._wait(asking)
 
-    def read_again(self, tenant: str, run: str) -> None:
-        """Say that the books have more of a run than this process knows of."""
-        account = self._accounts.get((tenant, run))
-        if account is not None:
-            account.is_read = False
+    async def state(self, cap: Cap) -> State:
+        """Return how a cap's account stands."""
+        (state,) = await self._store.states([cap], self._now_us())
+        return state
 
-    def spend_of(self, token: RunToken) -> RunSpend:
-        """Return the state of the token's run."""
-        return self._account(token).spend()
-
-    def _account(self, token: RunToken) -> _Account:
-        now = self._now()
-        if now >= self._next_sweep:
-            self._next_sweep = now + _SWEEP_INTERVAL_S
-            kept = {key: account for key, account in self._accounts.items() if account.is_live(now)}
-            self._accounts = kept
-        account = self._accounts.setdefault((token.tenant, token.run), _Account())
-        account.raise_floor(token)
-        return account
-
-
-@dataclasses.dataclass
-class _Waiting:
-    """A call that waits for others of its run to settle."""
-
-    token: RunToken
-    """Its limits."""
-    demand: Demand
-    """What it wants."""
-    granted: asyncio.Future[Reservation]
-    """Resolved with its reservation, or with why there is none."""
-
-
-class _Account:
-    """One run: everything here happens between two awaits, so nothing can interleave."""
-
-    def __init__(self) -> None:
-        self._tokens_spent = 0
-        self._cost_spent = 0
-        self._tokens_held = 0
-        self._cost_held = 0
-        self._held_count = 0
-        self._waiting: deque[_Waiting] = deque()
-        self._expires_at = 0.0
-        self.is_read = False
-        """What the books have is known."""
-        self.reading = asyncio.Lock()
-        """Held by the one call that reads them."""
-
-    def take_over(self, total: RunTotal) -> None:
-        """Begin from what the books have, unless more is known already."""
-        self._tokens_spent = max(self._tokens_spent, total.tokens)
-        self._cost_spent = max(self._cost_spent, total.cost_usd_nanos)
-        self.is_read = True
-
-    def raise_floor(self, token: RunToken) -> None:
-        """Take over what the token's maker knows of the run."""
-        self._tokens_spent = max(self._tokens_spent, token.tokens_spent)
-        self._cost_spent = max(self._cost_spent, token.cost_usd_nanos_spent)
-        self._expires_at = max(self._expires_at, token.expires_at)
-
-    def is_live(self, now: float) -> bool:
-        """Whether it is in use, or a token that was seen is still good."""
-        return bool(self._held_count or self._waiting) or now < self._expires_at
-
-    def spend(self) -> RunSpend:
-        """Return the present state."""
-        return RunSpend(
-            tokens=self._tokens_spent,
-            cost_usd_nanos=self._cost_spent,
-            tokens_held=self._tokens_held,
-            cost_usd_nanos_held=self._cost_held,
+    async def share_spent(self, token: RunToken) -> float:
+        """Return how much of its limits a run has taken, 1 for all of one; 0 where it has none."""
+        cap, *_ = await self._run_caps.of(token)
+        taken = (await self.state(cap)).taken
+        return max(
+            (
+                done / limit if limit else 1.0
+                for done, limit in zip(taken, cap.limits, strict=True)
+                if limit >= 0
+            ),
+            default=0.0,
         )
 
-    async def reserve(self, token: RunToken, demand: Demand) -> Reservation:
-        """See Meter.reserve."""
-        waiting = _Waiting(token, demand, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._serve_waiting()
+    def read_again(self, tenant: str, run: str) -> None:
+        """Say that the books have more of a run than the store, which is this process's own."""
+        self._run_caps.read_again(tenant, run)
+
+    @contextlib.asynccontextmanager
+    async def living(self, lease_s: float) -> AsyncIterator[None]:
+        """Be known to live while the block lasts, and end what the dead have left."""
+        await self._keep_lease(lease_s)
+        tending = asyncio.create_task(self._tend(lease_s))
         try:
-            return await waiting.granted
-        except asyncio.CancelledError:
-            self._withdraw(waiting)
+            yield
+        finally:
+            tending.cancel()
+            await asyncio.gather(tending, return_exceptions=True)
+            if self._settling:
+                await asyncio.wait(self._settling, timeout=_CLOSE_WAIT_S)
+            with contextlib.suppress(LedgerUnavailableError):
+                if not self._unsettled:
+                    await self._store.keep_lease(self._owner, 0)
+            await self._store.close()
+
+    async def _try(self, asking: _Asking, output_tokens: int) -> Reservation | Shortage:
+        self._holds += 1
+        hold_id = f"{self._owner}-{self._holds:012d}"
+        amounts = asking.demand.amounts(output_tokens)
+        holding = Holding(
+            hold_id=hold_id,
+            owner=self._owner,
+            tenant=asking.tenant,
+            amounts=amounts,
+            caps=asking.caps,
+            now_us=self._now_us(),
+        )
+        try:
+            shortage = await self._store.reserve(holding)
+        except BaseException:
+            self._settle(hold_id, NOTHING)  # nobody knows whether it holds
             raise
+        if shortage is not None:
+            return shortage
+        return Reservation(output_tokens, amounts, lambda taken: self._settle(hold_id, taken))
 
-    def settle(self, reservation: Reservation, spend: Spend) -> None:
-        """See Reservation.settle."""
-        self._tokens_held -= reservation.tokens
-        self._cost_held -= reservation.cost_usd_nanos
-        self._held_count -= 1
-        self._tokens_spent += spend.tokens.total
-        self._cost_spent += spend.cost_usd_nanos
-        self._serve_waiting()
+    async def _wait(self, asking: _Asking) -> Reservation:
+        """Serve the call at the head of its run's line."""
+        pause_s = _POLL_S
+        while True:
+            change = self._bell.next()
+            held = await self._try(asking, asking.demand.output_tokens_max)
+            if isinstance(held, Reservation):
+                return held
+            if asking.demand.count is not None:
+                asking = await _counted(asking)
+                continue
+            states = await self._store.states(asking.caps, self._now_us())
+            room = room_for(asking.demand, asking.caps, states)
+            if isinstance(room, Refused):
+                raise _error(room, held)
+            if not room.has_others:
+                # A shorter answer is better than none, and worse than waiting for the others.
+                held = await self._try(asking, room.output_tokens)
+                if isinstance(held, Reservation):
+                    return held
+            await asyncio.wait({change}, timeout=pause_s)
+            pause_s = min(pause_s * 1.5, _POLL_S_MAX)
 
-    def _withdraw(self, waiting: _Waiting) -> None:
-        granted = waiting.granted
-        if granted.done() and not granted.cancelled() and granted.exception() is None:
-            granted.result().settle(Spend())
-        elif waiting in self._waiting:
-            self._waiting.remove(waiting)
-            self._serve_waiting()
+    @contextlib.asynccontextmanager
+    async def _in_line(self, key: tuple[str, str]) -> AsyncIterator[None]:
+        """Wait behind the calls of the same run that wait; whoever came first is first."""
+        line = self._lines.setdefault(key, _Line())
+        line.length += 1
+        try:
+            async with line.head:
+                yield
+        finally:
+            line.length -= 1
+            if not line.length:
+                del self._lines[key]
 
-    def _serve_waiting(self) -> None:
-        """Serve from the head while it fits; whoever came first is never overtaken."""
-        while self._waiting:
-            waiting = self._waiting[0]
-            reservation = self._hold(waiting.token, waiting.demand)
-            if reservation is None and self._held_count:
-                return
-            self._waiting.popleft()
-            if waiting.granted.done():  # cancelled, and about to withdraw
-                if reservation is not None:
-                    reservation.settle(Spend())
-            elif reservation is not None:
-                waiting.granted.set_result(reservation)
-            else:
-                waiting.granted.set_exception(self._refusal(waiting.token, waiting.demand))
+    def _settle(self, hold_id: str, taken: Amounts) -> None:
+        settled = self._store.settle(hold_id, taken, self._now_us())
+        if settled.done():
+            self._note_settled(settled, hold_id, taken)
+            return
+        self._settling.add(settled)
+        settled.add_done_callback(self._settling.discard)
+        settled.add_done_callback(lambda done: self._note_settled(done, hold_id, taken))
 
-    def _hold(self, token: RunToken, demand: Demand) -> Reservation | None:
-        output_tokens = self._output_tokens_that_fit(token, demand)
-        # A shorter answer is better than none, and worse than waiting for the others to settle.
-        wanted = demand.output_tokens_max if self._held_count else demand.output_tokens_min
-        if output_tokens < wanted:
-            return None
-        tokens = demand.input_tokens_max + output_tokens
-        cost = demand.price.cost_usd_nanos_bound(demand.input_tokens_max, output_tokens)
-        self._tokens_held += tokens
-        self._cost_held += cost
-        self._held_count += 1
-        return Reservation(self, output_tokens, tokens, cost)
+    def _note_settled(self, done: asyncio.Future[None], hold_id: str, taken: Amounts) -> None:
+        if done.cancelled() or done.exception() is not None:
+            self._unsettled[hold_id] = taken
+        else:
+            self._bell.ring()
 
-    def _output_tokens_that_fit(self, token: RunToken, demand: Demand) -> int:
-        fitting = demand.output_tokens_max
-        if token.tokens_max is not None:
-            left = token.tokens_max - self._tokens_spent - self._tokens_held
-            fitting = min(fitting, left - demand.input_tokens_max)
-        if token.cost_usd_nanos_max is not None:
-            left = token.cost_usd_nanos_max - self._cost_spent - self._cost_held
-            payable = demand.price.output_tokens_within(demand.input_tokens_max, left)
-            fitting = fitting if payable is None else min(fitting, payable)
-        return fitting
+    async def _tend(self, lease_s: float) -> None:
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            try:
+                await self._keep_lease(lease_s)
+                again, self._unsettled = self._unsettled, {}
+                for hold_id, taken in again.items():
+                    self._settle(hold_id, taken)
+                if await self._store.expire(self._now_us()):
+                    _log.warning("holds of a dead gateway are counted as taken")
+                    self._bell.ring()
+            except ServiceError as error:
+                _log.warning("accounts were not tended", extra={"kind": error.reason_name})
+            self._run_caps.forget_old()
 
-    def _refusal(self, token: RunToken, demand: Demand) -> RunLimitExceededError:
-        needed = demand.input_tokens_max + demand.output_tokens_min
-        if token.tokens_max is not None and self._tokens_spent + needed > token.tokens_max:
-            return RunLimitExceededError("tokens_max", token.tokens_max, self._tokens_spent, needed)
-        cost = demand.price.cost_usd_nanos_bound(demand.input_tokens_max, demand.output_tokens_min)
-        cost_max = token.cost_usd_nanos_max or 0
-        return RunLimitExceededError("cost_usd_nanos_max", cost_max, self._cost_spent, cost)
+    async def _keep_lease(self, lease_s: float) -> None:
+        await self._store.keep_lease(self._owner, self._now_us() + int(lease_s * _MICROS))
+
+    def _now_us(self) -> int:
+        return int(self._now() * _MICROS)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asking:
+    """One call of reserve."""
+
+    tenant: str
+    """Whose it is."""
+    caps: tuple[Cap, ...]
+    """What limits it."""
+    demand: Demand
+    """What it wants."""
+
+
+class _Line:
+    """The calls of one run that wait."""
+
+    def __init__(self) -> None:
+        self.head = asyncio.Lock()
+        """The call that is served next has it; a lock is given in the order of asking."""
+        self.length = 0
+        """Calls that wait or are served."""
+
+
+class _Bell:
+    """Tells all who wait that something was settled."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[None] | None = None
+
+    def next(self) -> asyncio.Future[None]:
+        """Return what is done at the next ring."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        return self._next
+
+    def ring(self) -> None:
+        """Wake them."""
+        rung, self._next = self._next, None
+        if rung is not None:
+            rung.set_result(None)
+
+
+async def _counted(asking: _Asking) -> _Asking:
+    """Return it with the prompt's tokens counted, as far as that is known."""
+    assert asking.demand.count is not None
+    count = await asking.demand.count()
+    bound = asking.demand.input_tokens_max
+    bound = bound if count is None else min(bound, count)
+    demand = dataclasses.replace(asking.demand, input_tokens_max=bound, count=None)
+    return dataclasses.replace(asking, demand=demand)
+
+
+def _error(refused: Refused, shortage: Shortage) -> ServiceError:
+    cap = refused.cap
+    figures = (refused.limit, refused.value, refused.taken, refused.needed)
+    if not cap.quota:
+        return RunLimitExceededError(*figures)
+    wait_s = cap.window_us / _MICROS or None
+    if shortage.cap.account == cap.account:
+        wait_s = shortage.retry_after_s
+    return QuotaExceededError(cap.quota, *figures, retry_after_s=wait_s)

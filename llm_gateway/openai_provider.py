@@ -7,6 +7,7 @@ credentials, URLs and errors and leaves bodies to `chat_format.py`. Retries are 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ import httpx2
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient, Omit
 from openai._types import RequestOptions
 
+from common.config import Secret
 from llm_gateway.answers import Completion
 from llm_gateway.catalog import Deployment
 from llm_gateway.catalog import Provider as Endpoint
@@ -37,7 +39,8 @@ class OpenAIProvider:
     """One endpoint; implements `provider.Provider`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
+        """What it leads to."""
         self._options: RequestOptions = {"headers": _request_headers(endpoint)}
         self._client = AsyncOpenAI(
             api_key=endpoint.api_key.reveal() if endpoint.api_key else _NO_KEY,
@@ -47,7 +50,10 @@ class OpenAIProvider:
             # The exchange is timed here, by its bytes. Redirects would carry prompts elsewhere.
             timeout=httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S),
             http_client=DefaultAioHttpClient(
-                follow_redirects=False, limits=httpx2.Limits(max_connections=_CONNECTIONS_MAX)
+                follow_redirects=False,
+                limits=httpx2.Limits(max_connections=_CONNECTIONS_MAX),
+                verify=endpoint.tls.context() if endpoint.tls else True,
+                proxy=_proxy(endpoint.proxy) if endpoint.proxy else None,
             ),
         )
 
@@ -75,11 +81,11 @@ class OpenAIProvider:
         """Send `body` and give the reply; whatever the libraries raise becomes a ProviderError."""
         began = False
         try:
-            async with asyncio.timeout(self._endpoint.timeout_s) as silence:
+            async with asyncio.timeout(self.endpoint.timeout_s) as silence:
                 response = await self._post(body)
                 began = True
                 try:
-                    yield _Reply(response, silence, self._endpoint.timeout_s)
+                    yield _Reply(response, silence, self.endpoint.timeout_s)
                 finally:
                     await response.aclose()
         except APIStatusError as error:
@@ -136,6 +142,16 @@ class _Reply:
     async def read(self) -> bytes:
         """Return the whole."""
         return b"".join([chunk async for chunk in self.chunks()])
+
+
+def _proxy(secret: Secret) -> httpx2.Proxy:
+    url = httpx2.URL(secret.reveal())
+    # aiohttp makes the proxy's credential of this header, and warns of its older ways.
+    headers = {}
+    if url.username:
+        credential = f"{url.username}:{url.password}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(credential).decode()}"
+    return httpx2.Proxy(url.copy_with(username=None, password=None), headers=headers)
 
 
 def _request_headers(endpoint: Endpoint) -> dict[str, str | Omit]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from llm_gateway.answers import Delta
 
@@ -58,8 +59,26 @@ class Outlet:
         self._room.release()
 
     async def pieces(self) -> AsyncIterator[Started | Delta]:
-        """Give the pieces until the end."""
-        while (piece := await self._pieces.get()) is not None:
-            if isinstance(piece, Delta):
+        """Give the pieces until the end; those that have come meanwhile as one, since each that
+        is sent costs more than it took to read."""
+        is_over = False
+        while not is_over:
+            pieces = [await self._pieces.get()]
+            while not self._pieces.empty():
+                pieces.append(self._pieces.get_nowait())
+            is_over = pieces[-1] is None
+            for piece in pieces:
+                if isinstance(piece, Started):
+                    yield piece
+            deltas = [piece for piece in pieces if isinstance(piece, Delta)]
+            for _ in deltas:
                 self._room.release()
-            yield piece
+            for merged in _merged(deltas):
+                yield merged
+
+
+def _merged(deltas: Iterable[Delta]) -> Iterator[Delta]:
+    """Give texts and reasonings as they follow each other, neighbours of a kind together."""
+    for _, same in itertools.groupby(deltas, key=lambda delta: bool(delta.text)):
+        texts, reasonings = zip(*((delta.text, delta.reasoning) for delta in same), strict=True)
+        yield Delta(text="".join(texts), reasoning="".join(reasonings))

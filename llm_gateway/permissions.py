@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from common.config import Secret
-from common.errors import PermissionDeniedError
-from common.run_token import RunToken, RunTokenSigner
+from common.errors import PermissionDeniedError, UnauthenticatedError
+from common.run_token import AUDIENCE_DEFAULT, RunToken, RunTokenSigner
 from llm_gateway.catalog import MODEL_PREFIX, Catalog
+
+_NO_KEY = Secret("")
+_audit = logging.getLogger("fathom.audit")
 
 
 class Gate:
@@ -20,22 +24,41 @@ class Gate:
         catalog: Catalog,
         *,
         token_required: bool = True,
+        previous_key: Secret = _NO_KEY,
+        audience: str = AUDIENCE_DEFAULT,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Without `token_required` a call that brings no token may do everything.
+        """Without `token_required` a call that brings no token may do everything; for the other
+        parameters see RunTokenSigner.
 
         Raises ConfigError for a key that is too short, or missing where tokens are required.
         """
-        self._signer = RunTokenSigner(key) if key or token_required else None
+        self._signer = (
+            RunTokenSigner(key, audience=audience, previous_key=previous_key)
+            if key or token_required
+            else None
+        )
         self._catalog = catalog
         self._token_required = token_required
         self._now = now
 
-    def admit(self, text: str) -> RunToken:
-        """Return what the token says; raises UnauthenticatedError."""
+    def offer(self, catalog: Catalog) -> None:
+        """Take over what is offered from now on."""
+        self._catalog = catalog
+
+    def admit(self, text: str, peer: str = "") -> RunToken:
+        """Return what the token says; raises UnauthenticatedError, and writes that down with the
+        address of the peer."""
         if self._signer is None or (not text and not self._token_required):
             return self._anyone()
-        return self._signer.verify(text, now=self._now())
+        try:
+            return self._signer.verify(text, now=self._now())
+        except UnauthenticatedError as error:
+            _audit.warning(
+                "a run token was refused",
+                extra={"problem": error.metadata["problem"], "peer": peer},
+            )
+            raise
 
     def _anyone(self) -> RunToken:
         return RunToken(

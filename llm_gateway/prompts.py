@@ -23,6 +23,17 @@ class Role(enum.StrEnum):
     ASSISTANT = "assistant"
 
 
+class CacheUse(enum.Enum):
+    """Whether a prompt may be answered with an answer that was given before."""
+
+    USUAL = "usual"
+    """As the configuration says: at temperature 0, else not."""
+    ALLOWED = "allowed"
+    """At any temperature."""
+    NEVER = "never"
+    """Not at all; nor is the answer kept for others."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One message of a conversation."""
@@ -49,6 +60,8 @@ class Prompt:
     """Texts that end the answer."""
     seed: int | None = None
     """Repeatable sampling where the provider has it."""
+    cache_use: CacheUse = CacheUse.USUAL
+    """Whether an earlier answer will do."""
 
     @cached_property
     def text_bytes(self) -> int:

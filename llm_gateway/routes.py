@@ -43,6 +43,8 @@ _TELLING = (
 most likely to pass with time."""
 _RATE_FLOOR_S_MAX = 300.0
 """However long a provider asks to wait, it is asked again after this: limits are lifted early."""
+_PACE_WAIT_S_MAX = 60.0
+"""Longest wait for a deployment's own requests or tokens a minute."""
 _RETRY_AFTER_S = 1.0
 """What callers are told to wait where no provider said."""
 
@@ -84,13 +86,21 @@ class Route:
         *,
         now: Callable[[], float],
         deadline: float | None,
+        larger: Sequence[Upstream] = (),
+        input_tokens: int = 0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`pool` is in order of preference; `now` and `deadline` are of one clock, in seconds."""
+        """`pool` is in order of preference; `now` and `deadline` are of one clock, in seconds.
+
+        Those of `larger` are asked last, and only once the messages turned out not to fit.
+        `input_tokens` is what the prompt probably has.
+        """
         self._pool = list(pool)
+        self._larger = tuple(larger)
         self._policy = policy
         self._now = now
         self._deadline = deadline
+        self._input_tokens = input_tokens
         self._jitter = jitter
         self._tried_here = 0
         self._backoff_s = 0.0
@@ -106,7 +116,11 @@ class Route:
             if self._deadline is not None and self._now() >= self._deadline:
                 raise timeout_error(upstream)
             wait_s = self._wait_s(upstream)
-            if wait_s is not None and self._may_retry(upstream):
+            if (
+                wait_s is not None
+                and self._is_healthy(upstream, wait_s)
+                and self._may_retry(upstream)
+            ):
                 return self._begin(upstream, wait_s)
             self._leave()
         raise self._final_error()
@@ -121,15 +135,40 @@ class Route:
             self._keep(lambda other: other.deployment.provider is not refused)
         elif error.kind is FailureKind.CONTEXT_OVERFLOW:
             window = upstream.deployment.context_tokens_max
+            self._pool += self._larger
+            self._larger = ()
             self._keep(lambda other: _may_be_larger(other, upstream, window))
         elif error.kind in _RETRIED:
             self._plan_retry(upstream, error)
 
-    def _plan_retry(self, upstream: Upstream, error: ProviderError) -> None:
-        is_rate_limit = error.kind is FailureKind.RATE_LIMITED
-        if is_rate_limit and error.retry_after_s is not None:
+    def hedge(self, beside: Upstream) -> Upstream | None:
+        """Begin an attempt with somebody else while one is under way; None where nobody is free
+        at once."""
+        now = self._now()
+        if self.attempts >= self._policy.attempts_max:
+            return None
+        for other in self._pool:
+            is_free = not other.floor.wait_s(now) and not other.pace.wait_s(now)
+            if other is not beside and is_free and other.breaker.admits(now):
+                other.retries.note_first_attempt()
+                other.pace.begin(self._input_tokens, now)
+                self.attempts += 1
+                return other
+        return None
+
+    def note_hedge_failure(self, upstream: Upstream, error: ProviderError) -> None:
+        """Take in how an attempt of `hedge` failed: it changes nothing for the one beside it."""
+        self._failures.append((upstream, error))
+        self._raise_floor(upstream, error)
+
+    def _raise_floor(self, upstream: Upstream, error: ProviderError) -> None:
+        if error.kind is FailureKind.RATE_LIMITED and error.retry_after_s is not None:
             held_s = min(error.retry_after_s, _RATE_FLOOR_S_MAX)
             upstream.floor.raise_to(self._now() + held_s)
+
+    def _plan_retry(self, upstream: Upstream, error: ProviderError) -> None:
+        self._raise_floor(upstream, error)
+        is_rate_limit = error.kind is FailureKind.RATE_LIMITED
         is_last_resort = is_rate_limit and len(self._pool) == 1
         if self._tried_here >= self._policy.attempts_per_deployment_max and not is_last_resort:
             self._leave()
@@ -139,10 +178,20 @@ class Route:
 
     def _wait_s(self, upstream: Upstream) -> float | None:
         """Return how long to wait for an upstream; None where that is not worth it."""
-        patience_s = self._policy.wait_s_max
-        if self._deadline is not None:
-            patience_s = min(patience_s, self._deadline - self._now())
-        floor_s = upstream.floor.wait_s(self._now())
+        now = self._now()
+        left_s = _PACE_WAIT_S_MAX if self._deadline is None else self._deadline - now
+        patience_s = min(self._policy.wait_s_max, left_s)
+        pace_s = upstream.pace.wait_s(now)
+        # A pace is our own queue, as slots are: where nobody else is left it is worth its time.
+        if pace_s > (min(left_s, _PACE_WAIT_S_MAX) if len(self._pool) == 1 else patience_s):
+            self._note_rate_limit(upstream, pace_s)
+            return None
+        polite_s = self._polite_wait_s(upstream, now, patience_s)
+        return None if polite_s is None else max(polite_s, pace_s)
+
+    def _polite_wait_s(self, upstream: Upstream, now: float, patience_s: float) -> float | None:
+        """Return how long the provider is to be left in peace; None where that is too long."""
+        floor_s = upstream.floor.wait_s(now)
         asked_s = max(self._asked_to_wait_s, floor_s)
         if asked_s > patience_s:
             if floor_s == asked_s:
@@ -164,9 +213,20 @@ class Route:
         _, last_error = self._failures[-1]
         return last_error.kind is FailureKind.RATE_LIMITED or upstream.retries.take()
 
+    def _is_healthy(self, upstream: Upstream, wait_s: float) -> bool:
+        """Whether its breaker lets a call through; of an open one this call is the probe."""
+        now = self._now()
+        if upstream.breaker.admits(now + wait_s):
+            return True
+        left_alone_s = upstream.breaker.wait_s(now)
+        sick = ProviderError(FailureKind.UNREACHABLE, "left alone", retry_after_s=left_alone_s)
+        self._failures.append((upstream, sick))
+        return False
+
     def _begin(self, upstream: Upstream, wait_s: float) -> Step:
         if not self._tried_here:
             upstream.retries.note_first_attempt()
+        upstream.pace.begin(self._input_tokens, self._now())
         self._tried_here += 1
         self.attempts += 1
         return Step(upstream, wait_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +19,6 @@ from common import deadline
 from common.errors import (
     InvalidFieldError,
     LimitAboveCeilingError,
-    NotBuiltYetError,
     ServiceError,
 )
 from common.run_token import RUN_TOKEN_METADATA, RunToken
@@ -26,11 +26,12 @@ from common.server import Server
 from llm_gateway.answers import Answer
 from llm_gateway.batches import CONCURRENCY_CEILING, CONCURRENCY_DEFAULT, work_concurrently
 from llm_gateway.calls import Call
-from llm_gateway.catalog import MODEL_PREFIX, Catalog
+from llm_gateway.catalog import MODEL_PREFIX, Routing
 from llm_gateway.gateway import Gateway
 from llm_gateway.outlets import Started
 from llm_gateway.permissions import Gate
-from llm_gateway.wire import Asking, generation_to, models_page, prompt_from
+from llm_gateway.prompts import Prompt
+from llm_gateway.wire import Asking, Counting, generation_to, models_page, prompt_from
 
 _NAME = "fathom.gateway.v1.GatewayService"
 _log = logging.getLogger(__name__)
@@ -40,10 +41,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class GatewayServicer(GatewayServiceServicer):
     """Serves one gateway."""
 
-    def __init__(self, gateway: Gateway, gate: Gate, catalog: Catalog) -> None:
+    def __init__(self, gateway: Gateway, gate: Gate) -> None:
         self._gateway = gateway
         self._gate = gate
-        self._catalog = catalog
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -54,7 +54,7 @@ class GatewayServicer(GatewayServiceServicer):
         self, request: pb2.GenerateRequest, context: Context
     ) -> pb2.GenerateResponse:
         """Answer whole."""
-        call = _call(request, self._admit(context))
+        call = _call(request, self._admit(context), self._gateway.catalog.routing)
         answer = await self._gateway.generate(call)
         return pb2.GenerateResponse(generation=generation_to(answer, call.prompt.tier))
 
@@ -62,7 +62,7 @@ class GatewayServicer(GatewayServiceServicer):
         self, request: pb2.StreamGenerateRequest, context: Context
     ) -> AsyncIterator[pb2.StreamGenerateResponse]:
         """Answer in pieces."""
-        call = _call(request, self._admit(context), is_streamed=True)
+        call = _call(request, self._admit(context), self._gateway.catalog.routing, is_streamed=True)
         async for piece in self._gateway.stream(call):
             if isinstance(piece, Started):
                 start = pb2.StreamStart(model=MODEL_PREFIX + piece.model)
@@ -90,27 +90,35 @@ class GatewayServicer(GatewayServiceServicer):
             yield response
 
     async def CountTokens(
-        self, _request: pb2.CountTokensRequest, _context: Context
+        self, request: pb2.CountTokensRequest, context: Context
     ) -> pb2.CountTokensResponse:
-        """Answer UNIMPLEMENTED."""
-        raise NotBuiltYetError("CountTokens", "the vocabularies of the models are not carried yet")
+        """Count without asking anybody."""
+        token = self._admit(context)
+        call = Call(
+            prompt=_prompt(request, token, self._gateway.catalog.routing),
+            token=token,
+            arrived=asyncio.get_running_loop().time(),
+        )
+        counted = await self._gateway.count_tokens(call)
+        return pb2.CountTokensResponse(input_tokens=counted.tokens, exact=counted.is_exact)
 
     async def ListModels(
         self, request: pb2.ListModelsRequest, context: Context
     ) -> pb2.ListModelsResponse:
         """List what the run token permits."""
         models = self._gateway.models(self._admit(context))
-        return models_page(models, self._catalog, request)
+        return models_page(models, self._gateway.catalog, request)
 
     def _admit(self, context: Context) -> RunToken:
         metadata = dict(context.invocation_metadata() or ())
         text = metadata.get(RUN_TOKEN_METADATA, "")
-        return self._gate.admit(text if isinstance(text, str) else text.decode())
+        text = text if isinstance(text, str) else text.decode()
+        return self._gate.admit(text, context.peer())
 
     async def _answer_item(self, item: pb2.BatchItem, token: RunToken) -> pb2.BatchGenerateResponse:
         response = pb2.BatchGenerateResponse(index=item.index)
         try:
-            call = _call(item, token, index=item.index)
+            call = _call(item, token, self._gateway.catalog.routing, index=item.index)
             answer = await self._gateway.generate(call)
             response.generation.CopyFrom(generation_to(answer, call.prompt.tier))
         except ServiceError as error:
@@ -122,14 +130,19 @@ class GatewayServicer(GatewayServiceServicer):
 
 
 def _call(
-    request: Asking, token: RunToken, *, is_streamed: bool = False, index: int | None = None
+    request: Asking,
+    token: RunToken,
+    routing: Routing,
+    *,
+    is_streamed: bool = False,
+    index: int | None = None,
 ) -> Call:
     now = asyncio.get_running_loop().time()
     remaining_s = deadline.remaining_s()
     if request.call.HasField("batch_index"):
         index = request.call.batch_index
     return Call(
-        prompt=prompt_from(request),
+        prompt=_prompt(request, token, routing),
         token=token,
         request_id=request.call.request_id,
         arrived=now,
@@ -138,6 +151,13 @@ def _call(
         turn=request.call.turn,
         batch_index=index,
     )
+
+
+def _prompt(request: Asking | Counting, token: RunToken, routing: Routing) -> Prompt:
+    prompt = prompt_from(request)
+    if prompt.tier:
+        return prompt
+    return dataclasses.replace(prompt, tier=routing.tier_at(token.depth))
 
 
 async def _read_start(requests: AsyncIterator[pb2.BatchGenerateRequest]) -> int:

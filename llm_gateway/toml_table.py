@@ -80,6 +80,13 @@ class Table:
             self.fail(key, "must be a number of seconds above 0")
         return float(value)
 
+    def share(self, key: str, default: float) -> float:
+        """Take a number from 0 to 1."""
+        value = self._number(key, default)
+        if not 0 <= value <= 1:
+            self.fail(key, "must be a share from 0 to 1")
+        return float(value)
+
     def usd(self, key: str, default: Decimal = _REQUIRED) -> Decimal:
         """Take an amount of US dollars, 0 or more."""
         value = self._number(key, default)
@@ -90,8 +97,25 @@ class Table:
     def text_list(self, key: str, allowed: Sequence[str]) -> tuple[str, ...]:
         """Take a list of different texts out of `allowed`; none where the key is missing."""
         values = self.pop(key, [])
-        if not isinstance(values, list) or len(set(map(str, values))) != len(values):
+        self._check_texts(key, values, allowed)
+        return tuple(values)
+
+    def steps(self, key: str, allowed: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """Take a list of different texts out of `allowed`, some of them grouped in inner lists."""
+        values = self.pop(key)
+        if not isinstance(values, list):
             self.fail(key, "must be a list of different texts")
+        steps = [value if isinstance(value, list) else [value] for value in values]
+        self._check_texts(key, [text for step in steps for text in step], allowed)
+        return tuple(map(tuple, steps))
+
+    def names_in_order(
+        self, key: str, allowed: Sequence[str], default: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Take a list of texts out of `allowed`, at least one and some perhaps twice."""
+        values = self.pop(key, list(default))
+        if not isinstance(values, list) or not values:
+            self.fail(key, "must be a list of texts, at least one")
         for value in values:
             if value not in allowed:
                 self.fail(key, f"{value!r} is not one of {', '.join(allowed)}")
@@ -133,6 +157,13 @@ class Table:
         if not isinstance(value, dict):
             self.fail(key, "must be a table")
         return Table(f"{self._where}: {key}", value)
+
+    def _check_texts(self, key: str, values: Any, allowed: Sequence[str]) -> None:
+        if not isinstance(values, list) or len(set(map(str, values))) != len(values):
+            self.fail(key, "must be a list of different texts")
+        for value in values:
+            if value not in allowed:
+                self.fail(key, f"{value!r} is not one of {', '.join(allowed)}")
 
     def _number(self, key: str, default: Any) -> Any:
         value = self.pop(key, default)

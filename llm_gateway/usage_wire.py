@@ -114,6 +114,7 @@ def _row(row: UsageSum) -> pb2.UsageRow:
             calls=row.answers,
             estimated=spend.is_estimated,
         ),
+        cache_hits=row.cache_hits,
     )
     if Dimension.MODEL in values:
         wire.model = MODEL_PREFIX + values[Dimension.MODEL]

@@ -12,7 +12,7 @@ from common.errors import InvalidFieldError, NotBuiltYetError
 from common.page_tokens import make_page_token, page_size, read_page_token
 from llm_gateway.answers import Answer, FinishReason
 from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment
-from llm_gateway.prompts import Message, Prompt, Role
+from llm_gateway.prompts import CacheUse, Message, Prompt, Role
 
 _REQUEST_ID_CHARS_MAX = 256
 _STOP_MAX = 4
@@ -24,6 +24,11 @@ _ROLES = {
     pb2.Message.ROLE_USER: Role.USER,
     pb2.Message.ROLE_ASSISTANT: Role.ASSISTANT,
 }
+_CACHE_USES = {
+    pb2.Prompt.CACHE_USE_UNSPECIFIED: CacheUse.USUAL,
+    pb2.Prompt.CACHE_USE_ALLOWED: CacheUse.ALLOWED,
+    pb2.Prompt.CACHE_USE_NEVER: CacheUse.NEVER,
+}
 _FINISH_REASONS = {
     FinishReason.STOP: pb2.Generation.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb2.Generation.FINISH_REASON_LENGTH,
@@ -31,18 +36,20 @@ _FINISH_REASONS = {
 }
 
 Asking = service_pb2.GenerateRequest | service_pb2.StreamGenerateRequest | service_pb2.BatchItem
+Counting = service_pb2.CountTokensRequest
 
 
-def prompt_from(request: Asking) -> Prompt:
+def prompt_from(request: Asking | Counting) -> Prompt:
     """Return what a request asks; raises InvalidFieldError naming every bad field.
 
-    The call's context is checked along, since it comes with each prompt.
+    The call's context, where the request has one, is checked along.
     """
     if not request.HasField("prompt"):
         raise InvalidFieldError("prompt", "is required")
     prompt = request.prompt
     violations = _message_violations(prompt) | _option_violations(prompt)
-    violations |= _context_violations(request.call)
+    if not isinstance(request, Counting):
+        violations |= _context_violations(request.call)
     if violations:
         raise InvalidFieldError.many(violations)
     if prompt.response_schema_json:
@@ -58,6 +65,7 @@ def prompt_from(request: Asking) -> Prompt:
         temperature=prompt.temperature if prompt.HasField("temperature") else None,
         stop=tuple(prompt.stop),
         seed=prompt.seed if prompt.HasField("seed") else None,
+        cache_use=_CACHE_USES[prompt.cache_use],
     )
 
 
@@ -75,12 +83,12 @@ def _message_violations(prompt: pb2.Prompt) -> dict[str, str]:
 
 def _option_violations(prompt: pb2.Prompt) -> dict[str, str]:
     violations = {}
-    if not prompt.tier:
-        violations["prompt.tier"] = "is required: a tier's name or models/{model}"
     if prompt.HasField("output_tokens_max") and prompt.output_tokens_max < 1:
         violations["prompt.output_tokens_max"] = "must be at least 1"
     if prompt.HasField("temperature") and not 0 <= prompt.temperature <= _TEMPERATURE_MAX:
         violations["prompt.temperature"] = "must be between 0 and 2"
+    if prompt.cache_use not in _CACHE_USES:
+        violations["prompt.cache_use"] = "must be UNSPECIFIED, ALLOWED or NEVER"
     if len(prompt.stop) > _STOP_MAX:
         violations["prompt.stop"] = f"may have at most {_STOP_MAX} texts"
     for index, text in enumerate(prompt.stop):
@@ -121,6 +129,7 @@ def generation_to(answer: Answer, tier: str) -> pb2.Generation:
         model=MODEL_PREFIX + answer.model,
         tier="" if tier.startswith(MODEL_PREFIX) else tier,
         attempts=answer.attempts,
+        tier_served=answer.tier_served,
     )
     generation.elapsed.FromNanoseconds(round(answer.elapsed_s * 1e9))
     return generation

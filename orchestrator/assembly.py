@@ -41,7 +41,7 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
     When the block ends the server drains first; runs still in progress end after that, and are
     stored as interrupted. Raises ConfigError.
     """
-    signer = RunTokenSigner(config.run_token_key)
+    signer = RunTokenSigner(config.run_token_key, audience=config.run_token_audience)
     async with contextlib.AsyncExitStack() as stack:
         database = await Database.open(config.database_url.reveal(), MIGRATIONS)
         stack.push_async_callback(database.close)

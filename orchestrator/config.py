@@ -30,6 +30,8 @@ class OrchestratorConfig(ServerConfig):
     """Folder of the object store, the one that the sandbox service reads."""
     run_token_key: Secret = Secret("")
     """Signs run tokens; the gateway's must be the same. At least 32 bytes."""
+    run_token_audience: str = "fathom"
+    """Which deployment's gateway run tokens are for; the gateway's must be the same."""
     runs_running_max: int = 8
     """Runs driven at a time; the others wait."""
     runs_waiting_max: int = 1_000

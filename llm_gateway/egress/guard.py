@@ -53,13 +53,19 @@ class EgressGuard:
         """Return the rules that a call is under."""
         return self._policies.of(call.token.tenant)
 
-    def permitted(self, call: Call, pool: Sequence[Deployment]) -> tuple[Deployment, ...]:
-        """Return those of a pool that the tenant may ask; PermissionDeniedError where none."""
+    def allowed(
+        self, call: Call, wanted: str, pool: Sequence[Deployment]
+    ) -> tuple[Deployment, ...]:
+        """Return those of the pool of a tier or `models/{model}` that the tenant may ask."""
         tiers = self.policy_of(call).tiers
-        wanted = call.prompt.tier
         if tiers is None or wanted in tiers:
             return tuple(pool)
-        allowed = tuple(d for d in pool if MODEL_PREFIX + d.name in tiers)
+        return tuple(d for d in pool if MODEL_PREFIX + d.name in tiers)
+
+    def permitted(self, call: Call, pool: Sequence[Deployment]) -> tuple[Deployment, ...]:
+        """Return those of a pool that the tenant may ask; PermissionDeniedError where none."""
+        wanted = call.prompt.tier
+        allowed = self.allowed(call, wanted, pool)
         if not allowed:
             kind = "model" if wanted.startswith(MODEL_PREFIX) else "tier"
             raise PermissionDeniedError(

@@ -42,6 +42,8 @@ class OpenLedger:
     """For calls."""
     database: Database
     """The same tables, for reports."""
+    commits: GroupCommit
+    """The way to its transactions, for what belongs into them."""
 
 
 @contextlib.asynccontextmanager
@@ -75,7 +77,7 @@ async def open_ledger(settings: LedgerSettings) -> AsyncIterator[OpenLedger]:
         )
         sweeping = asyncio.create_task(sweep.run())
         stack.push_async_callback(_end, sweeping)
-        yield OpenLedger(ledger, database)
+        yield OpenLedger(ledger, database, commits)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

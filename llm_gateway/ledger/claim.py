@@ -37,6 +37,8 @@ class Flight:
         """Of what is asked."""
         self.recorded: RecordedAnswer | None = None
         """Set before its end, where there is an answer."""
+        self.is_leaving = False
+        """Nobody works on it any more; what is left is to write that down."""
         self.ended = asyncio.Event()
         """Nothing more will come of it."""
 
@@ -83,16 +85,7 @@ class Claim:
         else:
             # Set first: a caller who goes away while it is written must still release it.
             self._is_open = True
-            is_ours = await books.commits.post(
-                OpenCall(
-                    key=self._key,
-                    digest=self._flight.digest,
-                    tier=self._tier,
-                    owner=books.owner,
-                    hold=hold,
-                    now_us=books.now_us(),
-                )
-            )
+            is_ours = await self._open(hold)
         if not is_ours:
             self._is_open = False
             raise ClaimLostError
@@ -116,6 +109,45 @@ class Claim:
                 extra={"exchange": exchange_id, "kind": type(error).__name__},
             )
 
+    async def keep(self, recorded: RecordedAnswer) -> None:
+        """Write down that the call gets an answer that was given before, for nothing.
+
+        Only where the call can be repeated is it waited for: else nothing depends on it. Raises
+        ClaimLostError and LedgerUnavailableError.
+        """
+        books = self._books
+        record = ExchangeRecord(
+            exchange_id=books.new_id(),
+            key=self._key,
+            tier=self._tier,
+            model=recorded.model,
+            ended_us=books.now_us(),
+            spend=Spend(),
+            is_answer=False,
+            is_cached=True,
+        )
+        if not self._is_repeatable:
+            books.commits.post(KeepAnswer(owner=books.owner, exchange=record, answer=None))
+            return
+        stored = await books.store(recorded)
+        no_hold = Hold(
+            exchange_id=record.exchange_id,
+            model=recorded.model,
+            input_tokens=0,
+            output_tokens=0,
+            cost_usd_nanos=0,
+        )
+        self._is_open = True
+        # In this order: where the call cannot be opened, nothing is there to keep the answer in.
+        opened = self._open(no_hold)
+        kept = books.commits.post(KeepAnswer(owner=books.owner, exchange=record, answer=stored))
+        if not await opened:
+            self._is_open = False
+            raise ClaimLostError
+        await kept
+        self._is_answered = True
+        self._flight.recorded = recorded
+
     def join(self) -> None:
         """Add somebody who will leave."""
         self._users += 1
@@ -125,11 +157,25 @@ class Claim:
         self._users -= 1
         if self._users:
             return
+        self._flight.is_leaving = True
         if self._is_open and not self._is_answered:
             released = self._books.commits.post(Release(self._key, self._books.owner))
             released.add_done_callback(lambda _: self._end())
         else:
             self._end()
+
+    def _open(self, hold: Hold) -> asyncio.Future[bool]:
+        books = self._books
+        return books.commits.post(
+            OpenCall(
+                key=self._key,
+                digest=self._flight.digest,
+                tier=self._tier,
+                owner=books.owner,
+                hold=hold,
+                now_us=books.now_us(),
+            )
+        )
 
     async def _settle(
         self, exchange_id: str, model: str, spend: Spend, completion: Completion | None
@@ -142,20 +188,21 @@ class Claim:
             model=model,
             ended_us=books.now_us(),
             spend=spend,
-            is_answer=completion is not None,
+            is_answer=completion is not None and not self._is_answered,
         )
-        if completion is None:
+        if completion is None or self._is_answered:  # of two attempts at once the first counts
             await books.commits.post(Fail(books.owner, record))
             return
         recorded = RecordedAnswer(completion, model)
         # Whatever becomes of the record: those who wait here need not pay for another.
         self._flight.recorded = recorded
+        self._is_answered = True
         try:
             stored = await books.store(recorded) if self._is_repeatable else None
         except BaseException:
+            self._is_answered = False
             books.commits.post(Fail(books.owner, record))  # the money at least
             raise
-        self._is_answered = True
         await books.commits.post(KeepAnswer(owner=books.owner, exchange=record, answer=stored))
 
     def _end(self) -> None:

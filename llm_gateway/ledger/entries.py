@@ -73,6 +73,8 @@ class ExchangeRecord:
     """What it took."""
     is_answer: bool
     """It gave the call's answer."""
+    is_cached: bool = False
+    """There was none: the call got an answer that was given before."""
 
     @property
     def is_something(self) -> bool:

@@ -18,6 +18,8 @@ _OPERATIONS_MAX = 500
 _GATHER_S = 0.002
 """Between two transactions while calls come together: most of a small transaction's cost is the
 same for ten of them."""
+_ONE_CALLS = 2
+"""Operations that one call posts together: what it took, for its limits and for its books."""
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 """Before each repeat of a transaction, while the store is away or too busy."""
 _log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class GroupCommit:
                 group = self._queue[:_OPERATIONS_MAX]
                 del self._queue[:_OPERATIONS_MAX]
                 await self._commit(group)
-                if len(group) > 1:
+                if len(group) > _ONE_CALLS:
                     await self._sleep(_GATHER_S)
         finally:
             self._writing = None

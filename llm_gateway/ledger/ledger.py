@@ -65,9 +65,11 @@ class Ledger:
         key = CallKey(tenant, run, call.request_id)
         digest = digest_of(call.prompt)
         while (flight := self._flights.get(key)) is not None:
-            if flight.digest != digest:
+            if flight.digest != digest and not flight.is_leaving:
                 raise RequestIdReusedError(call.request_id)
             await flight.ended.wait()
+            if flight.recorded is not None and flight.digest != digest:
+                raise RequestIdReusedError(call.request_id)
             if flight.recorded is not None:
                 return flight.recorded
         flight = self._flights[key] = Flight(digest)

@@ -73,4 +73,5 @@ def exchange_columns(record: ExchangeRecord) -> dict[str, Any]:
         "cost_usd_nanos": record.spend.cost_usd_nanos,
         "is_answer": record.is_answer,
         "is_estimated": record.spend.is_estimated,
+        "is_cached": record.is_cached,
     }

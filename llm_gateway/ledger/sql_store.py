@@ -9,6 +9,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from common.database import DatabaseThread
+from llm_gateway.accounts.operations import AccountWork
+from llm_gateway.accounts.sql_work import do_account_work
+from llm_gateway.cache.operations import FindCached, KeepCached, TrimCached
+from llm_gateway.cache.sql_work import find_cached, keep_cached, trim_cached
 from llm_gateway.ledger import sql_calls, sql_upkeep
 from llm_gateway.ledger.operations import (
     Bury,
@@ -78,7 +82,11 @@ _IN_ORDER: Mapping[type, Callable[[Connection, Any], list[Any]]] = {
     Bury: _one_by_one(sql_upkeep.bury),
     KeepLease: _one_by_one(sql_upkeep.keep_lease),
     Forget: _one_by_one(sql_upkeep.forget),
+    AccountWork: do_account_work,
+    KeepCached: keep_cached,
+    TrimCached: _one_by_one(trim_cached),
     LookUp: _one_by_one(sql_calls.look_up),
+    FindCached: _one_by_one(find_cached),
     SumRun: _one_by_one(sql_upkeep.sum_run),
     FindDead: _one_by_one(sql_upkeep.find_dead),
 }

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    false,
 )
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
@@ -49,7 +50,8 @@ calls = Table(
     Index("calls_by_state", "state", "changed_us"),
 )
 
-# One row an exchange with a provider that took something. Only ever added to, until retention.
+# One row an exchange with a provider that took something, or an answer that was given again.
+# Only ever added to, until retention.
 exchanges = Table(
     "exchanges",
     metadata,
@@ -67,6 +69,8 @@ exchanges = Table(
     Column("cost_usd_nanos", BigInteger, nullable=False),
     Column("is_answer", Boolean, nullable=False),
     Column("is_estimated", Boolean, nullable=False),
+    # No exchange: the call got an answer from the cache.
+    Column("is_cached", Boolean, nullable=False, server_default=false()),
     Index("exchanges_by_run", "tenant", "run"),
     Index("exchanges_by_time", "ended_us"),
 )

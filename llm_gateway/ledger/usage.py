@@ -63,6 +63,8 @@ class UsageSum:
     """What it took."""
     answers: int
     """Calls that were answered."""
+    cache_hits: int = 0
+    """Calls that got an answer which was given before, for nothing."""
 
 
 class UsageReports:
@@ -98,6 +100,7 @@ def _statement(query: UsageQuery) -> Select[Any]:
             func.sum(taken.cached_input_tokens).label("cached_input_tokens"),
             func.sum(taken.reasoning_tokens).label("reasoning_tokens"),
             func.sum(cast(taken.is_answer, Integer)).label("answers"),
+            func.sum(cast(taken.is_cached, Integer)).label("cache_hits"),
             func.max(cast(taken.is_estimated, Integer)).label("is_estimated"),
             func.count().label("rows"),
         )
@@ -125,4 +128,5 @@ def _sum(query: UsageQuery, row: Any) -> UsageSum:
             is_estimated=bool(row.is_estimated),
         ),
         answers=int(row.answers),
+        cache_hits=int(row.cache_hits),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.postgres import PostgresServer
+from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +24,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('database')}/gateway.sqlite"
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.new_database()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A Valkey server; each test has a database of its own."""
+    with ValkeyServer() as server:
+        yield server

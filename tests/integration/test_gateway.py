@@ -13,8 +13,6 @@ import grpc
 import pytest
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
 from fathom.gateway.v1 import generation_pb2
-from fathom.gateway.v1 import quota_service_pb2 as quota_pb2
-from fathom.gateway.v1 import quota_service_pb2_grpc as quota_pb2_grpc
 
 from common.config import Secret
 from common.errors import ReceivedError, received
@@ -33,9 +31,7 @@ from tests.support.fake_provider import (
     text_chunk,
 )
 from tests.support.gateway import (
-    KEY,
     config_file,
-    gateway_channel,
     gateway_service,
     generate,
     metadata,
@@ -503,15 +499,12 @@ async def test_every_bad_field_is_named(stub: Any) -> None:
 
 async def test_what_is_not_built_says_so(stub: Any) -> None:
     schema = generate(response_schema_json="{}")
-    for call, feature in (
-        (stub.Generate(schema, metadata=metadata(), timeout=5), "prompt.response_schema_json"),
-        (stub.CountTokens(pb2.CountTokensRequest(), timeout=5), "CountTokens"),
-    ):
-        error = await error_of(call)
 
-        assert error.code is grpc.StatusCode.UNIMPLEMENTED
-        assert error.reason_name == "ERROR_REASON_NOT_IMPLEMENTED"
-        assert error.metadata == {"feature": feature}
+    error = await error_of(stub.Generate(schema, metadata=metadata(), timeout=5))
+
+    assert error.code is grpc.StatusCode.UNIMPLEMENTED
+    assert error.reason_name == "ERROR_REASON_NOT_IMPLEMENTED"
+    assert error.metadata == {"feature": "prompt.response_schema_json"}
 
 
 async def test_models_are_listed_by_name_in_pages(pooled: Any) -> None:
@@ -602,22 +595,3 @@ async def test_an_exchange_nobody_waits_for_ends_after_its_time(
         )
 
     assert error.metadata["spent"] == "101", "what was sent is paid, by estimate"
-
-
-async def test_the_quota_service_says_what_is_not_built(
-    provider: FakeProvider, tmp_path: Path
-) -> None:
-    path = config_file(tmp_path / "c.toml", [provider.base_url])
-    key = (("fathom-operator-key", KEY.reveal()),)
-    async with gateway_channel(path, operator_key=KEY) as channel:
-        quotas = quota_pb2_grpc.QuotaServiceStub(channel)
-        for call in (
-            quotas.SetQuota(quota_pb2.SetQuotaRequest(), timeout=5, metadata=key),
-            quotas.GetQuota(quota_pb2.GetQuotaRequest(), timeout=5, metadata=key),
-            quotas.ListQuotas(quota_pb2.ListQuotasRequest(), timeout=5, metadata=key),
-            quotas.DeleteQuota(quota_pb2.DeleteQuotaRequest(), timeout=5, metadata=key),
-        ):
-            error = await error_of(call)
-
-            assert error.code is grpc.StatusCode.UNIMPLEMENTED
-            assert error.reason_name == "ERROR_REASON_NOT_IMPLEMENTED"

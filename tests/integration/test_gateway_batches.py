@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from aiohttp import web
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
 
 from common.errors import ReceivedError, received
@@ -124,6 +125,27 @@ async def test_a_batch_that_is_rate_limited_as_one_is_answered_in_the_end(
 
     assert len(responses) == 64
     assert all(response.HasField("generation") for response in responses)
+
+
+async def test_a_batch_finds_the_concurrency_that_a_provider_bears(
+    stub: Any, provider: FakeProvider
+) -> None:
+    """Without it most of the items would be refused again and again until they fail."""
+    refused = 0
+
+    async def bears_six(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal refused
+        if provider.under_way > 6:
+            refused += 1
+            return await fails(429)(request, body)
+        return await answers("x", delay_s=0.02)(request, body)
+
+    provider.usual = bears_six
+    responses = await answered(stub, [start(), *(item(index) for index in range(200))])
+
+    assert all(response.HasField("generation") for response in responses)
+    assert len(responses) == 200
+    assert refused < 200
 
 
 @pytest.mark.parametrize("concurrency_max", [1, 7, None])

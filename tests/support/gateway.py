@@ -5,6 +5,7 @@ the whole service over a real port.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 import time
 from collections import deque
@@ -23,7 +24,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from common.config import Secret
 from common.run_token import RUN_TOKEN_METADATA, RunToken, RunTokenSigner
-from llm_gateway.__main__ import open_gateway, register
+from llm_gateway.__main__ import OpenGateway, open_gateway, register
+from llm_gateway.accounts.caps import Cap
+from llm_gateway.accounts.memory_store import MemoryAccountStore
 from llm_gateway.answers import Completion, Delta, FinishReason, Tokens
 from llm_gateway.catalog import Catalog, Deployment, Provider
 from llm_gateway.catalog_file import load_catalog
@@ -32,6 +35,7 @@ from llm_gateway.ledger.books import Books
 from llm_gateway.ledger.group_commit import GroupCommit
 from llm_gateway.ledger.ledger import Ledger
 from llm_gateway.ledger.operations import CallStore
+from llm_gateway.meter import Meter
 from llm_gateway.prices import FREE, Price, Rates
 from llm_gateway.prompts import Message, Prompt, Role
 from llm_gateway.provider import OnDelta
@@ -73,9 +77,9 @@ def deployment(name: str = "small", **changes: Any) -> Deployment:
 
 def catalog(*deployments: Deployment) -> Catalog:
     """Return a catalog whose tiers `root` and `sub` both have all deployments, in order."""
-    names = tuple(d.name for d in deployments)
+    steps = tuple((d.name,) for d in deployments)
     return Catalog(
-        deployments={d.name: d for d in deployments}, tiers={"root": names, "sub": names}
+        deployments={d.name: d for d in deployments}, tiers={"root": steps, "sub": steps}
     )
 
 
@@ -198,6 +202,30 @@ def config_file(path: Path, base_urls: Sequence[str], *, deployment_keys: str = 
     return path
 
 
+@dataclasses.dataclass(frozen=True)
+class RunSpend:
+    """What a run has taken and what exchanges under way hold of it."""
+
+    tokens: int
+    cost_usd_nanos: int
+    tokens_held: int
+    cost_usd_nanos_held: int
+
+
+class MeterInView(Meter):
+    """A meter over accounts in memory that a test can look at."""
+
+    def __init__(self, now: Callable[[], float] = time.time, **settings: Any) -> None:
+        self.accounts = MemoryAccountStore()
+        super().__init__(now, store=self.accounts, **settings)
+
+    def spend_of(self, of: RunToken) -> RunSpend:
+        """Return the state of a token's run."""
+        run = Cap(account=f"{of.tenant}/{of.run}")
+        state = self.accounts.state(run, int(time.time() * 1e6))
+        return RunSpend(*state.taken[1:], *state.held[1:])
+
+
 def memory_ledger() -> Ledger:
     """Return a ledger that forgets everything with the process."""
     return Ledger(memory_books(MemoryCallStore()), lease_s=15.0)
@@ -211,6 +239,23 @@ def memory_books(store: CallStore, **changes: Any) -> Books:
 @asynccontextmanager
 async def gateway_channel(path: Path, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
     """Serve the gateway of a configuration file on a real port and yield a channel to it."""
+    async with _serving(path, **settings) as (channel, _):
+        yield channel
+
+
+@asynccontextmanager
+async def opened_gateway(
+    path: Path, **settings: Any
+) -> AsyncIterator[tuple[gateway_service_pb2_grpc.GatewayServiceAsyncStub, OpenGateway]]:
+    """Do the same and yield a stub, and what it leads to."""
+    async with _serving(path, **settings) as (channel, opened):
+        yield gateway_service_pb2_grpc.GatewayServiceStub(channel), opened
+
+
+@asynccontextmanager
+async def _serving(
+    path: Path, **settings: Any
+) -> AsyncIterator[tuple[grpc.aio.Channel, OpenGateway]]:
     usual: dict[str, Any] = {
         "database_url": Secret(f"sqlite+aiosqlite:///{path.parent}/gateway.sqlite"),
         "ledger_answers": path.parent / "answers",
@@ -224,12 +269,12 @@ async def gateway_channel(path: Path, **settings: Any) -> AsyncIterator[grpc.aio
     async with (
         open_gateway(offered, config) as gateway,
         serve(
-            lambda server: register(server, gateway, offered, config),
+            lambda server: register(server, gateway, config),
             config=config,
             message_bytes_max=32 << 20,
         ) as channel,
     ):
-        yield channel
+        yield channel, gateway
 
 
 @asynccontextmanager

@@ -22,8 +22,11 @@ _START_S = 60.0
 class GatewayProcess:
     """Runs while its block lasts, unless it is killed before."""
 
-    def __init__(self, config: Path, database_url: str, *, lease_s: float = 0.5) -> None:
-        """`config` is the file with the models; several processes may share a database."""
+    def __init__(
+        self, config: Path, database_url: str, *, lease_s: float = 0.5, accounts: str = "database"
+    ) -> None:
+        """`config` is the file with the models; several processes may share a database, and the
+        store of accounts."""
         self._folder = config.parent
         self._environ = {
             "PATH": os.environ["PATH"],
@@ -33,6 +36,7 @@ class GatewayProcess:
             "FATHOM_GATEWAY_RUN_TOKEN_KEY": KEY.reveal(),
             "FATHOM_GATEWAY_OPERATOR_KEY": KEY.reveal(),
             "FATHOM_GATEWAY_DATABASE_URL": database_url,
+            "FATHOM_GATEWAY_ACCOUNTS": accounts,
             "FATHOM_GATEWAY_LEDGER_ANSWERS": str(self._folder / "answers"),
             "FATHOM_GATEWAY_LEDGER_LEASE_S": str(lease_s),
             "FATHOM_GATEWAY_DRAIN_S": "1",
@@ -83,6 +87,11 @@ class GatewayProcess:
         await self.kill()
         if self._channel is not None:
             await self._channel.close()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def kill(self) -> None:
         """End it with SIGKILL: nothing of it runs any more."""

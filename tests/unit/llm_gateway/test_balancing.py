@@ -58,11 +58,49 @@ def test_a_slow_one_gets_fewer_calls_and_a_failure_does_not_look_fast() -> None:
         broken.load.begin()
         broken.load.end(0.001, is_good=False)
 
+    assert broken.load.expected_s == slow.load.expected_s
+
     shares = firsts(slow, quick, broken)
 
     assert shares["quick"] > shares["slow"]
     assert shares["quick"] > shares["broken"]
-    assert broken.load.expected_s == slow.load.expected_s
+
+
+def test_differences_that_are_chance_leave_the_choice_to_the_weights() -> None:
+    """Else all calls would go to the one that was a millisecond faster once."""
+    one, other = One("one"), One("other")
+    for each, elapsed_s in ((one, 1.0), (other, 1.4)):
+        each.load.begin()
+        each.load.end(elapsed_s, is_good=True)
+
+    shares = firsts(one, other)
+
+    assert 0.4 < shares["one"] / shares.total() < 0.6
+
+
+def test_one_that_was_slow_once_gets_its_chance_again() -> None:
+    """Without calls nobody would ever see that it has become fast."""
+    slow, quick = One("slow"), One("quick")
+    for each, elapsed_s in ((slow, 4.0), (quick, 1.0)):
+        each.load.begin()
+        each.load.end(elapsed_s, is_good=True)
+
+    assert firsts(slow, quick, draws=50)["slow"] == 0
+    assert firsts(slow, quick, draws=400)["slow"] > 0
+
+
+def test_the_usual_time_is_that_of_nineteen_in_twenty() -> None:
+    """Of a hundred answers the five slowest are slow; of too few nothing can be said."""
+    load = Load()
+    for elapsed_s in range(19):
+        load.begin()
+        load.end(float(elapsed_s), is_good=True)
+    assert load.slow_s is None
+
+    for elapsed_s in range(100):
+        load.begin()
+        load.end(float(elapsed_s), is_good=True)
+    assert load.slow_s == 95.0
 
 
 def test_latency_follows_what_is_seen() -> None:

@@ -73,7 +73,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
         (Rates(input=1_250_000_000, output=10_000_000_000, cached_input=125_000_000),)
     )
     assert (little.provider.api_key, little.price) == (None, FREE)
-    assert catalog.tiers == {"root": ("big", "little:8b"), "sub": ("little:8b",)}
+    assert catalog.tiers == {"root": (("big",), ("little:8b",)), "sub": (("little:8b",),)}
 
 
 def test_cached_input_costs_what_input_costs_unless_said(tmp_path: Path) -> None:
@@ -117,6 +117,81 @@ def test_openai_itself_gets_its_own_name_for_the_output_limit(
     assert load(text, tmp_path).deployments["big"].provider.output_limit_field == field
 
 
+def test_deployments_of_one_step_share_the_calls_by_weight(tmp_path: Path) -> None:
+    text = replaced('root = ["big", "little:8b"]', 'root = [["big", "little:8b"]]')
+    catalog = load(text.replace("concurrency_max = 7", "weight = 3"), tmp_path)
+
+    assert catalog.steps("root") == (("big", "little:8b"),)
+    assert [d.weight for d in catalog.pool("root")] == [3, 1]
+    assert catalog.tiers_of("big") == ("root",)
+
+
+ROUTING = """
+[routing]
+tiers_by_depth = ["root", "sub", "sub", "root"]
+larger_window_tier = "root"
+downgrade = { root = "sub" }
+downgrade_share = 0.5
+hedge_share = 0.05
+"""
+
+
+def test_who_stands_in_for_whom_is_read(tmp_path: Path) -> None:
+    routing = load(GOOD + ROUTING, tmp_path).routing
+
+    assert [routing.tier_at(depth) for depth in (0, 1, 3, 99)] == ["root", "sub", "root", "root"]
+    assert (routing.larger_window_tier, routing.downgrade) == ("root", {"root": "sub"})
+    assert (routing.downgrade_share, routing.hedge_share) == (0.5, 0.05)
+
+
+def test_without_rules_the_root_is_asked_first_and_sub_below(tmp_path: Path) -> None:
+    routing = load(GOOD, tmp_path).routing
+
+    assert [routing.tier_at(depth) for depth in (0, 1, 2)] == ["root", "sub", "sub"]
+    assert (routing.larger_window_tier, routing.downgrade, routing.hedge_share) == ("", {}, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('["root", "sub", "sub", "root"]', "[]", "tiers_by_depth: must be a list of texts, at"),
+        ('["root", "sub", "sub", "root"]', '["boss"]', "tiers_by_depth: 'boss' is not one of root"),
+        ('tier = "root"', 'tier = "long"', "larger_window_tier: 'long' is not one of root, sub"),
+        ('{ root = "sub" }', '{ root = "x" }', "downgrade: 'x' is not one of root, sub"),
+        ('{ root = "sub" }', '{ x = "sub" }', "downgrade: 'x' is not one of root, sub"),
+        ("0.5", "1.1", "downgrade_share: must be a share from 0 to 1"),
+        ("0.05", "-0.1", "hedge_share: must be a share from 0 to 1"),
+        ("hedge_share", "hedges", "hedges: there is no such key"),
+    ],
+)
+def test_a_mistake_about_who_stands_in_is_told(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in ROUTING
+    with pytest.raises(ConfigError) as caught:
+        load(GOOD + ROUTING.replace(old, new, 1), tmp_path)
+
+    assert f"routing: {message}" in str(caught.value)
+
+
+def test_files_of_secrets_are_named_within_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-file\n")
+    text = replaced('api_key_env = "ONE_KEY"', 'api_key_file = "key"')
+
+    provider = load(f'secrets_dir = "{tmp_path}"\n{text}', tmp_path).deployments["big"].provider
+
+    assert (provider.api_key, provider.api_key_file) == (Secret("sk-file"), tmp_path / "key")
+
+
+def test_a_proxy_with_a_credential_comes_from_the_environment(tmp_path: Path) -> None:
+    text = replaced("timeout_s = 12.5", 'proxy_env = "PROXY"')
+
+    catalog = load(text, tmp_path, PROXY="http://me:secret@proxy:3128")
+
+    assert catalog.deployments["big"].provider.proxy == Secret("http://me:secret@proxy:3128")
+    assert "secret@" not in repr(catalog)
+
+
 MISTAKES = {
     "not toml": ("[", "[[", "is not TOML"),
     "typo": ("timeout_s = 12.5", "timeout = 12.5", "timeout: there is no such key"),
@@ -142,6 +217,38 @@ MISTAKES = {
         'output_limit_field = "tokens"',
         "must be one of max_tokens, max_completion_tokens",
     ),
+    "proxy": ("timeout_s = 12.5", 'proxy = "socks5://x"', "proxy: must be an http URL such as"),
+    "proxy key": (
+        "timeout_s = 12.5",
+        'proxy = "http://me:pw@proxy:1"',
+        "proxy: must hold no credential; use proxy_env",
+    ),
+    "unset proxy": ("timeout_s = 12.5", 'proxy_env = "PROXY"', "variable PROXY is not set"),
+    "two proxies": (
+        "timeout_s = 12.5",
+        'proxy = "http://p:1"\nproxy_env = "PROXY"',
+        "proxy_env: cannot stand beside proxy",
+    ),
+    "no authority": (
+        "timeout_s = 12.5",
+        'tls_ca_file = "/nowhere.pem"',
+        "/nowhere.pem: cannot be read",
+    ),
+    "no certificate": (
+        "timeout_s = 12.5",
+        'tls_ca_file = "/etc/hostname"',
+        "holds no certificate in PEM form",
+    ),
+    "key alone": (
+        "timeout_s = 12.5",
+        'tls_client_key_file = "/etc/hostname"',
+        "tls_client_key_file: needs tls_client_cert_file beside it",
+    ),
+    "tls without tls": (
+        'base_url = "http://127.0.0.1:8000/v1"',
+        'base_url = "http://127.0.0.1:8000/v1"\ntls_verify = false',
+        "base_url: must begin with https://",
+    ),
     "name": ('name = "big"', 'name = "big one"', "is not a name"),
     "name twice": ('name = "little:8b"', 'name = "big"', "'big' is used twice"),
     "provider": ('provider = "one"', 'provider = "two"', "not one of the providers: one, local"),
@@ -156,6 +263,11 @@ MISTAKES = {
     "no root": ("root = [", "boss = [", 'root: is missing; add root = ["name'),
     "empty tier": ('sub = ["little:8b"]', "sub = []", "sub: needs at least one deployment"),
     "tier of nothing": ('sub = ["little:8b"]', 'sub = ["x"]', "'x' is not one of big, little:8b"),
+    "empty step": ('sub = ["little:8b"]', "sub = [[]]", "sub: needs at least one deployment"),
+    "step in step": ('sub = ["little:8b"]', 'sub = [[["big"]]]', "['big'] is not one of big"),
+    "step twice": ('sub = ["little:8b"]', 'sub = ["big", ["big"]]', "list of different texts"),
+    "no tier list": ('sub = ["little:8b"]', 'sub = "big"', "must be a list of different texts"),
+    "weight": ("concurrency_max = 7", "weight = 0", "weight: must be a whole number of at least 1"),
     "tier twice": ('["little:8b"]', '["big", "big"]', "must be a list of different texts"),
 }
 
@@ -213,9 +325,11 @@ def test_the_example_file_is_good() -> None:
 
 def test_every_key_is_documented() -> None:
     """The page is what operators have; the code's table reader names the keys."""
-    source = (ROOT / "llm_gateway" / "catalog_file.py").read_text()
+    files = ("catalog_file", "provider_table", "routing_table")
+    source = "".join((ROOT / "llm_gateway" / f"{file}.py").read_text() for file in files)
     keys = set(re.findall(r'(?:table|prices|top)\.(?!fail)\w+\(\s*"(\w+)"', source))
+    keys |= set(re.findall(r'_file\(table, "(\w+)"', source))
     page = (ROOT / "docs" / "gateway-config.md").read_text()
 
-    assert len(keys) > 15
+    assert len(keys) > 30
     assert not [key for key in keys if f"`{key}`" not in page]

@@ -7,14 +7,17 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
 from common.errors import ServiceError
+from llm_gateway import call_telemetry
 from llm_gateway.answers import Answer, Completion, Delta, Spend, Tokens
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Deployment
 from llm_gateway.failures import FailureKind, ProviderError
 from llm_gateway.gateway import Gateway
-from llm_gateway.meter import Meter
+from llm_gateway.offering import Offering
 from llm_gateway.outlets import Started
 from llm_gateway.prompts import Prompt
 from llm_gateway.provider import OnDelta
@@ -25,6 +28,7 @@ from tests.support.gateway import (
     PRICE,
     ManualClock,
     MemoryProvider,
+    MeterInView,
     catalog,
     completion,
     deployment,
@@ -59,12 +63,14 @@ class Bench:
     def __init__(self, *deployments: Deployment, drain_s: float = 5.0, **policy: Any) -> None:
         offered = catalog(*(deployments or (deployment(),)))
         self.provider = MemoryProvider()
-        self.meter = Meter()
+        self.meter = MeterInView()
         self.clock = ManualClock()
         self.gateway = Gateway(
-            offered,
-            make_upstreams(
-                offered, {d.provider.name: self.provider for d in offered.deployments.values()}
+            Offering(
+                offered,
+                make_upstreams(
+                    offered, {d.provider.name: self.provider for d in offered.deployments.values()}
+                ),
             ),
             self.meter,
             memory_ledger(),
@@ -372,3 +378,77 @@ async def test_a_deployment_with_a_refused_credential_is_passed_by() -> None:
 
     assert (await bench.ask()).model == "b"
     assert bench.clock.slept == []
+
+
+@pytest.mark.parametrize(("said", "sent"), [(None, 77), (50, 50), (200, 200)])
+async def test_a_deployment_has_its_own_usual_length_of_an_answer(
+    said: int | None, sent: int
+) -> None:
+    """Reasoning models need more than the gateway's default; a prompt's own wish goes first."""
+    bench = Bench(deployment("a", output_tokens_default=77))
+
+    await bench.ask(prompt(output_tokens_max=said))
+
+    assert bench.provider.asked == [("a", sent)]
+
+
+async def test_calls_stay_away_from_a_deployment_that_keeps_failing() -> None:
+    """The verdicts of exchanges reach the breaker: the third call does not ask `a` at all."""
+    bench = Bench(
+        deployment("a"), deployment("b", provider=endpoint("q")), attempts_per_deployment_max=3
+    )
+    bench.provider.plan(*[SERVER_ERROR] * 3, completion(), SERVER_ERROR, SERVER_ERROR)
+
+    answers = [await bench.ask() for _ in range(3)]
+
+    assert [name for name, _ in bench.provider.asked] == ["a"] * 3 + ["b"] + ["a"] * 2 + ["b", "b"]
+    assert [answer.attempts for answer in answers] == [4, 3, 1]
+
+
+@pytest.mark.parametrize("kind", [FailureKind.RATE_LIMITED, FailureKind.REJECTED])
+async def test_a_refusal_is_no_sign_of_ill_health(kind: FailureKind) -> None:
+    """One caller's bad requests must not take a deployment away from the others."""
+    bench = Bench(deployment("a"), attempts_max=1)
+    bench.provider.plan(*[ProviderError(kind, "refused", http_status=400)] * 5)
+    for _ in range(5):
+        with pytest.raises(ServiceError):
+            await bench.ask()
+
+    assert (await bench.ask()).attempts == 1
+
+
+async def test_operators_are_told_who_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gauge that is 1 meanwhile, and a log record at either end."""
+    metrics = InMemoryMetricReader()
+    monkeypatch.setattr(call_telemetry, "meter", MeterProvider([metrics]).get_meter)
+    bench = Bench(deployment("a"), attempts_max=1)
+    bench.provider.plan(*[SERVER_ERROR] * 5)
+    for _ in range(5):
+        with pytest.raises(ServiceError):
+            await bench.ask()
+    while_open = _gauge(metrics, "fathom.gateway.breaker.open")
+    # As if its time had passed: the next call is the probe.
+    bench.gateway.offering.upstreams["a"].breaker._not_before = 0.0
+    await bench.ask()
+
+    assert while_open == {"a": 1}
+    assert _gauge(metrics, "fathom.gateway.breaker.open") == {"a": 0}
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count("a deployment is left alone") == 1
+    assert told.count("a deployment is asked again") == 1
+
+
+def _gauge(metrics: InMemoryMetricReader, name: str) -> dict[Any, Any]:
+    data = metrics.get_metrics_data()
+    assert data is not None
+    return {
+        (point.attributes or {})["model"]: point.value
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+        for point in metric.data.data_points
+        if isinstance(point, NumberDataPoint)
+    }

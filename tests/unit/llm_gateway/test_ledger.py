@@ -10,13 +10,14 @@ import pytest
 from common.errors import RequestIdReusedError
 from llm_gateway.answers import Spend, Tokens
 from llm_gateway.calls import Call
+from llm_gateway.demands import Demand
 from llm_gateway.errors import AnswerUnreadableError, LedgerUnavailableError
 from llm_gateway.ledger.books import Books
 from llm_gateway.ledger.claim import Claim, ClaimLostError
 from llm_gateway.ledger.entries import CallKey, CallState, RecordedAnswer
 from llm_gateway.ledger.ledger import Ledger
 from llm_gateway.ledger.operations import KeepLease, LookUp, StoreUnavailableError, SumRun
-from llm_gateway.meter import Demand, Meter, Reservation
+from llm_gateway.meter import Meter, Reservation
 from tests.support.eventually import eventually
 from tests.support.gateway import PRICE, completion, memory_books, prompt, token
 from tests.support.memory_ledger import MemoryCallStore
@@ -373,3 +374,28 @@ async def test_an_open_call_is_held_before_its_exchange_begins() -> None:
 
     assert entry.state is CallState.OPEN
     assert store.calls[KEY].hold is not None
+
+
+async def test_an_id_is_free_for_another_prompt_while_its_failed_call_is_written_off() -> None:
+    """Its caller has the error already, and may be quicker with the next prompt than the books."""
+    here = Process(MemoryCallStore())
+    failed = await here.claim()
+    await failed.hold(await reservation(), "small")
+    failed.leave()
+
+    entered = await here.enter(prompt=prompt("mended"))
+
+    assert isinstance(entered, Claim)
+
+
+async def test_an_id_is_not_free_for_another_prompt_while_its_answer_is_written_down() -> None:
+    here = Process(MemoryCallStore())
+    answered = await here.claim()
+    exchange = await answered.hold(await reservation(), "small")
+    settling = asyncio.create_task(answered.settle(exchange, "small", TOOK, completion()))
+    await asyncio.sleep(0)
+    answered.leave()
+
+    with pytest.raises(RequestIdReusedError):
+        await here.enter(prompt=prompt("another"))
+    await settling

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.run_token import RunToken
+from common.run_token import RunToken, Subtree
 from llm_gateway.answers import Spend, Tokens
+from llm_gateway.demands import Demand
 from llm_gateway.errors import RunLimitExceededError
-from llm_gateway.meter import Demand, Meter
 from llm_gateway.prices import FREE, Price
-from tests.support.gateway import PRICE, token
+from tests.support.gateway import PRICE, MeterInView, token
 
 
 def demand(
@@ -40,14 +41,14 @@ async def settled() -> None:
 
 
 async def test_a_call_that_fits_exactly_is_admitted() -> None:
-    reservation = await Meter().reserve(token(tokens_max=100), demand(60, 40))
+    reservation = await MeterInView().reserve(token(tokens_max=100), demand(60, 40))
 
     assert (reservation.output_tokens_max, reservation.tokens) == (40, 100)
 
 
 async def test_a_call_one_token_over_is_refused_with_the_limit() -> None:
     with pytest.raises(RunLimitExceededError) as caught:
-        await Meter().reserve(token(tokens_max=100, tokens_spent=1), demand(60, 40))
+        await MeterInView().reserve(token(tokens_max=100, tokens_spent=1), demand(60, 40))
 
     assert caught.value.reason_name == "ERROR_REASON_RUN_LIMIT_EXCEEDED"
     assert caught.value.metadata == {"limit": "tokens_max", "value": "100", "spent": "1"}
@@ -55,9 +56,11 @@ async def test_a_call_one_token_over_is_refused_with_the_limit() -> None:
 
 async def test_money_is_limited_to_the_billionth() -> None:
     """60 tokens at 1000 and 40 at 2000 nano-dollars."""
-    enough = await Meter().reserve(token(cost_usd_nanos_max=140_000), demand(60, 40, price=PRICE))
+    enough = await MeterInView().reserve(
+        token(cost_usd_nanos_max=140_000), demand(60, 40, price=PRICE)
+    )
     with pytest.raises(RunLimitExceededError) as caught:
-        await Meter().reserve(token(cost_usd_nanos_max=139_999), demand(60, 40, price=PRICE))
+        await MeterInView().reserve(token(cost_usd_nanos_max=139_999), demand(60, 40, price=PRICE))
 
     assert enough.cost_usd_nanos == 140_000
     assert caught.value.metadata == {
@@ -70,20 +73,20 @@ async def test_money_is_limited_to_the_billionth() -> None:
 async def test_no_money_permits_free_models_only() -> None:
     broke = token(cost_usd_nanos_max=0)
 
-    await Meter().reserve(broke, demand(60, 40))
+    await MeterInView().reserve(broke, demand(60, 40))
     with pytest.raises(RunLimitExceededError):
-        await Meter().reserve(broke, demand(1, 1, price=PRICE))
+        await MeterInView().reserve(broke, demand(1, 1, price=PRICE))
 
 
 async def test_what_was_not_used_is_free_again() -> None:
-    meter, limited = Meter(), token(tokens_max=100)
+    meter, limited = MeterInView(), token(tokens_max=100)
     (await meter.reserve(limited, demand(60, 40))).settle(spend(10, 5))
 
     assert (await meter.reserve(limited, demand(45, 40))).tokens == 85
 
 
 async def test_settling_twice_books_once() -> None:
-    meter, limited = Meter(), token(tokens_max=100)
+    meter, limited = MeterInView(), token(tokens_max=100)
     reservation = await meter.reserve(limited, demand(60, 40))
     reservation.settle(spend(10, 5))
     reservation.settle(spend(10, 5))
@@ -94,7 +97,7 @@ async def test_settling_twice_books_once() -> None:
 
 async def test_a_call_waits_for_others_of_its_run_to_settle() -> None:
     """Worst cases are far above what calls really take; refusing at once would waste limits."""
-    meter, limited = Meter(), token(tokens_max=100)
+    meter, limited = MeterInView(), token(tokens_max=100)
     first = await meter.reserve(limited, demand(60, 40))
     second = asyncio.create_task(meter.reserve(limited, demand(50, 30)))
     await settled()
@@ -106,7 +109,7 @@ async def test_a_call_waits_for_others_of_its_run_to_settle() -> None:
 
 
 async def test_a_waiting_call_is_refused_once_nothing_else_could_make_room() -> None:
-    meter, limited = Meter(), token(tokens_max=100)
+    meter, limited = MeterInView(), token(tokens_max=100)
     first = await meter.reserve(limited, demand(60, 40))
     second = asyncio.create_task(meter.reserve(limited, demand(50, 30)))
     await settled()
@@ -120,7 +123,7 @@ async def test_a_waiting_call_is_refused_once_nothing_else_could_make_room() -> 
 
 async def test_a_small_call_does_not_overtake_a_large_one() -> None:
     """Otherwise a stream of small calls would starve it."""
-    meter, limited, order = Meter(), token(tokens_max=100), list[str]()
+    meter, limited, order = MeterInView(), token(tokens_max=100), list[str]()
 
     async def take(name: str, size: int) -> None:
         reservation = await meter.reserve(limited, demand(size, 0))
@@ -138,7 +141,7 @@ async def test_a_small_call_does_not_overtake_a_large_one() -> None:
 
 
 async def test_a_waiting_call_that_is_cancelled_lets_the_next_one_go() -> None:
-    meter, limited = Meter(), token(tokens_max=100)
+    meter, limited = MeterInView(), token(tokens_max=100)
     first = await meter.reserve(limited, demand(50, 0))
     large = asyncio.create_task(meter.reserve(limited, demand(80, 0)))
     small = asyncio.create_task(meter.reserve(limited, demand(50, 0)))
@@ -152,7 +155,7 @@ async def test_a_waiting_call_that_is_cancelled_lets_the_next_one_go() -> None:
 
 async def test_a_call_cancelled_as_it_is_granted_gives_its_part_back() -> None:
     """Grant and cancellation may come in the same turn of the loop."""
-    meter, limited = Meter(), token(tokens_max=100)
+    meter, limited = MeterInView(), token(tokens_max=100)
     first = await meter.reserve(limited, demand(100, 0))
     second = asyncio.create_task(meter.reserve(limited, demand(100, 0)))
     await settled()
@@ -165,7 +168,7 @@ async def test_a_call_cancelled_as_it_is_granted_gives_its_part_back() -> None:
 
 
 async def test_an_answer_is_shortened_where_nothing_else_is_under_way() -> None:
-    reservation = await Meter().reserve(token(tokens_max=1000), demand(500, 4096, 256))
+    reservation = await MeterInView().reserve(token(tokens_max=1000), demand(500, 4096, 256))
 
     assert reservation.output_tokens_max == 500
 
@@ -174,20 +177,22 @@ async def test_an_answer_is_not_shortened_below_its_least_size() -> None:
     limited = token(tokens_max=755)
 
     with pytest.raises(RunLimitExceededError):
-        await Meter().reserve(limited, demand(500, 4096, 256))
-    assert (await Meter().reserve(token(tokens_max=756), demand(500, 4096, 256))).tokens == 756
+        await MeterInView().reserve(limited, demand(500, 4096, 256))
+    assert (
+        await MeterInView().reserve(token(tokens_max=756), demand(500, 4096, 256))
+    ).tokens == 756
 
 
 async def test_an_answer_is_shortened_to_what_the_money_pays() -> None:
     limited = token(cost_usd_nanos_max=1_000_000)  # 500 tokens sent, 250 received
 
-    reservation = await Meter().reserve(limited, demand(500, 4096, 100, PRICE))
+    reservation = await MeterInView().reserve(limited, demand(500, 4096, 100, PRICE))
 
     assert reservation.output_tokens_max == 250
 
 
 async def test_a_call_waits_rather_than_be_shortened() -> None:
-    meter, limited = Meter(), token(tokens_max=6000)
+    meter, limited = MeterInView(), token(tokens_max=6000)
     first = await meter.reserve(limited, demand(500, 1000))
     second = asyncio.create_task(meter.reserve(limited, demand(500, 5000, 256)))
     await settled()
@@ -198,9 +203,60 @@ async def test_a_call_waits_rather_than_be_shortened() -> None:
     assert (await second).output_tokens_max == 5000
 
 
+async def test_near_a_limit_the_prompt_is_counted_once_and_closely() -> None:
+    """A token a byte is three to four times what English has."""
+    counts = []
+
+    async def count() -> int:
+        counts.append(1)
+        return 20
+
+    near = dataclasses.replace(demand(60, 40, price=PRICE), count=count)
+
+    plenty = await MeterInView().reserve(token(tokens_max=100), near)
+    tight = await MeterInView().reserve(token(tokens_max=60), near)
+    with pytest.raises(RunLimitExceededError):
+        await MeterInView().reserve(token(tokens_max=59), near)
+
+    assert (plenty.tokens, tight.tokens, tight.cost_usd_nanos) == (100, 60, 20_000 + 80_000)
+    assert len(counts) == 2, "and not where there is plenty"
+
+
+async def test_a_prompt_that_cannot_be_counted_keeps_its_bound() -> None:
+    async def unknown() -> None:
+        return None
+
+    near = dataclasses.replace(demand(60, 40), count=unknown)
+
+    with pytest.raises(RunLimitExceededError):
+        await MeterInView().reserve(token(tokens_max=99), near)
+
+
+async def test_a_subtree_is_limited_beside_its_run() -> None:
+    """Siblings have limits of their own, and the run's for all of them."""
+    meter = MeterInView()
+    parts = [Subtree(name=f"runs/1-{n}", tokens_max=100) for n in range(3)]
+    run = token(tokens_max=250)
+
+    async def take(part: Subtree, tokens: int) -> None:
+        of = dataclasses.replace(run, depth=1, subtrees=(part,))
+        (await meter.reserve(of, demand(tokens, 0))).settle(spend(tokens, 0))
+
+    await take(parts[0], 100)
+    with pytest.raises(RunLimitExceededError) as of_part:
+        await take(parts[0], 1)
+    await take(parts[1], 100)
+    with pytest.raises(RunLimitExceededError) as of_run:
+        await take(parts[2], 51)
+    await take(parts[2], 50)
+
+    assert (of_part.value.metadata["value"], of_run.value.metadata["value"]) == ("100", "250")
+    assert meter.spend_of(run).tokens == 250
+
+
 async def test_the_tokens_own_figures_are_a_floor() -> None:
     """A gateway that was restarted does not start a run from zero."""
-    meter = Meter()
+    meter = MeterInView()
     with pytest.raises(RunLimitExceededError):
         await meter.reserve(token(tokens_max=100, tokens_spent=90), demand(11, 0))
 
@@ -209,33 +265,11 @@ async def test_the_tokens_own_figures_are_a_floor() -> None:
 
 
 async def test_runs_and_tenants_do_not_share_a_meter() -> None:
-    meter = Meter()
+    meter = MeterInView()
     await meter.reserve(token(tokens_max=100), demand(100, 0))
 
     await meter.reserve(token(tokens_max=100, run="runs/2"), demand(100, 0))
     await meter.reserve(token(tokens_max=100, tenant="other"), demand(100, 0))
-
-
-async def test_a_run_is_forgotten_after_its_last_token_has_expired() -> None:
-    """Memory does not grow with the number of runs ever seen."""
-    now = [1000.0]
-    meter = Meter(lambda: now[0])
-    (await meter.reserve(token(expires_at=1100.0), demand(1, 1))).settle(spend(1, 1))
-    now[0] = 1099.0
-    assert meter.spend_of(token(run="runs/2", expires_at=2000.0)).tokens == 0
-    assert meter.spend_of(token(expires_at=1100.0)).tokens == 2
-
-    now[0] = 1200.0
-    assert meter.spend_of(token(expires_at=1300.0)).tokens == 0
-
-
-async def test_a_run_with_a_call_under_way_is_not_forgotten() -> None:
-    now = [1000.0]
-    meter = Meter(lambda: now[0])
-    await meter.reserve(token(expires_at=1100.0), demand(1, 1))
-    now[0] = 5000.0
-
-    assert meter.spend_of(token(expires_at=6000.0)).tokens_held == 2
 
 
 calls = st.lists(
@@ -276,7 +310,7 @@ def test_concurrent_calls_never_spend_more_than_the_limits(
 async def _spend_all(
     calls: list[tuple[int, int, bool, str]], limited: RunToken, chance: random.Random
 ) -> tuple[int, int, int, int]:
-    meter = Meter()
+    meter = MeterInView()
 
     async def one(sent: int, received: int, shortens: bool, ending: str) -> None:
         await asyncio.sleep(chance.choice([0, 0.0001]))

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from llm_gateway.answers import Spend, Tokens
+from llm_gateway.demands import Demand
 from llm_gateway.errors import LedgerUnavailableError, RunLimitExceededError
 from llm_gateway.ledger.operations import RunSum
-from llm_gateway.meter import Demand, Meter
+from llm_gateway.meter import Meter
 from tests.support.gateway import PRICE, token
 
 DEMAND = Demand(input_tokens_max=10, output_tokens_max=10, output_tokens_min=10, price=PRICE)

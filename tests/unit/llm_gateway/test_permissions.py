@@ -6,14 +6,14 @@ import pytest
 
 from common.config import ConfigError, Secret
 from common.errors import PermissionDeniedError, UnauthenticatedError
-from common.run_token import RUN_TOKEN_METADATA
+from common.run_token import RUN_TOKEN_METADATA, RunTokenSigner
 from llm_gateway.catalog import Catalog
 from llm_gateway.permissions import Gate, check_permitted
 from tests.support.gateway import KEY, deployment, metadata, token
 
 OFFERED = Catalog(
     deployments={name: deployment(name) for name in ("a", "b")},
-    tiers={"root": ("a",), "sub": ("b",)},
+    tiers={"root": (("a",),), "sub": (("b",),)},
 )
 GOOD = dict(metadata(run="runs/9"))[RUN_TOKEN_METADATA]
 
@@ -46,6 +46,34 @@ def test_a_gate_without_a_key_is_not_built_where_tokens_are_required() -> None:
 def test_a_bad_token_is_refused_even_where_none_is_required() -> None:
     with pytest.raises(UnauthenticatedError):
         Gate(KEY, OFFERED, token_required=False).admit("v1.x.y")
+
+
+def test_tokens_of_the_key_before_are_good(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate(Secret("n" * 32), OFFERED, previous_key=KEY)
+
+    assert gate.admit(GOOD).run == "runs/9"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("v1.secret.secret", "forged"),
+        (RunTokenSigner(KEY, audience="staging").mint(token()), "foreign"),
+        (RunTokenSigner(KEY).mint(token(expires_at=1.0)), "expired"),
+    ],
+)
+def test_a_refused_token_is_written_down_without_its_text(
+    text: str, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UnauthenticatedError) as caught:
+        Gate(KEY, OFFERED).admit(text, "ipv4:10.0.0.7:1")
+
+    (record,) = caplog.records
+    assert caught.value.metadata == {"problem": problem}
+    assert record.name == "fathom.audit"
+    assert (record.__dict__["problem"], record.__dict__["peer"]) == (problem, "ipv4:10.0.0.7:1")
+    assert text not in str(record.__dict__)
 
 
 @pytest.mark.parametrize(

@@ -308,3 +308,129 @@ def test_retries_are_a_fifth_of_the_traffic_once_the_savings_are_spent() -> None
             attempts += taken.attempts
 
     assert attempts == 100 + 10 + 20 - 1  # first ones, saved-up retries, a fifth; one is left over
+
+
+def broken(*upstreams: Upstream) -> None:
+    for each in upstreams:
+        for _ in range(5):
+            each.breaker.note_failure(1000.0)
+
+
+def test_a_deployment_that_keeps_failing_is_passed_over() -> None:
+    """A provider that is down must not cost every call its time."""
+    upstreams = pool("a", "b")
+    broken(upstreams[0])
+
+    assert walk(route(upstreams), SERVER_ERROR) == [("b", 0)]
+
+
+def test_a_call_that_finds_everybody_left_alone_is_told_when_to_come_back() -> None:
+    """It is not the caller's fault and passes with time."""
+    upstreams = pool("a")
+    broken(*upstreams)
+    clock = ManualClock()
+    clock.advance(2)
+
+    error = end_of(route(upstreams, clock))
+
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert error.reason_name == "ERROR_REASON_PROVIDER_UNAVAILABLE"
+    assert error.retry_after_s == 3.0
+
+
+def test_one_call_finds_out_whether_a_deployment_is_well_again() -> None:
+    """The probe is somebody's call; the others still go elsewhere."""
+    upstreams, clock = pool("a", "b"), ManualClock()
+    broken(upstreams[0])
+    clock.advance(5)
+
+    assert walk(route(upstreams, clock), SERVER_ERROR) == [("a", 0)]
+    assert walk(route(upstreams, clock), SERVER_ERROR) == [("b", 0)]
+
+
+def paced(**limits: int) -> list[Upstream]:
+    return [upstream(deployment("a", **limits)), *pool("b")]
+
+
+def test_a_deployment_is_not_given_more_than_its_requests_a_minute() -> None:
+    """Ten seconds apart, so the second call goes elsewhere rather than wait so long."""
+    upstreams, clock = paced(requests_per_minute=6), ManualClock()
+
+    asked = [walk(route(upstreams, clock), SERVER_ERROR)[0][0] for _ in range(2)]
+
+    assert asked == ["a", "b"]
+
+
+def test_where_nobody_else_is_left_the_pace_is_waited_for() -> None:
+    """It is our own queue: a batch must take its time rather than fail."""
+    upstreams, clock = paced(requests_per_minute=6)[:1], ManualClock()
+
+    waits = [route(upstreams, clock).next_step().wait_s for _ in range(3)]
+
+    assert waits == [0, 5, 16]
+
+
+@pytest.mark.parametrize(("left_s", "is_waited"), [(5.0, True), (4.9, False)])
+def test_a_pace_is_not_waited_for_beyond_the_deadline(left_s: float, is_waited: bool) -> None:
+    upstreams, clock = paced(requests_per_minute=6)[:1], ManualClock()
+    route(upstreams, clock).next_step()
+    taken = route(upstreams, clock, deadline=clock.now() + left_s)
+
+    if is_waited:
+        assert taken.next_step().wait_s == 5.0
+    else:
+        error = end_of(taken)
+        assert error.reason_name == "ERROR_REASON_PROVIDER_RATE_LIMITED"
+        assert error.retry_after_s == 5.0
+
+
+def test_a_second_attempt_is_made_with_somebody_who_is_free_at_once() -> None:
+    """It is to save time: whoever would have to be waited for is no help."""
+    clock, upstreams = ManualClock(), pool("a", "limited", "sick", "free")
+    upstreams[1].floor.raise_to(clock.now() + 1)
+    broken(upstreams[2])
+    taken = route(upstreams, clock)
+    first = taken.next_step().upstream
+
+    assert taken.hedge(first) is upstreams[3]
+    assert taken.attempts == 2
+
+
+@pytest.mark.parametrize(("attempts_max", "names"), [(1, ("a", "b")), (6, ("a",))])
+def test_there_is_no_second_attempt_beyond_the_cap_or_without_another(
+    attempts_max: int, names: tuple[str, ...]
+) -> None:
+    """The cap is over all attempts, whatever they are for."""
+    taken = route(pool(*names), attempts_max=attempts_max)
+    first = taken.next_step().upstream
+
+    assert taken.hedge(first) is None
+
+
+def test_a_second_attempt_that_is_limited_holds_others_off_and_the_first_goes_on() -> None:
+    clock, upstreams = ManualClock(), pool("a", "b")
+    taken = route(upstreams, clock, jitter=0.0)
+    other = taken.hedge(taken.next_step().upstream)
+    assert other is not None
+    taken.note_hedge_failure(other, rate_limited(30))
+    taken.note_failure(upstreams[0], SERVER_ERROR)
+
+    assert walk(taken, SERVER_ERROR) == [("a", 0)]
+    assert other.floor.wait_s(clock.now()) == 30
+
+
+def test_a_larger_window_is_asked_last_and_only_where_the_messages_do_not_fit() -> None:
+    """It may be many times as dear."""
+    small = upstream(deployment("small", context_tokens_max=1000))
+    large = upstream(deployment("large", provider=endpoint("q"), context_tokens_max=9000))
+    clock = ManualClock()
+
+    def taken() -> Route:
+        return Route(
+            [small], RetryPolicy(), now=clock.now, deadline=None, larger=[large], jitter=lambda: 0.0
+        )
+
+    assert walk(taken(), TOO_LONG, SERVER_ERROR) == [("small", 0), ("large", 0)]
+    unavailable = taken()
+    assert {name for name, _ in walk(unavailable, *[SERVER_ERROR] * 3)} == {"small"}
+    assert end_of(unavailable).reason_name == "ERROR_REASON_PROVIDER_UNAVAILABLE"

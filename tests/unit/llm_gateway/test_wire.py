@@ -48,7 +48,7 @@ def test_a_request_without_a_prompt_is_refused() -> None:
 def test_every_bad_field_is_named_at_once() -> None:
     request = service_pb2.GenerateRequest(prompt=pb2.Prompt(output_tokens_max=0))
 
-    assert violations(request) == {"prompt.tier", "prompt.messages", "prompt.output_tokens_max"}
+    assert violations(request) == {"prompt.messages", "prompt.output_tokens_max"}
 
 
 @pytest.mark.parametrize("role", [pb2.Message.ROLE_UNSPECIFIED, 99])

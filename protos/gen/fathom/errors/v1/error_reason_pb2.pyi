@@ -53,11 +53,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED, with a google.rpc.QuotaFailure and RetryInfo: a quota
-    of the tenant. metadata: `quota`, `limit`. Not sent so far.
+    of the tenant; without RetryInfo where waiting does not help. metadata:
+    `quota`, `limit` (a field of Quota), `value` (the limit), `spent`.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 10
     """UNAUTHENTICATED: no credential or run token, or one that does not verify.
-    metadata: `problem` (`missing`, `malformed`, `forged`, `expired`).
+    metadata: `problem` (`missing`, `malformed`, `forged`, `foreign`,
+    `expired`).
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 11
     """PERMISSION_DENIED: the credential does not allow this.
@@ -139,8 +141,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     metadata: `provider`, `model`.
     """
     ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 48
-    """UNAVAILABLE, with a google.rpc.RetryInfo: the gateway's ledger of calls
-    cannot be reached, and without it no call is made.
+    """UNAVAILABLE, with a google.rpc.RetryInfo: the gateway's ledger of calls, or
+    where it counts spend, cannot be reached, and without it no call is made.
     """
     ERROR_REASON_ANSWER_UNREADABLE: _ErrorReason.ValueType  # 49
     """DATA_LOSS: the call was answered before under this `request_id`, and the
@@ -212,11 +214,13 @@ metadata: `limit` (a name in Limits), `value` (the limit), `spent`.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED, with a google.rpc.QuotaFailure and RetryInfo: a quota
-of the tenant. metadata: `quota`, `limit`. Not sent so far.
+of the tenant; without RetryInfo where waiting does not help. metadata:
+`quota`, `limit` (a field of Quota), `value` (the limit), `spent`.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 10
 """UNAUTHENTICATED: no credential or run token, or one that does not verify.
-metadata: `problem` (`missing`, `malformed`, `forged`, `expired`).
+metadata: `problem` (`missing`, `malformed`, `forged`, `foreign`,
+`expired`).
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 11
 """PERMISSION_DENIED: the credential does not allow this.
@@ -298,8 +302,8 @@ ERROR_REASON_PROVIDER_TIMEOUT: ErrorReason.ValueType  # 47
 metadata: `provider`, `model`.
 """
 ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 48
-"""UNAVAILABLE, with a google.rpc.RetryInfo: the gateway's ledger of calls
-cannot be reached, and without it no call is made.
+"""UNAVAILABLE, with a google.rpc.RetryInfo: the gateway's ledger of calls, or
+where it counts spend, cannot be reached, and without it no call is made.
 """
 ERROR_REASON_ANSWER_UNREADABLE: ErrorReason.ValueType  # 49
 """DATA_LOSS: the call was answered before under this `request_id`, and the

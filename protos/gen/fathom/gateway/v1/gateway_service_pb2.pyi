@@ -327,7 +327,9 @@ class CountTokensResponse(_message.Message):
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
-    """Tokens the prompt has for the tier's first deployment."""
+    """Tokens the prompt has for the tier's first deployment, what stands around
+    messages included. A provider may count a few more, for what it adds.
+    """
     exact: _builtins.bool
     """False where the model's vocabulary is unknown and the count an estimate."""
     def __init__(

@@ -119,7 +119,8 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """CountTokens counts what a prompt would send. UNIMPLEMENTED so far.
+        """CountTokens counts what a prompt would send. It asks no provider, costs
+        nothing and fails for a prompt as Generate does before it asks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -63,7 +63,9 @@ class GatewayServiceStub:
     undecided: send them again with the same `request_id`.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CountTokensRequest, _gateway_service_pb2.CountTokensResponse]
-    """CountTokens counts what a prompt would send. UNIMPLEMENTED so far."""
+    """CountTokens counts what a prompt would send. It asks no provider, costs
+    nothing and fails for a prompt as Generate does before it asks.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListModelsRequest, _gateway_service_pb2.ListModelsResponse]
     """ListModels returns the deployments that the run token permits, by name."""
 
@@ -102,7 +104,9 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     undecided: send them again with the same `request_id`.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CountTokensRequest, _gateway_service_pb2.CountTokensResponse]  # type: ignore[assignment]
-    """CountTokens counts what a prompt would send. UNIMPLEMENTED so far."""
+    """CountTokens counts what a prompt would send. It asks no provider, costs
+    nothing and fails for a prompt as Generate does before it asks.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListModelsRequest, _gateway_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels returns the deployments that the run token permits, by name."""
 
@@ -162,7 +166,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_service_pb2.CountTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.CountTokensResponse, _abc.Awaitable[_gateway_service_pb2.CountTokensResponse]]:
-        """CountTokens counts what a prompt would send. UNIMPLEMENTED so far."""
+        """CountTokens counts what a prompt would send. It asks no provider, costs
+        nothing and fails for a prompt as Generate does before it asks.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fathom/gateway/v1/generation.proto\x12\x11\x66\x61thom.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\"\xec\x01\n\x06Prompt\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.fathom.gateway.v1.Message\x12\x1e\n\x11output_tokens_max\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x1c\n\x14response_schema_json\x18\x07 \x01(\tB\x14\n\x12_output_tokens_maxB\x0e\n\x0c_temperatureB\x07\n\x05_seed\"\x98\x01\n\x07Message\x12-\n\x04role\x18\x01 \x01(\x0e\x32\x1f.fathom.gateway.v1.Message.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\"Y\n\x0b\x43\x61llContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04turn\x18\x02 \x01(\x05\x12\x18\n\x0b\x62\x61tch_index\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_batch_index\"\xf1\x02\n\nGeneration\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x41\n\rfinish_reason\x18\x03 \x01(\x0e\x32*.fathom.gateway.v1.Generation.FinishReason\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04tier\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12*\n\x07\x65lapsed\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1a\n\x16\x46INISH_REASON_FILTERED\x10\x03\"\xa5\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ost_usd_nanos\x18\x05 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\x03\x12\x11\n\testimated\x18\x07 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fathom/gateway/v1/generation.proto\x12\x11\x66\x61thom.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf6\x02\n\x06Prompt\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.fathom.gateway.v1.Message\x12\x1e\n\x11output_tokens_max\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x1c\n\x14response_schema_json\x18\x07 \x01(\t\x12\x35\n\tcache_use\x18\x08 \x01(\x0e\x32\".fathom.gateway.v1.Prompt.CacheUse\"Q\n\x08\x43\x61\x63heUse\x12\x19\n\x15\x43\x41\x43HE_USE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_USE_ALLOWED\x10\x01\x12\x13\n\x0f\x43\x41\x43HE_USE_NEVER\x10\x02\x42\x14\n\x12_output_tokens_maxB\x0e\n\x0c_temperatureB\x07\n\x05_seed\"\x98\x01\n\x07Message\x12-\n\x04role\x18\x01 \x01(\x0e\x32\x1f.fathom.gateway.v1.Message.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\"Y\n\x0b\x43\x61llContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04turn\x18\x02 \x01(\x05\x12\x18\n\x0b\x62\x61tch_index\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_batch_index\"\x86\x03\n\nGeneration\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x41\n\rfinish_reason\x18\x03 \x01(\x0e\x32*.fathom.gateway.v1.Generation.FinishReason\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04tier\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12*\n\x07\x65lapsed\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btier_served\x18\t \x01(\t\"{\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1a\n\x16\x46INISH_REASON_FILTERED\x10\x03\"\xa5\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ost_usd_nanos\x18\x05 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x06 \x01(\x03\x12\x11\n\testimated\x18\x07 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fathom.gateway.v1.generatio
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROMPT']._serialized_start=90
-  _globals['_PROMPT']._serialized_end=326
-  _globals['_MESSAGE']._serialized_start=329
-  _globals['_MESSAGE']._serialized_end=481
-  _globals['_MESSAGE_ROLE']._serialized_start=401
-  _globals['_MESSAGE_ROLE']._serialized_end=481
-  _globals['_CALLCONTEXT']._serialized_start=483
-  _globals['_CALLCONTEXT']._serialized_end=572
-  _globals['_GENERATION']._serialized_start=575
-  _globals['_GENERATION']._serialized_end=944
-  _globals['_GENERATION_FINISHREASON']._serialized_start=821
-  _globals['_GENERATION_FINISHREASON']._serialized_end=944
-  _globals['_USAGE']._serialized_start=947
-  _globals['_USAGE']._serialized_end=1112
+  _globals['_PROMPT']._serialized_end=464
+  _globals['_PROMPT_CACHEUSE']._serialized_start=336
+  _globals['_PROMPT_CACHEUSE']._serialized_end=417
+  _globals['_MESSAGE']._serialized_start=467
+  _globals['_MESSAGE']._serialized_end=619
+  _globals['_MESSAGE_ROLE']._serialized_start=539
+  _globals['_MESSAGE_ROLE']._serialized_end=619
+  _globals['_CALLCONTEXT']._serialized_start=621
+  _globals['_CALLCONTEXT']._serialized_end=710
+  _globals['_GENERATION']._serialized_start=713
+  _globals['_GENERATION']._serialized_end=1103
+  _globals['_GENERATION_FINISHREASON']._serialized_start=980
+  _globals['_GENERATION_FINISHREASON']._serialized_end=1103
+  _globals['_USAGE']._serialized_start=1106
+  _globals['_USAGE']._serialized_end=1271
 # @@protoc_insertion_point(module_scope)

@@ -26,6 +26,29 @@ class Prompt(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _CacheUse:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CacheUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Prompt._CacheUse.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CACHE_USE_UNSPECIFIED: Prompt._CacheUse.ValueType  # 0
+        """At temperature 0, unless the gateway's configuration says otherwise."""
+        CACHE_USE_ALLOWED: Prompt._CacheUse.ValueType  # 1
+        """At any temperature."""
+        CACHE_USE_NEVER: Prompt._CacheUse.ValueType  # 2
+        """Never; nor is the answer kept for others."""
+
+    class CacheUse(_CacheUse, metaclass=_CacheUseEnumTypeWrapper):
+        """CacheUse says when an earlier answer will do."""
+
+    CACHE_USE_UNSPECIFIED: Prompt.CacheUse.ValueType  # 0
+    """At temperature 0, unless the gateway's configuration says otherwise."""
+    CACHE_USE_ALLOWED: Prompt.CacheUse.ValueType  # 1
+    """At any temperature."""
+    CACHE_USE_NEVER: Prompt.CacheUse.ValueType  # 2
+    """Never; nor is the answer kept for others."""
+
     TIER_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
@@ -33,10 +56,13 @@ class Prompt(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     RESPONSE_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    CACHE_USE_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
-    """Required. A tier's name (`root`, `sub`, or another that the gateway's
+    """Optional. A tier's name (`root`, `sub`, or another that the gateway's
     configuration names), or one deployment as `models/{model}`. The run token
     must permit it. Unknown: INVALID_ARGUMENT, ERROR_REASON_MODEL_NOT_OFFERED.
+    When unset, the configured tier of the run token's depth: `root` at 0 and
+    `sub` below, unless the configuration says otherwise.
     """
     output_tokens_max: _builtins.int
     """Optional. Tokens the model may answer with. When unset, the smaller of the
@@ -49,6 +75,11 @@ class Prompt(_message.Message):
     response_schema_json: _builtins.str
     """Optional. A JSON Schema, as JSON text, that the answer must satisfy where
     the provider can enforce one. Not built yet: UNIMPLEMENTED when set.
+    """
+    cache_use: Global___Prompt.CacheUse.ValueType
+    """Optional. Whether the answer may be one that was given before, to the same
+    tenant for the same messages, options and deployments. Such an answer
+    costs nothing and has `attempts` 0.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
@@ -68,10 +99,11 @@ class Prompt(_message.Message):
         stop: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int | None = ...,
         response_schema_json: _builtins.str = ...,
+        cache_use: Global___Prompt.CacheUse.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max", "_seed", b"_seed", "_temperature", b"_temperature", "output_tokens_max", b"output_tokens_max", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max", "_seed", b"_seed", "_temperature", b"_temperature", "messages", b"messages", "output_tokens_max", b"output_tokens_max", "response_schema_json", b"response_schema_json", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max", "_seed", b"_seed", "_temperature", b"_temperature", "cache_use", b"cache_use", "messages", b"messages", "output_tokens_max", b"output_tokens_max", "response_schema_json", b"response_schema_json", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__output_tokens_max: _TypeAlias = _typing.Literal["output_tokens_max"]  # noqa: Y015
     _WhichOneofArgType__output_tokens_max: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max"]  # noqa: Y015
@@ -225,6 +257,7 @@ class Generation(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    TIER_SERVED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The answer. May be empty."""
     reasoning: _builtins.str
@@ -236,10 +269,18 @@ class Generation(_message.Message):
     model: _builtins.str
     """The deployment that answered, `models/{model}`; may be a fallback."""
     tier: _builtins.str
-    """The tier that was asked; empty where a deployment was named."""
+    """The tier that was asked, by name or by depth; empty where a deployment was
+    named.
+    """
     attempts: _builtins.int
     """Calls made to providers for it, 1 where nothing was retried; 0 when the
     answer came from the ledger or the cache.
+    """
+    tier_served: _builtins.str
+    """The tier that answered in place of the one asked: a cheaper one because the
+    run has spent most of its limits, or one with a larger window because the
+    messages did not fit. Empty where neither was the case, and where the answer
+    was recorded before.
     """
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -262,10 +303,11 @@ class Generation(_message.Message):
         tier: _builtins.str = ...,
         attempts: _builtins.int = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        tier_served: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "elapsed", b"elapsed", "finish_reason", b"finish_reason", "model", b"model", "reasoning", b"reasoning", "text", b"text", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "elapsed", b"elapsed", "finish_reason", b"finish_reason", "model", b"model", "reasoning", b"reasoning", "text", b"text", "tier", b"tier", "tier_served", b"tier_served", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,7 +343,9 @@ class Usage(_message.Message):
     calls: _builtins.int
     """Calls to models that were answered."""
     estimated: _builtins.bool
-    """True where a provider reported no usage and the tokens are estimates."""
+    """True where tokens are estimates: a provider reported no usage, or one that
+    was asked beside the one that answered has not ended yet.
+    """
     def __init__(
         self,
         *,

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%fathom/gateway/v1/quota_service.proto\x12\x11\x66\x61thom.gateway.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x02\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\tcalls_max\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\ntokens_max\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x12\x63ost_usd_nanos_max\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x1c\n\x0f\x63oncurrency_max\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_calls_maxB\r\n\x0b_tokens_maxB\x15\n\x13_cost_usd_nanos_maxB\x12\n\x10_concurrency_max\":\n\x0fSetQuotaRequest\x12\'\n\x05quota\x18\x01 \x01(\x0b\x32\x18.fathom.gateway.v1.Quota\";\n\x10SetQuotaResponse\x12\'\n\x05quota\x18\x01 \x01(\x0b\x32\x18.fathom.gateway.v1.Quota\"\x1f\n\x0fGetQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"c\n\x10GetQuotaResponse\x12\'\n\x05quota\x18\x01 \x01(\x0b\x32\x18.fathom.gateway.v1.Quota\x12&\n\x04used\x18\x02 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\"J\n\x11ListQuotasRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x12ListQuotasResponse\x12(\n\x06quotas\x18\x01 \x03(\x0b\x32\x18.fathom.gateway.v1.Quota\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x12\x44\x65leteQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"\x15\n\x13\x44\x65leteQuotaResponse\"\xd4\x02\n\x0fGetUsageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x08group_by\x18\x04 \x03(\x0e\x32*.fathom.gateway.v1.GetUsageRequest.GroupBy\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"n\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_BY_RUN\x10\x01\x12\x12\n\x0eGROUP_BY_MODEL\x10\x02\x12\x11\n\rGROUP_BY_TIER\x10\x03\x12\x10\n\x0cGROUP_BY_DAY\x10\x04\"V\n\x10GetUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x1b.fathom.gateway.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x08UsageRow\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\'\n\x03\x64\x61y\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage2\xc6\x03\n\x0cQuotaService\x12S\n\x08SetQuota\x12\".fathom.gateway.v1.SetQuotaRequest\x1a#.fathom.gateway.v1.SetQuotaResponse\x12S\n\x08GetQuota\x12\".fathom.gateway.v1.GetQuotaRequest\x1a#.fathom.gateway.v1.GetQuotaResponse\x12Y\n\nListQuotas\x12$.fathom.gateway.v1.ListQuotasRequest\x1a%.fathom.gateway.v1.ListQuotasResponse\x12\\\n\x0b\x44\x65leteQuota\x12%.fathom.gateway.v1.DeleteQuotaRequest\x1a&.fathom.gateway.v1.DeleteQuotaResponse\x12S\n\x08GetUsage\x12\".fathom.gateway.v1.GetUsageRequest\x1a#.fathom.gateway.v1.GetUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%fathom/gateway/v1/quota_service.proto\x12\x11\x66\x61thom.gateway.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x03\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\tcalls_max\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\ntokens_max\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x12\x63ost_usd_nanos_max\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x1c\n\x0f\x63oncurrency_max\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05scope\x18\t \x01(\x0e\x32\x1e.fathom.gateway.v1.Quota.Scope\"N\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_TENANT\x10\x01\x12\r\n\tSCOPE_KEY\x10\x02\x12\r\n\tSCOPE_RUN\x10\x03\x42\x0c\n\n_calls_maxB\r\n\x0b_tokens_maxB\x15\n\x13_cost_usd_nanos_maxB\x12\n\x10_concurrency_max\":\n\x0fSetQuotaRequest\x12\'\n\x05quota\x18\x01 \x01(\x0b\x32\x18.fathom.gateway.v1.Quota\";\n\x10SetQuotaResponse\x12\'\n\x05quota\x18\x01 \x01(\x0b\x32\x18.fathom.gateway.v1.Quota\"\x1f\n\x0fGetQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x8f\x01\n\x10GetQuotaResponse\x12\'\n\x05quota\x18\x01 \x01(\x0b\x32\x18.fathom.gateway.v1.Quota\x12&\n\x04used\x18\x02 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12*\n\x08reserved\x18\x03 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\"J\n\x11ListQuotasRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x12ListQuotasResponse\x12(\n\x06quotas\x18\x01 \x03(\x0b\x32\x18.fathom.gateway.v1.Quota\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x12\x44\x65leteQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"\x15\n\x13\x44\x65leteQuotaResponse\"\xd4\x02\n\x0fGetUsageRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x08group_by\x18\x04 \x03(\x0e\x32*.fathom.gateway.v1.GetUsageRequest.GroupBy\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"n\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_BY_RUN\x10\x01\x12\x12\n\x0eGROUP_BY_MODEL\x10\x02\x12\x11\n\rGROUP_BY_TIER\x10\x03\x12\x10\n\x0cGROUP_BY_DAY\x10\x04\"V\n\x10GetUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x1b.fathom.gateway.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x08UsageRow\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\'\n\x03\x64\x61y\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12\x12\n\ncache_hits\x18\x06 \x01(\x03\x32\xc6\x03\n\x0cQuotaService\x12S\n\x08SetQuota\x12\".fathom.gateway.v1.SetQuotaRequest\x1a#.fathom.gateway.v1.SetQuotaResponse\x12S\n\x08GetQuota\x12\".fathom.gateway.v1.GetQuotaRequest\x1a#.fathom.gateway.v1.GetQuotaResponse\x12Y\n\nListQuotas\x12$.fathom.gateway.v1.ListQuotasRequest\x1a%.fathom.gateway.v1.ListQuotasResponse\x12\\\n\x0b\x44\x65leteQuota\x12%.fathom.gateway.v1.DeleteQuotaRequest\x1a&.fathom.gateway.v1.DeleteQuotaResponse\x12S\n\x08GetUsage\x12\".fathom.gateway.v1.GetUsageRequest\x1a#.fathom.gateway.v1.GetUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fathom.gateway.v1.quota_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUOTA']._serialized_start=162
-  _globals['_QUOTA']._serialized_end=473
-  _globals['_SETQUOTAREQUEST']._serialized_start=475
-  _globals['_SETQUOTAREQUEST']._serialized_end=533
-  _globals['_SETQUOTARESPONSE']._serialized_start=535
-  _globals['_SETQUOTARESPONSE']._serialized_end=594
-  _globals['_GETQUOTAREQUEST']._serialized_start=596
-  _globals['_GETQUOTAREQUEST']._serialized_end=627
-  _globals['_GETQUOTARESPONSE']._serialized_start=629
-  _globals['_GETQUOTARESPONSE']._serialized_end=728
-  _globals['_LISTQUOTASREQUEST']._serialized_start=730
-  _globals['_LISTQUOTASREQUEST']._serialized_end=804
-  _globals['_LISTQUOTASRESPONSE']._serialized_start=806
-  _globals['_LISTQUOTASRESPONSE']._serialized_end=893
-  _globals['_DELETEQUOTAREQUEST']._serialized_start=895
-  _globals['_DELETEQUOTAREQUEST']._serialized_end=952
-  _globals['_DELETEQUOTARESPONSE']._serialized_start=954
-  _globals['_DELETEQUOTARESPONSE']._serialized_end=975
-  _globals['_GETUSAGEREQUEST']._serialized_start=978
-  _globals['_GETUSAGEREQUEST']._serialized_end=1318
-  _globals['_GETUSAGEREQUEST_GROUPBY']._serialized_start=1208
-  _globals['_GETUSAGEREQUEST_GROUPBY']._serialized_end=1318
-  _globals['_GETUSAGERESPONSE']._serialized_start=1320
-  _globals['_GETUSAGERESPONSE']._serialized_end=1406
-  _globals['_USAGEROW']._serialized_start=1409
-  _globals['_USAGEROW']._serialized_end=1543
-  _globals['_QUOTASERVICE']._serialized_start=1546
-  _globals['_QUOTASERVICE']._serialized_end=2000
+  _globals['_QUOTA']._serialized_end=600
+  _globals['_QUOTA_SCOPE']._serialized_start=450
+  _globals['_QUOTA_SCOPE']._serialized_end=528
+  _globals['_SETQUOTAREQUEST']._serialized_start=602
+  _globals['_SETQUOTAREQUEST']._serialized_end=660
+  _globals['_SETQUOTARESPONSE']._serialized_start=662
+  _globals['_SETQUOTARESPONSE']._serialized_end=721
+  _globals['_GETQUOTAREQUEST']._serialized_start=723
+  _globals['_GETQUOTAREQUEST']._serialized_end=754
+  _globals['_GETQUOTARESPONSE']._serialized_start=757
+  _globals['_GETQUOTARESPONSE']._serialized_end=900
+  _globals['_LISTQUOTASREQUEST']._serialized_start=902
+  _globals['_LISTQUOTASREQUEST']._serialized_end=976
+  _globals['_LISTQUOTASRESPONSE']._serialized_start=978
+  _globals['_LISTQUOTASRESPONSE']._serialized_end=1065
+  _globals['_DELETEQUOTAREQUEST']._serialized_start=1067
+  _globals['_DELETEQUOTAREQUEST']._serialized_end=1124
+  _globals['_DELETEQUOTARESPONSE']._serialized_start=1126
+  _globals['_DELETEQUOTARESPONSE']._serialized_end=1147
+  _globals['_GETUSAGEREQUEST']._serialized_start=1150
+  _globals['_GETUSAGEREQUEST']._serialized_end=1490
+  _globals['_GETUSAGEREQUEST_GROUPBY']._serialized_start=1380
+  _globals['_GETUSAGEREQUEST_GROUPBY']._serialized_end=1490
+  _globals['_GETUSAGERESPONSE']._serialized_start=1492
+  _globals['_GETUSAGERESPONSE']._serialized_end=1578
+  _globals['_USAGEROW']._serialized_start=1581
+  _globals['_USAGEROW']._serialized_end=1735
+  _globals['_QUOTASERVICE']._serialized_start=1738
+  _globals['_QUOTASERVICE']._serialized_end=2192
 # @@protoc_insertion_point(module_scope)

@@ -24,9 +24,47 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Quota(_message.Message):
-    """Quota limits one scope. Every unset limit is no limit."""
+    """Quota limits one scope. Every unset limit is no limit. A call is under every
+    quota of its tenant that its tier fits, and all of them must have room: what
+    it may take at worst is reserved before it is made, and what it really took
+    is counted at its end. It waits while what other calls have reserved is in
+    the way; otherwise it fails with RESOURCE_EXHAUSTED,
+    ERROR_REASON_QUOTA_EXCEEDED, a google.rpc.QuotaFailure and, where waiting
+    helps, a google.rpc.RetryInfo.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _Scope:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Quota._Scope.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SCOPE_UNSPECIFIED: Quota._Scope.ValueType  # 0
+        """Read as SCOPE_TENANT."""
+        SCOPE_TENANT: Quota._Scope.ValueType  # 1
+        """Everything of the tenant."""
+        SCOPE_KEY: Quota._Scope.ValueType  # 2
+        """Each credential of the tenant for itself; a call whose run token names
+        none is not under the quota.
+        """
+        SCOPE_RUN: Quota._Scope.ValueType  # 3
+        """Each run of the tenant for itself."""
+
+    class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+        """Scope is what counts together."""
+
+    SCOPE_UNSPECIFIED: Quota.Scope.ValueType  # 0
+    """Read as SCOPE_TENANT."""
+    SCOPE_TENANT: Quota.Scope.ValueType  # 1
+    """Everything of the tenant."""
+    SCOPE_KEY: Quota.Scope.ValueType  # 2
+    """Each credential of the tenant for itself; a call whose run token names
+    none is not under the quota.
+    """
+    SCOPE_RUN: Quota.Scope.ValueType  # 3
+    """Each run of the tenant for itself."""
 
     NAME_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
@@ -36,22 +74,31 @@ class Quota(_message.Message):
     COST_USD_NANOS_MAX_FIELD_NUMBER: _builtins.int
     CONCURRENCY_MAX_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `tenants/{tenant}/quotas/{quota}`."""
+    """Required. `tenants/{tenant}/quotas/{quota}`; both parts have at most 128
+    characters, those of {quota} are letters, digits, `-`, `_` and `.`.
+    """
     tier: _builtins.str
-    """Optional. Narrows the quota to one tier; empty is all tiers together."""
+    """Optional. Narrows the quota to one tier, or to `models/{model}` where a
+    deployment is asked for by name; empty is all together. At most 256
+    characters.
+    """
     calls_max: _builtins.int
-    """Optional. Calls in the window."""
+    """Optional. Exchanges with providers in the window, retries too."""
     tokens_max: _builtins.int
     """Optional. Input and output tokens in the window."""
     cost_usd_nanos_max: _builtins.int
     """Optional. Money in the window, in billionths of a US dollar."""
     concurrency_max: _builtins.int
-    """Optional. Calls at a time, whatever the window."""
+    """Optional. Exchanges at a time, whatever the window."""
+    scope: Global___Quota.Scope.ValueType
+    """Optional. What counts together."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """Optional. Sliding window that the limits below hold for; unset is for
-        ever. 1 second to 31 days.
+        ever. 1 second to 31 days. What was taken counts for the whole window and
+        at most a sixtieth of it longer.
         """
 
     @_builtins.property
@@ -69,10 +116,11 @@ class Quota(_message.Message):
         cost_usd_nanos_max: _builtins.int | None = ...,
         concurrency_max: _builtins.int | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        scope: Global___Quota.Scope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_calls_max", b"_calls_max", "_concurrency_max", b"_concurrency_max", "_cost_usd_nanos_max", b"_cost_usd_nanos_max", "_tokens_max", b"_tokens_max", "calls_max", b"calls_max", "concurrency_max", b"concurrency_max", "cost_usd_nanos_max", b"cost_usd_nanos_max", "tokens_max", b"tokens_max", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls_max", b"_calls_max", "_concurrency_max", b"_concurrency_max", "_cost_usd_nanos_max", b"_cost_usd_nanos_max", "_tokens_max", b"_tokens_max", "calls_max", b"calls_max", "concurrency_max", b"concurrency_max", "cost_usd_nanos_max", b"cost_usd_nanos_max", "name", b"name", "tier", b"tier", "tokens_max", b"tokens_max", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls_max", b"_calls_max", "_concurrency_max", b"_concurrency_max", "_cost_usd_nanos_max", b"_cost_usd_nanos_max", "_tokens_max", b"_tokens_max", "calls_max", b"calls_max", "concurrency_max", b"concurrency_max", "cost_usd_nanos_max", b"cost_usd_nanos_max", "name", b"name", "scope", b"scope", "tier", b"tier", "tokens_max", b"tokens_max", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__calls_max: _TypeAlias = _typing.Literal["calls_max"]  # noqa: Y015
     _WhichOneofArgType__calls_max: _TypeAlias = _typing.Literal["_calls_max", b"_calls_max"]  # noqa: Y015
@@ -171,23 +219,31 @@ class GetQuotaResponse(_message.Message):
 
     QUOTA_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def quota(self) -> Global___Quota:
         """The quota."""
 
     @_builtins.property
     def used(self) -> _generation_pb2.Usage:
-        """What of it is used at present."""
+        """What of it is used at present, with `input_tokens` for all tokens. Unset
+        where each key or run counts for itself.
+        """
+
+    @_builtins.property
+    def reserved(self) -> _generation_pb2.Usage:
+        """Exchanges under way, and what they have reserved at worst beside `used`."""
 
     def __init__(
         self,
         *,
         quota: Global___Quota | None = ...,
         used: _generation_pb2.Usage | None = ...,
+        reserved: _generation_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "used", b"used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "reserved", b"reserved", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "reserved", b"reserved", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,12 +470,17 @@ class UsageRow(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     DAY_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    CACHE_HITS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """`runs/{run}`."""
     model: _builtins.str
     """`models/{model}`."""
     tier: _builtins.str
     """Tier, or the deployment where one was asked for by name."""
+    cache_hits: _builtins.int
+    """Calls that got an answer which was given before, or that of an identical
+    call at the same time. They cost nothing and are not in `usage`.
+    """
     @_builtins.property
     def day(self) -> _timestamp_pb2.Timestamp:
         """The day's first moment, UTC."""
@@ -436,10 +497,11 @@ class UsageRow(_message.Message):
         tier: _builtins.str = ...,
         day: _timestamp_pb2.Timestamp | None = ...,
         usage: _generation_pb2.Usage | None = ...,
+        cache_hits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "model", b"model", "run", b"run", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_hits", b"cache_hits", "day", b"day", "model", b"model", "run", b"run", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

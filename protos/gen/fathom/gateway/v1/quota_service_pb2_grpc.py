@@ -30,7 +30,7 @@ class QuotaServiceStub:
     is for operators: every call carries the operator's key in the metadata
     `fathom-operator-key`, never a run token. Without it, or with another, a call
     fails with UNAUTHENTICATED; where the gateway has no key, with
-    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
+    PERMISSION_DENIED.
     """
 
     def __init__(self, channel):
@@ -71,12 +71,15 @@ class QuotaServiceServicer:
     is for operators: every call carries the operator's key in the metadata
     `fathom-operator-key`, never a run token. Without it, or with another, a call
     fails with UNAUTHENTICATED; where the gateway has no key, with
-    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
+    PERMISSION_DENIED.
     """
 
     def SetQuota(self, request, context):
         """SetQuota creates or replaces a quota. Safe to repeat. Applies to calls
-        that arrive afterwards; calls under way are not cut.
+        that arrive afterwards, at other gateways a second later; calls under way
+        are not cut. Counting begins when the quota is first set, and anew where
+        its tier, scope or window changes. LIMIT_ABOVE_CEILING for a limit above
+        9,007,199,254,740,992 (2^53).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +157,7 @@ class QuotaService:
     is for operators: every call carries the operator's key in the metadata
     `fathom-operator-key`, never a run token. Without it, or with another, a call
     fails with UNAUTHENTICATED; where the gateway has no key, with
-    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
+    PERMISSION_DENIED.
     """
 
     @staticmethod

@@ -31,7 +31,7 @@ class QuotaServiceStub:
     is for operators: every call carries the operator's key in the metadata
     `fathom-operator-key`, never a run token. Without it, or with another, a call
     fails with UNAUTHENTICATED; where the gateway has no key, with
-    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
+    PERMISSION_DENIED.
     """
 
     @_typing.overload
@@ -40,7 +40,10 @@ class QuotaServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QuotaServiceAsyncStub: ...
     SetQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.SetQuotaResponse]
     """SetQuota creates or replaces a quota. Safe to repeat. Applies to calls
-    that arrive afterwards; calls under way are not cut.
+    that arrive afterwards, at other gateways a second later; calls under way
+    are not cut. Counting begins when the quota is first set, and anew where
+    its tier, scope or window changes. LIMIT_ABOVE_CEILING for a limit above
+    9,007,199,254,740,992 (2^53).
     """
     GetQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetQuotaRequest, _quota_service_pb2.GetQuotaResponse]
     """GetQuota returns one quota. NOT_FOUND if there is none."""
@@ -61,13 +64,16 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     is for operators: every call carries the operator's key in the metadata
     `fathom-operator-key`, never a run token. Without it, or with another, a call
     fails with UNAUTHENTICATED; where the gateway has no key, with
-    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
+    PERMISSION_DENIED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.SetQuotaResponse]  # type: ignore[assignment]
     """SetQuota creates or replaces a quota. Safe to repeat. Applies to calls
-    that arrive afterwards; calls under way are not cut.
+    that arrive afterwards, at other gateways a second later; calls under way
+    are not cut. Counting begins when the quota is first set, and anew where
+    its tier, scope or window changes. LIMIT_ABOVE_CEILING for a limit above
+    9,007,199,254,740,992 (2^53).
     """
     GetQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetQuotaRequest, _quota_service_pb2.GetQuotaResponse]  # type: ignore[assignment]
     """GetQuota returns one quota. NOT_FOUND if there is none."""
@@ -87,7 +93,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     is for operators: every call carries the operator's key in the metadata
     `fathom-operator-key`, never a run token. Without it, or with another, a call
     fails with UNAUTHENTICATED; where the gateway has no key, with
-    PERMISSION_DENIED. Every method but GetUsage is UNIMPLEMENTED so far.
+    PERMISSION_DENIED.
     """
 
     @_abc_1.abstractmethod
@@ -97,7 +103,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.SetQuotaResponse, _abc.Awaitable[_quota_service_pb2.SetQuotaResponse]]:
         """SetQuota creates or replaces a quota. Safe to repeat. Applies to calls
-        that arrive afterwards; calls under way are not cut.
+        that arrive afterwards, at other gateways a second later; calls under way
+        are not cut. Counting begins when the quota is first set, and anew where
+        its tier, scope or window changes. LIMIT_ABOVE_CEILING for a limit above
+        9,007,199,254,740,992 (2^53).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,478 @@
+"""Answers that are given again, through the whole gateway with a provider in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from common.errors import ServiceError
+from llm_gateway.answers import Answer, Completion, Delta, FinishReason, Spend
+from llm_gateway.cache.answer_cache import AnswerCache
+from llm_gateway.cache.place import place_of
+from llm_gateway.cache.rules import CacheRules
+from llm_gateway.cache.store import MemoryCacheStore
+from llm_gateway.calls import Call
+from llm_gateway.catalog import Deployment
+from llm_gateway.failures import FailureKind, ProviderError
+from llm_gateway.gateway import Gateway
+from llm_gateway.ledger.ledger import Ledger
+from llm_gateway.meter import Meter
+from llm_gateway.offering import Offering
+from llm_gateway.outlets import Started
+from llm_gateway.prompts import CacheUse, Prompt
+from llm_gateway.provider import OnDelta
+from llm_gateway.routes import RetryPolicy
+from llm_gateway.upstreams import make_upstreams
+from tests.support.eventually import eventually
+from tests.support.gateway import (
+    PRICE,
+    ManualClock,
+    MemoryProvider,
+    catalog,
+    completion,
+    deployment,
+    endpoint,
+    memory_books,
+    prompt,
+    token,
+)
+from tests.support.memory_ledger import MemoryCallStore
+
+ZERO = prompt(temperature=0.0)
+REJECTED = ProviderError(FailureKind.REJECTED, "HTTP 400", http_status=400)
+
+
+class Bench:
+    """A gateway with a cache over one provider in memory, with its clock and ledger at hand."""
+
+    def __init__(
+        self,
+        *deployments: Deployment,
+        shared: MemoryCacheStore | None = None,
+        drain_s: float = 5.0,
+        **rules: Any,
+    ) -> None:
+        offered = catalog(*(deployments or (deployment(price=PRICE),)))
+        self.provider = MemoryProvider()
+        self.clock = ManualClock()
+        self.store = MemoryCallStore()
+        self.cache = AnswerCache(
+            CacheRules(**rules),
+            None if shared is None else lambda _: shared,
+            make_memory=lambda size: MemoryCacheStore(size, now=self.clock.now),
+        )
+        providers = {d.provider.name: self.provider for d in offered.deployments.values()}
+        self.gateway = Gateway(
+            Offering(offered, make_upstreams(offered, providers)),
+            Meter(),
+            Ledger(memory_books(self.store), lease_s=15.0),
+            policy=RetryPolicy(),
+            output_tokens_default=4096,
+            abandoned_drain_s=drain_s,
+            cache=self.cache,
+            sleep=self.clock.sleep,
+        )
+
+    async def ask(self, asked: Prompt = ZERO, **changes: Any) -> Answer:
+        return await self.gateway.generate(call(asked, **changes))
+
+    @property
+    def asked(self) -> int:
+        """Exchanges with the provider so far."""
+        return len(self.provider.asked)
+
+
+class Held:
+    """A behaviour that waits for the test."""
+
+    def __init__(self, then: Completion | Exception) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._then = then
+
+    async def __call__(
+        self, asked: Prompt, output_max: int, on_delta: OnDelta | None
+    ) -> Completion:
+        self.reached.set()
+        await self.opened.wait()
+        if isinstance(self._then, Exception):
+            raise self._then
+        return self._then
+
+
+def call(asked: Prompt = ZERO, **changes: Any) -> Call:
+    values: dict[str, Any] = {"prompt": asked, "token": token(), "arrived": 0.0}
+    return Call(**values | changes)
+
+
+async def test_the_same_question_at_temperature_0_is_asked_once_and_paid_once() -> None:
+    bench = Bench()
+    first = await bench.ask()
+
+    again = await bench.ask()
+
+    assert bench.asked == 1
+    assert again.completion.text == first.completion.text
+    assert (again.spend, again.attempts, again.model) == (Spend(), 0, "small")
+
+
+async def test_litellm_portkey_cache_not_scoped_by_tenant() -> None:
+    """There, one tenant was given what another one's prompt had been answered with."""
+    bench = Bench()
+    bench.provider.plan(completion("acme's answer"), completion("rival's answer"))
+    await bench.ask(token=token(tenant="acme"))
+
+    answer = await bench.ask(token=token(tenant="rival"))
+
+    assert answer.completion.text == "rival's answer"
+    assert bench.asked == 2
+
+
+async def test_litellm_portkey_cache_not_scoped_by_tenant_at_the_same_time() -> None:
+    """Identical calls of two tenants that come together are two calls."""
+    bench = Bench()
+    held = [Held(completion("one's")), Held(completion("other's"))]
+    bench.provider.plan(*held)
+    asking = [asyncio.create_task(bench.ask(token=token(tenant=name))) for name in ("a", "b")]
+    for each in held:
+        await each.reached.wait()
+        each.opened.set()
+
+    answers = await asyncio.gather(*asking)
+
+    assert [answer.completion.text for answer in answers] == ["one's", "other's"]
+
+
+async def test_runs_of_one_tenant_share_answers() -> None:
+    bench = Bench()
+    await bench.ask(token=token(run="runs/1"))
+
+    await bench.ask(token=token(run="runs/2"))
+
+    assert bench.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "asked", "exchanges"),
+    [
+        ({}, prompt(), 2),
+        ({}, prompt(temperature=0.5), 2),
+        ({}, prompt(temperature=0.5, cache_use=CacheUse.ALLOWED), 1),
+        ({}, prompt(temperature=0.0, cache_use=CacheUse.NEVER), 2),
+        ({"every_temperature": True}, prompt(), 1),
+        ({"every_temperature": True}, prompt(cache_use=CacheUse.NEVER), 2),
+        ({"is_on": False}, prompt(cache_use=CacheUse.ALLOWED), 2),
+    ],
+)
+async def test_only_temperature_0_or_a_wish_for_it_is_answered_from_the_cache(
+    rules: dict[str, Any], asked: Prompt, exchanges: int
+) -> None:
+    bench = Bench(**rules)
+
+    await bench.ask(asked)
+    await bench.ask(asked)
+
+    assert bench.asked == exchanges
+
+
+async def test_a_model_that_is_not_told_the_temperature_is_asked_each_time() -> None:
+    """It samples as it likes, whatever the prompt says."""
+    bench = Bench(deployment(omit_parameters=frozenset({"temperature"})))
+
+    await bench.ask()
+    await bench.ask()
+
+    assert bench.asked == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        prompt("another", temperature=0.0),
+        prompt(temperature=0.0, seed=1),
+        prompt(temperature=0.0, stop=("a",)),
+        prompt(temperature=0.0, output_tokens_max=7),
+    ],
+)
+async def test_whatever_changes_the_answer_makes_it_another_question(other: Prompt) -> None:
+    bench = Bench()
+    await bench.ask()
+
+    await bench.ask(other)
+
+    assert bench.asked == 2
+
+
+async def test_tiers_that_lead_to_the_same_models_share_answers() -> None:
+    bench = Bench()
+    await bench.ask(prompt(temperature=0.0, tier="root"))
+
+    await bench.ask(prompt(temperature=0.0, tier="models/small"))
+
+    assert bench.asked == 1
+
+
+def test_a_name_that_is_given_to_another_model_finds_nothing_of_the_old_one() -> None:
+    """A reload may do that while answers of the old one are kept."""
+    places = [
+        place_of(call(), [each], CacheRules())
+        for each in (
+            deployment(),
+            deployment(model="another"),
+            deployment(provider=endpoint(base_url="http://127.0.0.1:2/v1")),
+            deployment(omit_parameters=frozenset({"seed"})),
+        )
+    ]
+
+    assert len({place.key for place in places if place is not None}) == len(places)
+
+
+@pytest.mark.parametrize(
+    "of_little_use",
+    [
+        completion(finish_reason=FinishReason.LENGTH),
+        completion(finish_reason=FinishReason.FILTERED),
+        completion(""),
+    ],
+)
+async def test_a_truncated_withheld_or_empty_answer_is_not_kept(of_little_use: Completion) -> None:
+    bench = Bench()
+    bench.provider.plan(of_little_use, completion("better"))
+    await bench.ask()
+
+    assert (await bench.ask()).completion.text == "better"
+
+
+async def test_an_error_is_not_kept() -> None:
+    bench = Bench()
+    bench.provider.plan(REJECTED, completion("better"))
+    with pytest.raises(ServiceError):
+        await bench.ask()
+
+    assert (await bench.ask()).completion.text == "better"
+
+
+async def test_what_a_fallback_said_is_not_kept() -> None:
+    """It would outlast the failure that it stood in for."""
+    bench = Bench(deployment("a"), deployment("b", provider=endpoint("other")))
+    bench.provider.plan(ProviderError(FailureKind.CREDENTIAL, "HTTP 401", http_status=401))
+    stood_in = await bench.ask()
+
+    again = await bench.ask()
+
+    assert (stood_in.model, again.model) == ("b", "a")
+    assert again.attempts == 1
+
+
+async def test_an_answer_expires() -> None:
+    bench = Bench(ttl_s=60)
+    await bench.ask()
+    bench.clock.advance(59)
+    await bench.ask()
+    bench.clock.advance(1)
+
+    await bench.ask()
+
+    assert bench.asked == 2
+
+
+@pytest.mark.parametrize(("bytes_max", "exchanges"), [(200, 1), (100, 2)])
+async def test_an_answer_that_is_too_large_is_not_kept(bytes_max: int, exchanges: int) -> None:
+    bench = Bench(answer_bytes_max=bytes_max)
+
+    await bench.ask()
+    await bench.ask()
+
+    assert bench.asked == exchanges
+
+
+async def test_identical_calls_at_the_same_time_make_one_exchange() -> None:
+    bench, held = Bench(), Held(completion("shared"))
+    bench.provider.plan(held)
+    asking = [asyncio.create_task(bench.ask()) for _ in range(200)]
+    await held.reached.wait()
+    held.opened.set()
+
+    answers = await asyncio.gather(*asking)
+
+    assert bench.asked == 1
+    assert {answer.completion.text for answer in answers} == {"shared"}
+    assert sum(answer.spend.cost_usd_nanos > 0 for answer in answers) == 1
+
+
+async def test_followers_survive_the_leaders_cancellation() -> None:
+    """And nothing is asked a second time."""
+    bench, held = Bench(drain_s=0.0), Held(completion("late"))
+    bench.provider.plan(held)
+    leader = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+    follower = asyncio.create_task(bench.ask())
+    await asyncio.sleep(0)
+
+    leader.cancel()
+    await asyncio.gather(leader, return_exceptions=True)
+    held.opened.set()
+
+    assert leader.cancelled()
+    assert (await follower).completion.text == "late"
+    assert bench.asked == 1
+
+
+async def test_a_call_that_comes_after_the_last_has_gone_asks_anew() -> None:
+    """It must not join what is being ended."""
+    bench, held = Bench(drain_s=0.0), Held(completion("never seen"))
+    bench.provider.plan(held, completion("fresh"))
+    only = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+
+    only.cancel()
+    await asyncio.gather(only, return_exceptions=True)
+
+    assert (await bench.ask()).completion.text == "fresh"
+
+
+async def test_a_leaders_error_is_its_own() -> None:
+    """It may be about the leader's limits, and the follower has others."""
+    bench, held = Bench(), Held(REJECTED)
+    bench.provider.plan(held, completion("mine"))
+    leader = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+    follower = asyncio.create_task(bench.ask())
+    await asyncio.sleep(0)
+    held.opened.set()
+
+    with pytest.raises(ServiceError):
+        await leader
+
+    assert (await follower).completion.text == "mine"
+    assert bench.asked == 2
+
+
+async def test_an_answer_cut_short_by_the_leaders_limits_is_its_own() -> None:
+    bench, held = Bench(), Held(completion("cut", finish_reason=FinishReason.LENGTH))
+    bench.provider.plan(held, completion("whole"))
+    leader = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+    follower = asyncio.create_task(bench.ask())
+    await asyncio.sleep(0)
+    held.opened.set()
+
+    assert (await leader).completion.text == "cut"
+    assert (await follower).completion.text == "whole"
+
+
+async def test_a_followers_deadline_holds_while_it_waits() -> None:
+    bench, held = Bench(), Held(completion())
+    bench.provider.plan(held)
+    leader = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+    soon = asyncio.get_running_loop().time() + 0.02
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask(deadline=soon)
+
+    assert caught.value.reason_name == "ERROR_REASON_PROVIDER_TIMEOUT"
+    held.opened.set()
+    await leader
+
+
+@pytest.mark.parametrize("request_id", ["", "1/1/1"])
+async def test_a_hit_is_in_the_ledger_at_no_cost(request_id: str) -> None:
+    bench = Bench()
+    await bench.ask()
+
+    await bench.ask(token=token(run="runs/2"), request_id=request_id)
+
+    def hits() -> list[Spend]:
+        return [each.spend for each in bench.store.exchanges.values() if each.is_cached]
+
+    await eventually(lambda: hits() == [Spend()])
+    assert not any(row.hold for row in bench.store.calls.values())
+
+
+async def test_a_repeat_of_a_hit_gets_the_same_answer() -> None:
+    """Also when the cache has forgotten it meanwhile: the request id promises that."""
+    bench = Bench(ttl_s=60)
+    bench.provider.plan(completion("first"), completion("second"))
+    await bench.ask()
+    await bench.ask(request_id="1/1/1")
+    bench.clock.advance(61)
+
+    repeated = await bench.ask(request_id="1/1/1")
+
+    assert (repeated.completion.text, bench.asked) == ("first", 1)
+
+
+async def test_another_prompt_under_the_request_id_of_a_hit_is_refused() -> None:
+    bench = Bench()
+    await bench.ask()
+    await bench.ask(request_id="1/1/1")
+
+    with pytest.raises(ServiceError) as caught:
+        await bench.ask(prompt("another", temperature=0.0), request_id="1/1/1")
+
+    assert caught.value.reason_name == "ERROR_REASON_REQUEST_ID_REUSED"
+
+
+async def test_a_run_without_money_is_still_answered_from_the_cache() -> None:
+    """A hit costs nothing."""
+    bench = Bench()
+    await bench.ask()
+
+    answer = await bench.ask(token=token(run="runs/2", cost_usd_nanos_max=0))
+
+    assert answer.attempts == 0
+
+
+async def test_a_stream_gets_a_cached_answer_in_one_piece() -> None:
+    bench = Bench()
+    await bench.ask()
+
+    pieces = [piece async for piece in bench.gateway.stream(call(is_streamed=True))]
+
+    assert pieces[:2] == [Started("small"), Delta(text="hello there")]
+    assert bench.asked == 1
+
+
+async def test_another_process_finds_what_is_shared() -> None:
+    shared = MemoryCacheStore(100_000)
+    first, second = (Bench(shared=shared, in_database=True) for _ in range(2))
+    await first.ask()
+
+    answer = await second.ask()
+
+    assert (answer.completion.text, second.asked) == ("hello there", 0)
+
+
+async def test_damage_in_the_shared_store_is_no_answer() -> None:
+    class Damaged(MemoryCacheStore):
+        async def get(self, key: bytes) -> bytes | None:
+            return b"{}"
+
+    bench = Bench(shared=Damaged(1000), in_database=True)
+
+    assert (await bench.ask()).attempts == 1
+
+
+async def test_rules_can_be_changed_while_it_runs() -> None:
+    bench = Bench()
+    await bench.ask()
+
+    bench.cache.apply(CacheRules(is_on=False))
+    await bench.ask()
+
+    assert bench.asked == 2
+
+
+async def test_closing_ends_an_asking() -> None:
+    bench, held = Bench(), Held(completion())
+    bench.provider.plan(held)
+    asking = asyncio.create_task(bench.ask())
+    await held.reached.wait()
+
+    await bench.gateway.close()
+    outcome = await asyncio.gather(asking, return_exceptions=True)
+
+    assert isinstance(outcome[0], asyncio.CancelledError)
