@@ -64,6 +64,7 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
         config.worker_count,
         niceness=config.worker_niceness,
         require_jail=config.require_jail,
+        worker_sessions_max=config.worker_sessions_max,
     )
     gauge = MemoryGauge(config.memory_bytes_bound)
     async with (

@@ -49,6 +49,9 @@ class SandboxConfig(ServerConfig):
     """Worker processes; 0 is one a processor, at most 4."""
     sessions_max: int = 200
     """Sessions at a time, evicted ones included; more are refused with RESOURCE_EXHAUSTED."""
+    worker_sessions_max: int = 0
+    """Sessions in one worker at a time; 0 for no bound but that of the service. With 1, no session
+    ever shares a process."""
     session_idle_ttl_s: float = 600.0
     """Seconds without a call after which a session is deleted, where it asks for nothing."""
     session_idle_ttl_max_s: float = 86_400.0
@@ -123,6 +126,8 @@ class SandboxConfig(ServerConfig):
         if self.memory_bytes_max > 4 << 30:
             raise ConfigError("memory_bytes_max: a 32-bit guest has at most 4 GiB")
         self._check_ceilings()
+        if self.worker_sessions_max < 0:
+            raise ConfigError("worker_sessions_max: must be 0 or larger")
         if self.memory_total_bytes_max < 0:
             raise ConfigError("memory_total_bytes_max: must be 0 or larger")
         if not 0 <= self.worker_niceness <= 19:

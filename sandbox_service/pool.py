@@ -32,11 +32,16 @@ class WorkerPool:
         *,
         niceness: int = 0,
         require_jail: bool = False,
+        worker_sessions_max: int = 0,
     ) -> None:
-        """Describe the workers; see WorkerProcess for what they are started with."""
+        """Describe the workers; see WorkerProcess for what they are started with.
+
+        One holds at most `worker_sessions_max` sessions at a time; 0 sets no bound.
+        """
         self.build = build
         """The guest that the workers run."""
         self._count = count
+        self._worker_sessions_max = worker_sessions_max
         self._new_worker = functools.partial(
             WorkerProcess, build, command, niceness=niceness, require_jail=require_jail
         )
@@ -96,10 +101,13 @@ class WorkerPool:
                     await self._added.wait()
 
     def least_busy(self) -> WorkerProcess:
-        """Return the worker with the fewest sessions; CapacityError where none lives."""
+        """Return the worker with the fewest sessions; CapacityError where none can take one."""
         if not self.workers:
             raise CapacityError("every worker is being restarted")
-        return min(self.workers, key=lambda worker: worker.session_count)
+        worker = min(self.workers, key=lambda worker: worker.session_count)
+        if 0 < self._worker_sessions_max <= worker.session_count:
+            raise CapacityError(f"every worker has its {self._worker_sessions_max} sessions")
+        return worker
 
     def _log_walls(self) -> None:
         for wall in self.walls:

@@ -217,3 +217,21 @@ async def test_nothing_of_a_deleted_fork_is_left(box: Sandbox) -> None:
     assert open_files() - before <= 2 * 10
     assert pages_of(box) - pages < 10 * 4_000_000
     assert (await box.run(name, "x")).out == "[120]\n"
+
+
+async def test_a_worker_takes_no_more_sessions_than_it_may(tmp_path: Path) -> None:
+    """With a bound of one, no two sessions ever share a process; the refused may ask again."""
+    async with sandbox(guest(), tmp_path, workers=2, worker_sessions_max=1) as box:
+        sessions = [await box.create(), await box.create()]
+
+        with pytest.raises(grpc.aio.AioRpcError) as full:
+            await box.create()
+        await box.stub.DeleteSession(wire.DeleteSessionRequest(name=sessions[0]), timeout=5)
+        await eventually(lambda: min(w.session_count for w in box.table.pool.workers) == 0)
+        session = await box.create()
+
+        assert details(full.value)[:2] == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "SANDBOX_CAPACITY",
+        )
+        assert (await box.run(session, "1 + 1")).out == "2\n"

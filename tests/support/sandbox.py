@@ -231,6 +231,7 @@ async def sandbox(
         workers,
         niceness=config.worker_niceness,
         require_jail=config.require_jail,
+        worker_sessions_max=config.worker_sessions_max,
     )
 
     def add_gateway(server: Any) -> None:
