@@ -2,4 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import grpc
+
 DEFAULT_TENANT = "default"
+
+
+def tenant_of(_context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Return the tenant of a call."""
+    return DEFAULT_TENANT
