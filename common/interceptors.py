@@ -30,6 +30,8 @@ _NOT_OURS = ("/grpc.health.", "/grpc.reflection.")
 Context = grpc.aio.ServicerContext[Any, Any]
 Unary = Callable[[Any, Context], Awaitable[Any]]
 Stream = Callable[[Any, Context], AsyncIterator[Any]]
+Admit = Callable[[str, Context], None]
+"""Is told a call's method before it is served; raises a ServiceError to refuse it."""
 
 
 class _Around(grpc.aio.ServerInterceptor, abc.ABC):
@@ -82,7 +84,14 @@ class _Around(grpc.aio.ServerInterceptor, abc.ABC):
 
 class ErrorInterceptor(_Around):
     """Turns exceptions into statuses. It is a security control: without it grpc.aio sends an
-    exception's own text to the caller, also that of a request that does not parse."""
+    exception's own text to the caller, also that of a request that does not parse.
+
+    A call is admitted here too, so that a refusal becomes a status in the same place.
+    """
+
+    def __init__(self, admit: Admit) -> None:
+        super().__init__()
+        self._admit = admit
 
     def deserializer(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         def read(data: bytes) -> Any:
@@ -96,6 +105,7 @@ class ErrorInterceptor(_Around):
     def around_unary(self, method: str, behavior: Unary) -> Unary:
         async def call(request: Any, context: Context) -> Any:
             try:
+                self._admit(method, context)
                 return await behavior(_checked(request), context)
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
@@ -107,6 +117,7 @@ class ErrorInterceptor(_Around):
     def around_stream(self, method: str, behavior: Stream) -> Stream:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
+                self._admit(method, context)
                 async for response in behavior(_checked(request), context):
                     yield response
             except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from common.addresses import write_address
 from common.config import ConfigError, ServerConfig, describe, load, split_address
-from common.interceptors import ErrorInterceptor, ObservationInterceptor
+from common.interceptors import Admit, ErrorInterceptor, ObservationInterceptor
 from common.telemetry import Telemetry, log_to_stderr
 
 MESSAGE_BYTES_MAX = 4 << 20
@@ -28,11 +28,20 @@ _log = logging.getLogger(__name__)
 C = TypeVar("C", bound=ServerConfig)
 
 
+def _admit_all(_method: str, _context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Let every call in: what it may do is the servicer's business."""
+
+
 class Server:
     """A server that is SERVING inside its `async with` block and drains when the block ends."""
 
     def __init__(
-        self, name: str, config: ServerConfig, *, message_bytes_max: int = MESSAGE_BYTES_MAX
+        self,
+        name: str,
+        config: ServerConfig,
+        *,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+        admit: Admit = _admit_all,
     ) -> None:
         self._name = name
         self._config = config
@@ -43,7 +52,7 @@ class Server:
         self.address = ""
         """Where it listens, once entered."""
         self.grpc = grpc.aio.server(
-            interceptors=[ObservationInterceptor(), ErrorInterceptor()],
+            interceptors=[ObservationInterceptor(), ErrorInterceptor(admit)],
             maximum_concurrent_rpcs=config.concurrent_rpcs_max,
             options=_options(config, message_bytes_max),
         )

@@ -29,7 +29,7 @@ from llm_gateway.prices import (
 from llm_gateway.provider_table import ProviderTables
 from llm_gateway.routing_table import routing_from
 from llm_gateway.tokens import VOCABULARIES
-from llm_gateway.toml_table import Table
+from common.toml_table import Table
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")

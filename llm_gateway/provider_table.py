@@ -13,7 +13,7 @@ from common.config import ConfigError, Secret
 from llm_gateway.catalog import Provider
 from llm_gateway.credentials import read_key
 from llm_gateway.tls import Tls
-from llm_gateway.toml_table import Table
+from common.toml_table import Table
 
 _log = logging.getLogger(__name__)
 _OUTPUT_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")

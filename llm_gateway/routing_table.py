@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llm_gateway.catalog import Routing
-from llm_gateway.toml_table import Table
+from common.toml_table import Table
 
 
 def routing_from(table: Table, tiers: Sequence[str]) -> Routing:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import grpc
 
@@ -15,6 +16,7 @@ from common.database import Database
 from common.run_token import RunTokenSigner
 from common.server import Server
 from orchestrator import gateway_client, sandbox_client
+from orchestrator.api_keys import ApiKeys
 from orchestrator.blobs import FolderBlobStore
 from orchestrator.config import OrchestratorConfig
 from orchestrator.contexts.servicer import ContextServicer
@@ -42,6 +44,7 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
     stored as interrupted. Raises ConfigError.
     """
     signer = RunTokenSigner(config.run_token_key, audience=config.run_token_audience)
+    keys = ApiKeys(config.api_keys_file)
     async with contextlib.AsyncExitStack() as stack:
         database = await Database.open(config.database_url.reveal(), MIGRATIONS)
         stack.push_async_callback(database.close)
@@ -85,7 +88,8 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
             ceilings=config.ceiling_limits,
         )
         await admission.end_unfinished()
-        server = Server("fathom-orchestrator", config)
+        await stack.enter_async_context(_beside(keys.watch(config.api_keys_check_s)))
+        server = Server("fathom-orchestrator", config, admit=keys.admit)
         server.on_drain(log.drain)
         OrchestratorServicer(runs, admission, log, queue).register(server)
         ContextServicer(contexts, blobs, config.upload_limits).register(server)
@@ -111,3 +115,14 @@ async def _writing(log: EventLog) -> AsyncIterator[None]:
         finally:
             log.close()
             await writer
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do work that never ends by itself while the block lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})

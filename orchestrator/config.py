@@ -32,6 +32,10 @@ class OrchestratorConfig(ServerConfig):
     """Signs run tokens; the gateway's must be the same. At least 32 bytes."""
     run_token_audience: str = "fathom"
     """Which deployment's gateway run tokens are for; the gateway's must be the same."""
+    api_keys_file: Path | None = None
+    """TOML file of the API keys that callers bring; without it all callers are one tenant."""
+    api_keys_check_s: float = 5.0
+    """How often that file is looked at for changes."""
     runs_running_max: int = 8
     """Runs driven at a time; the others wait."""
     runs_waiting_max: int = 1_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from llm_gateway.toml_table import Table
+from common.toml_table import Table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.config import Secret
 from llm_gateway.egress.policy import EgressPolicies, EgressPolicy, Reaction
-from llm_gateway.toml_table import Table
+from common.toml_table import Table
 
 _REACTIONS = tuple(reaction.value for reaction in Reaction)
 _CANARY_CHARACTERS_MIN = 8

@@ -19,7 +19,7 @@ from orchestrator.contexts.store import ContextStore
 from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
 from orchestrator.contexts.upload import Upload, UploadLimits, UploadPlan
 from orchestrator.resource_names import read_name
-from orchestrator.tenants import DEFAULT_TENANT
+from orchestrator.tenants import tenant_of
 
 _NAME = "fathom.orchestrator.v1.ContextService"
 CallContext = grpc.aio.ServicerContext[Any, Any]
@@ -47,7 +47,7 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
         server.serves(_NAME)
 
     async def UploadContext(
-        self, request_iterator: AsyncIterator[pb.UploadContextRequest], _context: CallContext
+        self, request_iterator: AsyncIterator[pb.UploadContextRequest], context: CallContext
     ) -> pb.UploadContextResponse:
         """Store the bytes of a stream of chunks."""
         upload = await self._begin_upload(request_iterator)
@@ -57,7 +57,7 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
             stored, documents = await asyncio.to_thread(upload.finish)
         finally:
             await asyncio.to_thread(upload.abort)
-        stored, was_there = await self._contexts.add(DEFAULT_TENANT, stored, documents)
+        stored, was_there = await self._contexts.add(tenant_of(context), stored, documents)
         return pb.UploadContextResponse(context=context_message(stored), already_stored=was_there)
 
     async def GetUpload(
@@ -73,14 +73,14 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
         raise NotBuiltYetError("CreateContext", "the server reads no URIs; use UploadContext")
 
     async def GetContext(
-        self, request: pb.GetContextRequest, _context: CallContext
+        self, request: pb.GetContextRequest, context: CallContext
     ) -> pb.GetContextResponse:
         """Describe a context."""
-        stored = await self._find(request.name)
+        stored = await self._find(tenant_of(context), request.name)
         return pb.GetContextResponse(context=context_message(stored))
 
     async def ListContexts(
-        self, request: pb.ListContextsRequest, _context: CallContext
+        self, request: pb.ListContextsRequest, context: CallContext
     ) -> pb.ListContextsResponse:
         """List contexts, newest first."""
         size = page_size(request.page_size)
@@ -89,7 +89,7 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
         if last:
             created_us, _, context_id = last.partition("/")
             before = int(created_us), context_id
-        found = await self._contexts.newest(DEFAULT_TENANT, before=before, count=size + 1)
+        found = await self._contexts.newest(tenant_of(context), before=before, count=size + 1)
         contexts = [context_message(stored) for stored in found]
         length = page_length(contexts, size)
         token = ""
@@ -99,17 +99,17 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
         return pb.ListContextsResponse(contexts=contexts[:length], next_page_token=token)
 
     async def ListDocuments(
-        self, request: pb.ListDocumentsRequest, _context: CallContext
+        self, request: pb.ListDocumentsRequest, context: CallContext
     ) -> pb.ListDocumentsResponse:
         """List a context's documents."""
         size = page_size(request.page_size)
-        stored = await self._find(request.name)
+        stored = await self._find(tenant_of(context), request.name)
         scope = f"documents/{stored.context_id}"
         first = int(read_page_token(scope, request.page_token) or 0)
         if stored.kind is not ContextKind.DOCUMENTS:
             return pb.ListDocumentsResponse(documents=[_only_document(stored)])
         found = await self._contexts.documents(
-            DEFAULT_TENANT, stored.context_id, first=first, count=size + 1
+            tenant_of(context), stored.context_id, first=first, count=size + 1
         )
         documents = [_document_message(document) for document in found]
         length = page_length(documents, size)
@@ -117,14 +117,14 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
         return pb.ListDocumentsResponse(documents=documents[:length], next_page_token=token)
 
     async def ReadContext(
-        self, request: pb.ReadContextRequest, _context: CallContext
+        self, request: pb.ReadContextRequest, context: CallContext
     ) -> AsyncIterator[pb.ReadContextResponse]:
         """Stream a range of the stored bytes."""
         if request.offset_bytes < 0:
             raise InvalidFieldError("offset_bytes", "must be at least 0")
         if request.size_bytes < 0:
             raise InvalidFieldError("size_bytes", "must be at least 0")
-        stored = await self._find(request.name)
+        stored = await self._find(tenant_of(context), request.name)
         size = stored.size_bytes - request.offset_bytes
         if request.HasField("size_bytes"):
             size = min(size, request.size_bytes)
@@ -159,9 +159,9 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
             writer.abort()
             raise
 
-    async def _find(self, name: str) -> StoredContext:
+    async def _find(self, tenant: str, name: str) -> StoredContext:
         context_id = read_name("name", name, collection="contexts")
-        return await self._contexts.get(DEFAULT_TENANT, context_id)
+        return await self._contexts.get(tenant, context_id)
 
 
 async def _feed(upload: Upload, request: pb.UploadContextRequest) -> None:

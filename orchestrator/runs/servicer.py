@@ -25,7 +25,7 @@ from orchestrator.runs.event_log import EventLog
 from orchestrator.runs.record import RunRecord
 from orchestrator.runs.run_queue import RunQueue
 from orchestrator.runs.store import RunStore
-from orchestrator.tenants import DEFAULT_TENANT
+from orchestrator.tenants import tenant_of
 
 _NAME = "fathom.orchestrator.v1.OrchestratorService"
 CallContext = grpc.aio.ServicerContext[Any, Any]
@@ -48,19 +48,19 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         server.serves(_NAME)
 
     async def CreateRun(
-        self, request: pb.CreateRunRequest, _context: CallContext
+        self, request: pb.CreateRunRequest, context: CallContext
     ) -> pb.CreateRunResponse:
         """Store and queue a run."""
-        run = await self._admission.create(DEFAULT_TENANT, request.spec, request.request_id)
+        run = await self._admission.create(tenant_of(context), request.spec, request.request_id)
         return pb.CreateRunResponse(run=run)
 
-    async def GetRun(self, request: pb.GetRunRequest, _context: CallContext) -> pb.GetRunResponse:
+    async def GetRun(self, request: pb.GetRunRequest, context: CallContext) -> pb.GetRunResponse:
         """Return a run as it is stored."""
-        record = await self._find(request.name)
+        record = await self._find(tenant_of(context), request.name)
         return pb.GetRunResponse(run=record.whole())
 
     async def ListRuns(
-        self, request: pb.ListRunsRequest, _context: CallContext
+        self, request: pb.ListRunsRequest, context: CallContext
     ) -> pb.ListRunsResponse:
         """List runs, newest first."""
         size = page_size(request.page_size)
@@ -70,7 +70,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         scope = f"runs/{states}"
         before = read_page_token(scope, request.page_token)
         found = await self._runs.newest(
-            DEFAULT_TENANT,
+            tenant_of(context),
             states=states,
             before=before,
             count=size + 1,
@@ -82,20 +82,20 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         return pb.ListRunsResponse(runs=runs[:length], next_page_token=token)
 
     async def WatchRun(
-        self, request: pb.WatchRunRequest, _context: CallContext
+        self, request: pb.WatchRunRequest, context: CallContext
     ) -> AsyncIterator[pb.WatchRunResponse]:
         """Stream a run's events to its last one."""
         if request.after_sequence < 0:
             raise InvalidFieldError("after_sequence", "must be at least 0")
-        record = await self._find(request.name)
+        record = await self._find(tenant_of(context), request.name)
         async for event in self._log.follow(record.run_id, after=request.after_sequence):
             yield pb.WatchRunResponse(event=event)
 
     async def CancelRun(
-        self, request: pb.CancelRunRequest, _context: CallContext
+        self, request: pb.CancelRunRequest, context: CallContext
     ) -> pb.CancelRunResponse:
         """Ask a run to stop."""
-        record = await self._find(request.name)
+        record = await self._find(tenant_of(context), request.name)
         self._queue.cancel(record.run_id)
         return pb.CancelRunResponse(run=record.whole())
 
@@ -111,5 +111,5 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         """Refuse: there is no record to predict from."""
         raise NotBuiltYetError("EstimateRun", "the server keeps no record to predict from")
 
-    async def _find(self, name: str) -> RunRecord:
-        return await self._runs.get(DEFAULT_TENANT, read_name("name", name, collection="runs"))
+    async def _find(self, tenant: str, name: str) -> RunRecord:
+        return await self._runs.get(tenant, read_name("name", name, collection="runs"))

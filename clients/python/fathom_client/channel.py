@@ -7,6 +7,7 @@ UNAVAILABLE only. A cut-off watch is not retried here but resumed, in `watching.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import grpc
 
@@ -27,14 +28,50 @@ _RETRIED_METHODS = (
 )
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """Return a channel to `host:port`; it connects with the first call."""
-    return grpc.aio.insecure_channel(address, options=_options())
+def open_channel(address: str, *, api_key: str = "") -> grpc.aio.Channel:
+    """Return a channel to `host:port`; it connects with the first call, and each call brings the
+    API key, where there is one."""
+    keys: list[grpc.aio.ClientInterceptor] = []
+    if api_key:
+        keys = [_KeyOfUnary(api_key), _KeyOfStream(api_key)]
+    return grpc.aio.insecure_channel(address, options=_options(), interceptors=keys)
+
+
+def key_metadata(api_key: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that carries an API key; none for an empty one."""
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
 
 def open_blocking_channel(address: str) -> grpc.Channel:
-    """Return a channel for calls that are not made through asyncio."""
+    """Return a channel for calls that are not made through asyncio; they bring no API key by
+    themselves."""
     return grpc.insecure_channel(address, options=_options())
+
+
+class _Key:
+    """Adds the API key to a call's metadata."""
+
+    def __init__(self, api_key: str) -> None:
+        self._metadata = key_metadata(api_key)
+
+    def _with_key(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        return grpc.aio.ClientCallDetails(
+            method=details.method,
+            timeout=details.timeout,
+            metadata=grpc.aio.Metadata(*(details.metadata or ()), *self._metadata),
+            credentials=details.credentials,
+            wait_for_ready=details.wait_for_ready,
+        )
+
+
+class _KeyOfUnary(_Key, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(self._with_key(details), request)
+
+
+class _KeyOfStream(_Key, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(self._with_key(details), request)
 
 
 def _options() -> list[tuple[str, int | str]]:

@@ -36,10 +36,12 @@ Answered = TypeVar("Answered")
 class Client:
     """A connection to one orchestrator; use it as an asynchronous context manager."""
 
-    def __init__(self, address: str) -> None:
-        """Prepare a connection to `host:port`; it is made with the first call."""
+    def __init__(self, address: str, *, api_key: str = "") -> None:
+        """Prepare a connection to `host:port`; it is made with the first call. Without an API key
+        the server must be one that tells its callers not apart."""
         self._address = address
-        self._channel = open_channel(address)
+        self._api_key = api_key
+        self._channel = open_channel(address, api_key=api_key)
         self._orchestrator: orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub = (
             orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         )

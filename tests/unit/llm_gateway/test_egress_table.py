@@ -11,7 +11,7 @@ import pytest
 from common.config import ConfigError
 from llm_gateway.egress.egress_table import egress_from
 from llm_gateway.egress.policy import EgressPolicies, EgressPolicy, Reaction
-from llm_gateway.toml_table import Table
+from common.toml_table import Table
 
 OFFERED = ("root", "sub", "models/small")
 

@@ -91,7 +91,7 @@ def ask(**chosen: Any) -> None:
             return exit_codes.ANSWERED
         async with (
             server_to_ask(invocation, lasting=request.detach) as chosen_server,
-            Client(chosen_server.address) as client,
+            Client(chosen_server.address, api_key=invocation.api_key) as client,
         ):
             return await _ask(client, invocation, interrupts, request)
 

@@ -53,6 +53,11 @@ class Invocation:
     def __post_init__(self) -> None:
         self.home = home_of(self.environ)
 
+    @property
+    def api_key(self) -> str:
+        """The key for the server that was named; a stack of one's own asks for none."""
+        return self.environ.get("FATHOM_API_KEY", "") if self.server is not None else ""
+
     def to_type(self, words: str) -> str:
         """Return what to type for a verb that is to use the same server."""
         return f"{self.fathom} {words}{self.server_option}"

@@ -46,7 +46,10 @@ def list_runs(states: tuple[str, ...], count: int, as_json: bool, server: str | 
     """List the newest runs."""
 
     async def main(invocation: Invocation, _: Interrupts) -> int:
-        async with server_to_read(invocation) as chosen, Client(chosen.address) as client:
+        async with (
+            server_to_read(invocation) as chosen,
+            Client(chosen.address, api_key=invocation.api_key) as client,
+        ):
             found = await client.list_runs(
                 count_max=count, states=[_STATES[state] for state in states]
             )
@@ -68,7 +71,10 @@ def show(run: str, as_json: bool, server: str | None) -> None:
     """Show a run's steps: what the model wrote, ran and saw, and what it cost."""
 
     async def main(invocation: Invocation, _: Interrupts) -> int:
-        async with server_to_read(invocation) as chosen, Client(chosen.address) as client:
+        async with (
+            server_to_read(invocation) as chosen,
+            Client(chosen.address, api_key=invocation.api_key) as client,
+        ):
             found = await client.get(_name(run))
             events = await _events_so_far(client, found)
         if as_json:
@@ -100,7 +106,10 @@ def watch(run: str, as_events: bool, **chosen: Any) -> None:
     """Follow a run to its end and print its answer. Ctrl-C stops watching, not the run."""
 
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
-        async with server_to_read(invocation) as server, Client(server.address) as client:
+        async with (
+            server_to_read(invocation) as server,
+            Client(server.address, api_key=invocation.api_key) as client,
+        ):
             found = await client.get(_name(run))
             invocation.run, invocation.is_watching = found.name, True
             with interrupts.first_means(lambda: _detach(invocation, interrupts)):
@@ -121,7 +130,10 @@ def cancel(run: str, as_json: bool, server: str | None) -> None:
     """Ask a run to stop. What it has found so far is kept."""
 
     async def main(invocation: Invocation, _: Interrupts) -> int:
-        async with server_to_read(invocation) as chosen, Client(chosen.address) as client:
+        async with (
+            server_to_read(invocation) as chosen,
+            Client(chosen.address, api_key=invocation.api_key) as client,
+        ):
             found = await client.cancel(_name(run))
         if as_json:
             print_json(outcome_object(Result(found)))
