@@ -65,19 +65,21 @@ class HttpEndpoint:
             raise RuntimeError(f"{self._address} did not answer: {received!r}")
         return first
 
+    @property
+    def idle(self) -> int:
+        """Connections that can be used again."""
+        return sum(not reader.at_eof() for reader, _ in self._idle)
+
     async def close(self) -> None:
         """Close the connections."""
         for _, writer in self._idle:
             writer.close()
-            await writer.wait_closed()
+            with contextlib.suppress(OSError):  # the server may have closed it first
+                await writer.wait_closed()
 
     @contextlib.asynccontextmanager
     async def _exchange(self, request: bytes) -> AsyncIterator[asyncio.StreamReader]:
-        if not self._idle:
-            host, _, port = self._address.rpartition(":")
-            self._idle.append(await asyncio.open_connection(host, int(port)))
-            self.connections += 1
-        reader, writer = self._idle.pop()
+        reader, writer = await self._connected()
         try:
             writer.write(request)
             yield reader
@@ -85,6 +87,17 @@ class HttpEndpoint:
             writer.close()  # what has not been read to its end would be read with the next answer
             raise
         self._idle.append((reader, writer))
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return an idle connection that the server has not closed meanwhile, else a new one."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        host, _, port = self._address.rpartition(":")
+        self.connections += 1
+        return await asyncio.open_connection(host, int(port))
 
     def _request(self, model: str, texts: Sequence[str], *, stream: bool = False) -> bytes:
         body = orjson.dumps(

@@ -38,13 +38,15 @@ class Asked(Protocol):
         """Have messages answered in pieces; return how long the first one took, after the last."""
 
 
-async def added_ms(service: Asked, floor: Asked) -> tuple[list[float], list[float]]:
+async def added_ms(
+    service: Asked, floor: Asked, *, rounds: int = ROUNDS
+) -> tuple[list[float], list[float]]:
     """Return the milliseconds added at one client, a sample a round: at p50 and at p99."""
     for _ in range(_WARM_ASKS):
         await floor.ask([PROMPT])
         await service.ask([PROMPT])
     p50, p99 = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         through, bare = [], []
         with without_garbage():
             for _ in range(_ASKS):
@@ -55,10 +57,10 @@ async def added_ms(service: Asked, floor: Asked) -> tuple[list[float], list[floa
     return p50, p99
 
 
-async def calls_a_second(service: Asked) -> list[float]:
+async def calls_a_second(service: Asked, *, rounds: int = ROUNDS) -> list[float]:
     """Return the calls a second of 16 clients, a sample a round."""
     samples = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         started = time.perf_counter()
         until = started + _LOAD_S
         done = await asyncio.gather(*(_ask_until(service, until) for _ in range(_CLIENTS)))

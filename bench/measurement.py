@@ -18,8 +18,9 @@ Figure = tuple[str, list[float]]
 class Goal:
     """What a figure is held to."""
 
-    value: float
-    """The most that meets it, or the least where `is_floor`."""
+    value: float | None
+    """The most that meets it, or the least where `is_floor`; None for a figure that is told and
+    held to nothing."""
     unit: str
     """Unit of the value, and of samples."""
     is_floor: bool = False
@@ -53,6 +54,8 @@ class Measurement:
     def met(self) -> bool:
         """True where the median meets the goal."""
         goal = self.goal
+        if goal.value is None:
+            return True
         return self.value >= goal.value if goal.is_floor else self.value <= goal.value
 
     @classmethod
@@ -71,6 +74,12 @@ class Measurement:
             p95=_percentile(samples, 95, goal),
             p99=_percentile(samples, 99, goal),
         )
+
+    @classmethod
+    def counted(cls, bench: str, name: str, value: float, n: int, goal: Goal) -> Self:
+        """Make a measurement of something that was counted, or met once, over `n` things."""
+        every = dict.fromkeys(("value", "low", "high", "p95", "p99"), value)
+        return cls(bench=bench, name=name, n=n, goal=goal, **every)
 
 
 def print_json(measurement: Measurement) -> None:
@@ -102,7 +111,7 @@ def print_head() -> None:
 def print_row(measurement: Measurement) -> None:
     """Print a row of the table."""
     m, goal = measurement, measurement.goal
-    bound = f"{'>=' if goal.is_floor else '<='} {goal.value:g}"
+    bound = "" if goal.value is None else f"{'>=' if goal.is_floor else '<='} {goal.value:g}"
     spread = f"{m.low:.4g} to {m.high:.4g}"
     print(
         f"{m.name:<32} {m.value:>9.4g} {m.p95:>9.4g} {m.p99:>9.4g} {bound:>9} {goal.unit:<5}"

@@ -49,11 +49,9 @@ async def measure() -> AsyncIterator[Measurement]:
         yield await _runs(client, "two_turns_four_subcalls_s", "two-turns", small, "yes", 0.10)
         yield await _runs(client, "context_100mb_two_turns_s", "big", big, str(_BIG_BYTES), 0.6)
         yield await _runs(client, "batch_200x100ms_s", "batch", small, "200", 0.5)
-        context = await client.get_context(big)
         async with open_channel(stack.sandbox) as channel:
             sandbox = Sandbox(sandbox_service_pb2_grpc.SandboxServiceStub(channel))
-            mount = _mount(context.blake3, _BIG_BYTES)
-            yield await _rss(stack, sandbox, mount)
+            yield await _rss(stack, sandbox, stack.blobs.text("ascii", _BIG_BYTES))
             for figure in (_session_start, _empty_cell, _host_call):
                 yield await figure(sandbox)
 
@@ -83,16 +81,6 @@ async def _runs(
 
     samples = await timed(run, samples=7)
     return Measurement.of(NAME, name, samples, Goal(goal, "s"))
-
-
-def _mount(blake3: str, size_bytes: int) -> session_pb2.ContextMount:
-    return session_pb2.ContextMount(
-        variable="context",
-        kind=session_pb2.ContextMount.KIND_TEXT,
-        blob_key=f"blobs/{blake3[:2]}/{blake3}",
-        size_bytes=size_bytes,
-        text_shape=session_pb2.TextShape(characters=size_bytes, code_point_max=ord("y")),
-    )
 
 
 async def _rss(stack: BenchStack, sandbox: Sandbox, mount: session_pb2.ContextMount) -> Measurement:

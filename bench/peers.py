@@ -61,20 +61,8 @@ async def measure() -> AsyncIterator[Measurement]:
     """Yield the peer's figures, then how the gateway compares."""
     python = await asyncio.to_thread(_prepared)
     async with gateway_stack() as stack:
-        p50, _ = await gateway_load.added_ms(stack.gateway, stack.floor)
-        ours = _Load(p50, await gateway_load.calls_a_second(stack.gateway))
-    theirs = _Load([], [])
-    async with gateway_stack() as stack:
         async for name, samples in _figures(python, stack):
-            if name == "added_p50_ms":
-                theirs.added_p50_ms.extend(samples)
-            if name == "rps_core_16":
-                theirs.calls_a_second.extend(samples)
-            yield _measurement(f"litellm_{name}", samples)
-    added = zip(theirs.added_p50_ms, ours.added_p50_ms, strict=True)
-    yield _measurement("added_latency_times_lower", [peer / own for peer, own in added])
-    done = zip(theirs.calls_a_second, ours.calls_a_second, strict=True)
-    yield _measurement("throughput_times_higher", [own / peer for peer, own in done])
+            yield Measurement.of(NAME, name, samples, _GOALS[name])
 
 
 async def _figures(python: Path, stack: GatewayStack) -> AsyncIterator[Figure]:
@@ -84,31 +72,44 @@ async def _figures(python: Path, stack: GatewayStack) -> AsyncIterator[Figure]:
         async with _litellm(python, stack) as peer:
             starts_s.append(peer.start_s)
     async with _litellm(python, stack) as peer:
-        yield "start_s", [*starts_s, peer.start_s]
+        yield "litellm_start_s", [*starts_s, peer.start_s]
         sizes = [_megabytes(peer)]
-        p50, p99 = await gateway_load.added_ms(peer.endpoint, stack.floor)
-        sizes.append(_megabytes(peer))
-        yield "added_p50_ms", p50
-        yield "added_p99_ms", p99
-        yield "rps_core_16", await gateway_load.calls_a_second(peer.endpoint)
-        sizes.append(_megabytes(peer))
+        ours, theirs = _Load(), _Load()
+        for _ in range(gateway_load.ROUNDS):
+            # By turns, so that what else the machine does falls on both.
+            await ours.add_round(stack.gateway, stack.floor)
+            await theirs.add_round(peer.endpoint, stack.floor)
+            sizes.append(_megabytes(peer))
+        yield "litellm_added_p50_ms", theirs.added_p50_ms
+        yield "litellm_added_p99_ms", theirs.added_p99_ms
+        yield "litellm_rps_core_16", theirs.calls_a_second
         cpu_ms = await gateway_load.cpu_ms_50_messages(peer.endpoint, peer.pid)
         sizes.append(_megabytes(peer))
-        yield "cpu_ms_50_messages", cpu_ms
+        yield "litellm_cpu_ms_50_messages", cpu_ms
         ttft_ms = await gateway_load.stream_added_ttft_ms(peer.endpoint, stack.floor)
         sizes.append(_megabytes(peer))
-        yield "stream_added_ttft_p50_ms", ttft_ms
-        yield "rss_mb", sizes
+        yield "litellm_stream_added_ttft_p50_ms", ttft_ms
+        yield "litellm_rss_mb", sizes
+    added = zip(theirs.added_p50_ms, ours.added_p50_ms, strict=True)
+    yield "added_latency_times_lower", [peer_ms / own_ms for peer_ms, own_ms in added]
+    done = zip(theirs.calls_a_second, ours.calls_a_second, strict=True)
+    yield "throughput_times_higher", [own / other for other, own in done]
 
 
-@dataclass(frozen=True)
 class _Load:
-    """What is compared."""
+    """What is compared, a sample a round."""
 
-    added_p50_ms: list[float]
-    """A sample a round."""
-    calls_a_second: list[float]
-    """A sample a round."""
+    def __init__(self) -> None:
+        self.added_p50_ms: list[float] = []
+        self.added_p99_ms: list[float] = []
+        self.calls_a_second: list[float] = []
+
+    async def add_round(self, service: gateway_load.Asked, floor: gateway_load.Asked) -> None:
+        """Measure once more."""
+        p50, p99 = await gateway_load.added_ms(service, floor, rounds=1)
+        self.added_p50_ms += p50
+        self.added_p99_ms += p99
+        self.calls_a_second += await gateway_load.calls_a_second(service, rounds=1)
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,6 @@ class _Peer:
     """Its process."""
     start_s: float
     """How long it took to serve."""
-
-
-def _measurement(name: str, samples: list[float]) -> Measurement:
-    return Measurement.of(NAME, name, samples, _GOALS[name])
 
 
 def _megabytes(peer: _Peer) -> float:

@@ -59,6 +59,11 @@ def _raise_peaks(peaks: dict[int, int]) -> None:
         peaks[pid] = max(peak, _status_bytes(pid, "VmRSS:"))
 
 
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process ever had, files that it maps included."""
+    return _status_bytes(pid, "VmHWM:")
+
+
 def taken_bytes(service_pid: int, worker_pids: Sequence[int]) -> int:
     """Return the memory that a sandbox service and its workers take and nobody else can have.
 

@@ -18,10 +18,16 @@ from common import deadline
 from common.server import MESSAGE_BYTES_MAX
 
 
-def open_channel(address: str, *, message_bytes_max: int = MESSAGE_BYTES_MAX) -> grpc.aio.Channel:
+def open_channel(
+    address: str,
+    *,
+    message_bytes_max: int = MESSAGE_BYTES_MAX,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
     """Open a channel; it connects with the first call. Close it with its owner.
 
-    Every call gets the smaller of its own timeout and what is left of the call being served.
+    Without `credentials` it speaks plaintext. Every call gets the smaller of its own timeout and
+    what is left of the call being served.
     """
     options = [
         ("grpc.max_receive_message_length", message_bytes_max),
@@ -31,7 +37,9 @@ def open_channel(address: str, *, message_bytes_max: int = MESSAGE_BYTES_MAX) ->
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
-    return _CarryingChannel(grpc.aio.insecure_channel(address, options=options))
+    if credentials is None:
+        return _CarryingChannel(grpc.aio.insecure_channel(address, options=options))
+    return _CarryingChannel(grpc.aio.secure_channel(address, credentials, options=options))
 
 
 class _CarryingChannel(grpc.aio.Channel):

@@ -68,11 +68,25 @@ class ServerConfig:
     """Seconds after which a connection is asked to reconnect; 0 is never."""
     log_level: str = "INFO"
     """Least level that is logged: DEBUG, INFO, WARNING or ERROR."""
+    tls_certificate_file: Path | None = None
+    """Certificate that the service shows, with those it was signed by, in PEM form. With it gRPC
+    speaks TLS alone; a renewed one is taken over by itself."""
+    tls_key_file: Path | None = None
+    """The certificate's private key, unencrypted."""
+    tls_client_ca_file: Path | None = None
+    """Certificates that a caller's must be signed by; with it nobody without one is served."""
+    tls_ca_file: Path | None = None
+    """Certificates that those of other services must be signed by. With it they are called over
+    TLS, and shown the service's own certificate."""
 
     def __post_init__(self) -> None:
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"log_level: {self.log_level!r} is not DEBUG, INFO, WARNING or ERROR")
         split_address(self.listen)
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ConfigError("tls_certificate_file and tls_key_file: one needs the other")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ConfigError("tls_client_ca_file: needs tls_certificate_file beside it")
         if self.metrics_listen:
             split_address(self.metrics_listen)
 

@@ -10,69 +10,139 @@ import contextlib
 import fcntl
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import grpc
+import psycopg
 from alembic import command
 from alembic.config import Config
+from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from common.config import ConfigError
+from common.errors import ServiceError
 
 _BUSY_TIMEOUT_MS = 10_000
 _MIGRATION_LOCK = 0x66617468_6F6D
 """Key of PostgreSQL's advisory lock: processes that start together migrate one after the other."""
 _TALKATIVE = ("aiosqlite", "psycopg")
 """Libraries that log what is stored, at DEBUG."""
+_RETRY_S = 0.1
+_IDLE_MS_MAX = 5_000
+_SQLITE_AWAY = ("locked", "full", "disk I/O", "unable to open")
+"""Words of SQLite's errors that are the machine's and not the statement's."""
 Result = TypeVar("Result")
+
+
+class DatabaseAwayError(ServiceError):
+    """The database does not answer, or has broken off: whether a transaction that was under way
+    is stored is not known."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = ErrorReason.ERROR_REASON_DATABASE_AWAY
+
+    def __init__(self) -> None:
+        super().__init__("the database does not answer; try again", retry_after_s=1.0)
 
 
 class Database:
     """An open database. Close it with its owner."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, patience_s: float = 0.0) -> None:
         self._engine = engine
+        self._patience_s = patience_s
         # SQLite has one writer: waiting here costs nothing, waiting in its busy handler sleeps.
         self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
     @classmethod
-    async def open(cls, url: str, migrations: Path) -> Self:
+    async def open(cls, url: str, migrations: Path, *, patience_s: float = 0.0) -> Self:
         """Open the database at an SQLAlchemy URL and bring its tables up to date with the Alembic
-        scripts in a folder. A new SQLite file can be read by its owner alone.
+        scripts in a folder. A new SQLite file can be read by its owner alone. Where the database
+        takes no connections, as while it restarts, this and each reader and writer waits
+        `patience_s`.
 
-        Raises ConfigError for a URL that is none.
+        Raises ConfigError for a URL that is none, and DatabaseAwayError.
         """
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             parsed = make_url(url)
-            engine = create_async_engine(parsed, hide_parameters=True)
+            # A file does not go away as a server does: asking each time took a third of a read.
+            is_server = parsed.get_backend_name() != "sqlite"
+            engine = create_async_engine(parsed, hide_parameters=True, pool_pre_ping=is_server)
         except (ArgumentError, ImportError) as error:
             raise ConfigError(f"database_url: {error}") from error
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.sync_engine, "connect", _set_pragmas)
+        is_sqlite = engine.dialect.name == "sqlite"
+        event.listen(engine.sync_engine, "connect", _set_pragmas if is_sqlite else bound_idleness)
+        database = cls(engine, patience_s)
         with await asyncio.to_thread(_alone, parsed):
-            async with engine.begin() as connection:
+            async with database.writing() as connection:
                 await connection.run_sync(_migrate, migrations)
-        return cls(engine)
+        return database
+
+    @property
+    def is_shared(self) -> bool:
+        """True where several processes may use it: for PostgreSQL, not for SQLite."""
+        return self._writer is None
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Open a connection to read with."""
-        async with self._engine.connect() as connection:
+        """Open a connection to read with. Raises DatabaseAwayError, also in the block."""
+        async with self._connected() as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction: committed where the block ends well, else rolled back."""
-        async with self._writer or contextlib.nullcontext():
-            async with self._engine.begin() as connection:
-                yield connection
+        """Open a transaction: committed where the block ends well, else rolled back. Raises
+        DatabaseAwayError, also in the block."""
+        async with (
+            self._writer or contextlib.nullcontext(),
+            self._connected() as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def notified(self, *channels: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
+        """Listen to channels of PostgreSQL's NOTIFY and yield what comes: channel and payload.
+
+        Nothing that is sent once the block has begun is missed. A connection that breaks ends what
+        is yielded with a DatabaseAwayError.
+        """
+        async with self._connected() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            for channel in channels:
+                await connection.execute(text(f"LISTEN {channel}"))
+            raw = await connection.get_raw_connection()
+            try:
+                yield _notifications(raw.driver_connection)
+            finally:
+                # Else the pool would hand it on, still listening.
+                await connection.invalidate()
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        with telling_absence(self._engine.dialect.name):
+            async with contextlib.AsyncExitStack() as stack:
+                yield await self._connect(stack)
+
+    async def _connect(self, stack: contextlib.AsyncExitStack) -> AsyncConnection:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return await stack.enter_async_context(self._engine.connect())
+            except OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(_RETRY_S)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -99,8 +169,8 @@ class DatabaseThread:
                 raise ConfigError("database_url: must name a file")
             parsed = parsed.set(drivername="sqlite")
         engine = create_engine(parsed, pool_size=1, max_overflow=0, hide_parameters=True)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _set_pragmas)
+        is_sqlite = engine.dialect.name == "sqlite"
+        event.listen(engine, "connect", _set_pragmas if is_sqlite else bound_idleness)
         return cls(engine)
 
     async def transact(self, work: Callable[[Connection], Result]) -> Result:
@@ -113,8 +183,53 @@ class DatabaseThread:
         self._engine.dispose()
 
     def _do(self, work: Callable[[Connection], Result]) -> Result:
+        driver = self._engine.dialect.loaded_dbapi
         with self._engine.begin() as connection:
-            return work(connection)
+            try:
+                return work(connection)
+            except driver.Error as error:  # of a statement that was given to the driver as it is
+                dialect = self._engine.dialect
+                is_gone = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
+                if is_gone:
+                    connection.invalidate(error)
+                raise DBAPIError.instance(
+                    None, None, error, driver.Error, connection_invalidated=is_gone
+                ) from error
+
+
+@contextlib.contextmanager
+def telling_absence(dialect: str) -> Iterator[None]:
+    """Turn errors in the block that are the database's, and not the statement's, into
+    DatabaseAwayError."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        if dialect == "sqlite" and not any(word in str(error.orig) for word in _SQLITE_AWAY):
+            raise
+        raise DatabaseAwayError from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise DatabaseAwayError from error
+    except PoolTimeoutError as error:
+        raise DatabaseAwayError from error
+
+
+async def _notifications(driver: Any) -> AsyncIterator[tuple[str, str]]:
+    try:
+        async for notify in driver.notifies():
+            yield notify.channel, notify.payload
+    except psycopg.Error as error:
+        raise DatabaseAwayError from error
+
+
+def bound_idleness(connection: Any, _record: object) -> None:
+    """Have PostgreSQL end a transaction whose process stands still: it would keep its locks, and
+    others from what it was doing."""
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {_IDLE_MS_MAX}")
+    cursor.close()
+    connection.commit()  # else the pool takes it back with the first transaction
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

@@ -172,6 +172,20 @@ class DrainingError(ServiceError):
         super().__init__("the server is shutting down; try again", retry_after_s=1.0)
 
 
+class ServerBusyError(ServiceError):
+    """The server is serving as many calls as it may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_SERVER_BUSY
+
+    def __init__(self, concurrent_rpcs_max: int) -> None:
+        super().__init__(
+            "the server is serving as many calls as it may; try again",
+            retry_after_s=1.0,
+            concurrent_rpcs_max=concurrent_rpcs_max,
+        )
+
+
 class ReceivedError(ServiceError):
     """What another service, or the way to it, answered instead of a result.
 

@@ -21,7 +21,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from common import deadline, telemetry_names
-from common.errors import InvalidFieldError, ServiceError
+from common.errors import InvalidFieldError, ServerBusyError, ServiceError
 from common.telemetry import meter, tracer
 
 _log = logging.getLogger(__name__)
@@ -89,9 +89,10 @@ class ErrorInterceptor(_Around):
     A call is admitted here too, so that a refusal becomes a status in the same place.
     """
 
-    def __init__(self, admit: Admit) -> None:
+    def __init__(self, admit: Admit, concurrent_rpcs_max: int) -> None:
         super().__init__()
         self._admit = admit
+        self._places = _Places(concurrent_rpcs_max)
 
     def deserializer(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         def read(data: bytes) -> Any:
@@ -105,8 +106,9 @@ class ErrorInterceptor(_Around):
     def around_unary(self, method: str, behavior: Unary) -> Unary:
         async def call(request: Any, context: Context) -> Any:
             try:
-                self._admit(method, context)
-                return await behavior(_checked(request), context)
+                with self._places:
+                    self._admit(method, context)
+                    return await behavior(_checked(request), context)
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception as error:
@@ -117,15 +119,32 @@ class ErrorInterceptor(_Around):
     def around_stream(self, method: str, behavior: Stream) -> Stream:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                self._admit(method, context)
-                async for response in behavior(_checked(request), context):
-                    yield response
+                with self._places:
+                    self._admit(method, context)
+                    async for response in behavior(_checked(request), context):
+                        yield response
             except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
                 raise
             except Exception as error:
                 await _abort(context, method, error)
 
         return call
+
+
+class _Places:
+    """How many calls are served at a time."""
+
+    def __init__(self, places_max: int) -> None:
+        self._max = places_max
+        self._taken = 0
+
+    def __enter__(self) -> None:
+        if self._taken >= self._max:
+            raise ServerBusyError(self._max)
+        self._taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._taken -= 1
 
 
 _MALFORMED = object()

@@ -18,6 +18,7 @@ PAGE_SIZE_MAX = 500
 PAGE_BYTES_MAX = 2 << 20
 """A page of large items ends early: it must fit a message."""
 _CHECK_BYTES = 8
+_NUMBER_DIGITS_MAX = 18
 
 
 def page_size(asked: int) -> int:
@@ -52,9 +53,23 @@ def read_page_token(scope: str, token: str) -> str:
         last = data[_CHECK_BYTES:].decode()
     except (binascii.Error, UnicodeError):
         raise _error() from None
-    if data[:_CHECK_BYTES] != _check(scope, last):
+    if data[:_CHECK_BYTES] != _check(scope, last) or "\0" in last:  # no text to PostgreSQL
         raise _error()
     return last
+
+
+def read_page_number(scope: str, token: str) -> int:
+    """Return the number that a token was made of, 0 for an empty one; raises as `read_page_token`.
+    The check is no signature: what comes back need not be what was given."""
+    last = read_page_token(scope, token)
+    return page_number(last) if last else 0
+
+
+def page_number(text: str) -> int:
+    """Return a number out of a token, which a database can compare; raises InvalidFieldError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= _NUMBER_DIGITS_MAX):
+        raise _error()
+    return int(text)
 
 
 def _check(scope: str, last: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from common.addresses import write_address
 from common.config import ConfigError, ServerConfig, describe, load, split_address
 from common.interceptors import Admit, ErrorInterceptor, ObservationInterceptor
 from common.telemetry import Telemetry, log_to_stderr
+from common.tls import server_credentials
 
 MESSAGE_BYTES_MAX = 4 << 20
 """What a message may have unless a service says otherwise."""
@@ -52,8 +54,12 @@ class Server:
         self.address = ""
         """Where it listens, once entered."""
         self.grpc = grpc.aio.server(
-            interceptors=[ObservationInterceptor(), ErrorInterceptor(admit)],
-            maximum_concurrent_rpcs=config.concurrent_rpcs_max,
+            interceptors=[
+                ObservationInterceptor(),
+                ErrorInterceptor(admit, config.concurrent_rpcs_max),
+            ],
+            # gRPC's own refusal says neither why nor when to come back: it is behind ours.
+            maximum_concurrent_rpcs=2 * config.concurrent_rpcs_max,
             options=_options(config, message_bytes_max),
         )
         """The server to register servicers with, before entering."""
@@ -73,7 +79,7 @@ class Server:
             reflection.enable_server_reflection(names, self.grpc)
         host, _ = split_address(self._config.listen)
         try:
-            port = self.grpc.add_insecure_port(self._config.listen)
+            port = self._add_port()
         except RuntimeError:
             raise ConfigError(f"cannot listen on {self._config.listen}; is it in use?") from None
         await self.grpc.start()
@@ -102,7 +108,17 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        # What is there by now stays as long as the process does: looking through it again and
+        # again would hold calls up for milliseconds.
+        gc.collect()
+        gc.freeze()
         await self._stop.wait()
+
+    def _add_port(self) -> int:
+        credentials = server_credentials(self._config)
+        if credentials is None:
+            return self.grpc.add_insecure_port(self._config.listen)
+        return self.grpc.add_secure_port(self._config.listen, credentials)
 
     async def _set_health(self, status: Any) -> None:
         for name in ("", *self._services):

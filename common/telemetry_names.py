@@ -57,12 +57,17 @@ PATTERN = "pattern"
 # Metrics of the conventions.
 METRIC_CLIENT_OPERATION_DURATION = "gen_ai.client.operation.duration"
 METRIC_CLIENT_TOKEN_USAGE = "gen_ai.client.token.usage"
+# The same under the names that the conventions have been moving to.
+METRIC_INFERENCE_DURATION = "gen_ai.client.inference.duration"
+METRIC_INFERENCE_INPUT_TOKENS = "gen_ai.client.inference.usage.input_tokens"
+METRIC_INFERENCE_OUTPUT_TOKENS = "gen_ai.client.inference.usage.output_tokens"
 METRIC_RPC_SERVER_DURATION = "rpc.server.duration"
 
 # Metrics of ours.
 METRIC_RUNS = "fathom.runs"
 METRIC_RUN_DURATION = "fathom.run.duration"
 METRIC_RUNS_ACTIVE = "fathom.runs.active"
+METRIC_RUNS_WAITING = "fathom.runs.waiting"
 METRIC_SUBCALLS = "fathom.subcalls"
 METRIC_COST_USD = "fathom.cost.usd"
 METRIC_LIMIT_HIT = "fathom.limit.hit"

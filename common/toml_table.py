@@ -11,6 +11,10 @@ from typing import Any, NoReturn
 from common.config import ConfigError
 
 _REQUIRED: Any = object()
+_COUNT_MAX = 2**53
+"""Whole numbers up to here are exact everywhere."""
+_SECONDS_MAX = 1e9
+"""Thirty years; clocks have no room for everything."""
 
 
 class Table:
@@ -64,6 +68,8 @@ class Table:
             return default
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             self.fail(key, "must be a whole number of at least 1")
+        if value > _COUNT_MAX:
+            self.fail(key, f"must be at most {_COUNT_MAX}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -75,10 +81,10 @@ class Table:
 
     def seconds(self, key: str, default: float) -> float:
         """Take a number above 0."""
-        value = self._number(key, default)
-        if not value > 0:
-            self.fail(key, "must be a number of seconds above 0")
-        return float(value)
+        value = float(self._number(key, default))
+        if not 0 < value <= _SECONDS_MAX:
+            self.fail(key, f"must be a number of seconds above 0, at most {_SECONDS_MAX:.0f}")
+        return value
 
     def share(self, key: str, default: float) -> float:
         """Take a number from 0 to 1."""

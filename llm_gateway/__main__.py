@@ -19,7 +19,7 @@ from common.server import Server, run_service
 from llm_gateway.accounts.assembly import make_meter, make_quota_book
 from llm_gateway.accounts.quotas import QuotaBook
 from llm_gateway.cache.answer_cache import AnswerCache
-from llm_gateway.cache.sql_store import SqlCacheStore
+from llm_gateway.cache.assembly import shared_stores
 from llm_gateway.catalog import Catalog
 from llm_gateway.catalog_file import load_catalog
 from llm_gateway.config import PREFIX, GatewayConfig
@@ -109,10 +109,8 @@ async def open_gateway(catalog: Catalog, config: GatewayConfig) -> AsyncIterator
         quotas = make_quota_book(accounts, books)
         meter = make_meter(accounts, books, quotas)
         await stack.enter_async_context(meter.living(config.ledger_lease_s))
-        cache = AnswerCache(
-            catalog.cache,
-            lambda rules: SqlCacheStore(books.commits, answers_max=rules.database_answers_max),
-        )
+        make_shared = shared_stores(config.cache_url.reveal(), books.commits)
+        cache = AnswerCache(catalog.cache, await stack.enter_async_context(make_shared))
         gateway = Gateway(
             connections.offering(catalog),
             meter,
@@ -121,6 +119,7 @@ async def open_gateway(catalog: Catalog, config: GatewayConfig) -> AsyncIterator
             output_tokens_default=config.output_tokens_default,
             abandoned_drain_s=config.abandoned_drain_s,
             cache=cache,
+            newer_metric_names=config.newer_metric_names,
         )
         stack.push_async_callback(gateway.close)
         reloads = Reloads(lambda: _catalog_of(config), gateway, connections)
@@ -138,9 +137,11 @@ def register(server: Server, opened: OpenGateway, config: GatewayConfig) -> None
         token_required=config.run_token_required,
         previous_key=config.run_token_previous_key,
         audience=config.run_token_audience,
+        lifetime_s_max=config.run_token_lifetime_max_s,
     )
     opened.reloads.subscribe(gate.offer)
-    GatewayServicer(opened.gateway, gate).register(server)
+    knows_callers = config.tls_client_ca_file is not None
+    GatewayServicer(opened.gateway, gate, knows_callers=knows_callers).register(server)
     operators = OperatorGate(config.operator_key)
     QuotaServicer(operators, opened.usage, opened.quotas, opened.meter).register(server)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
+from collections.abc import Iterable, Iterator
 
 
 class FinishReason(enum.Enum):
@@ -75,6 +77,16 @@ class Spend:
 
 
 @dataclasses.dataclass(frozen=True)
+class Booked:
+    """What the ledger has of one call, however often it was begun."""
+
+    spend: Spend
+    """What it took."""
+    answers: int
+    """Exchanges that gave its answer: one, or none yet."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Delta:
     """A piece of an answer as it streams; one of the two is empty."""
 
@@ -82,6 +94,13 @@ class Delta:
     """To append to the answer."""
     reasoning: str = ""
     """To append to the reasoning."""
+
+
+def merged(deltas: Iterable[Delta]) -> Iterator[Delta]:
+    """Give texts and reasonings as they follow each other, neighbours of a kind together."""
+    for _, same in itertools.groupby(deltas, key=lambda delta: bool(delta.text)):
+        texts, reasonings = zip(*((delta.text, delta.reasoning) for delta in same), strict=True)
+        yield Delta(text="".join(texts), reasoning="".join(reasonings))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,3 +137,6 @@ class Answer:
     """Calls made to providers for it; 0 where it was recorded before."""
     elapsed_s: float
     """From the call's arrival to the answer's end."""
+    booked: Booked | None = None
+    """All that was booked under the call's request id, this answer included; None where it was
+    not begun before."""

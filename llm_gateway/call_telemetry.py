@@ -10,7 +10,8 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
 from common import telemetry_names as names
@@ -29,13 +30,16 @@ _CONTENT_CHARACTERS_MAX = 32_768
 class CallTelemetry:
     """The gateway's instruments."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, newer_names: bool = False) -> None:
+        """With `newer_names`, durations and tokens are told under the newer names of the
+        conventions too, and so twice."""
         instruments = meter(__name__)
         self._tracer = tracer(__name__)
         self._duration = instruments.create_histogram(
             names.METRIC_CLIENT_OPERATION_DURATION, unit="s"
         )
         self._tokens = instruments.create_histogram(names.METRIC_CLIENT_TOKEN_USAGE, unit="{token}")
+        self._newer = _NewerInstruments() if newer_names else None
         self._cost = instruments.create_counter(names.METRIC_COST_USD, unit="USD")
         self._upstream = instruments.create_counter(names.METRIC_GATEWAY_UPSTREAM)
         self._breakers = instruments.create_gauge(names.METRIC_GATEWAY_BREAKER_OPEN)
@@ -56,9 +60,7 @@ class CallTelemetry:
         started = time.perf_counter()
         with self._span(f"{names.SPAN_CHAT} {first.model}", labels | _asked(call)) as span:
             try:
-                seen = SeenCall(span, captures_content=captures_content)
-                seen.asked(call)
-                yield seen
+                yield SeenCall(span, captures_content=captures_content)
             except ServiceError as error:
                 labels[names.ERROR_TYPE] = error.reason_name
                 raise
@@ -68,7 +70,10 @@ class CallTelemetry:
             finally:
                 if names.ERROR_TYPE in labels:
                     _fail(span, labels[names.ERROR_TYPE])
-                self._duration.record(time.perf_counter() - started, labels)
+                took_s = time.perf_counter() - started
+                self._duration.record(took_s, labels)
+                if self._newer is not None:
+                    self._newer.duration.record(took_s, labels)
 
     @contextlib.contextmanager
     def attempt(self, call: Call, deployment: Deployment, attempt: int) -> Iterator[SeenAttempt]:
@@ -105,6 +110,9 @@ class CallTelemetry:
         if spend.tokens.total:
             self._tokens.record(spend.tokens.input, labels | {names.GEN_AI_TOKEN_TYPE: "input"})
             self._tokens.record(spend.tokens.output, labels | {names.GEN_AI_TOKEN_TYPE: "output"})
+            if self._newer is not None:
+                self._newer.input_tokens.add(spend.tokens.input, labels)
+                self._newer.output_tokens.add(spend.tokens.output, labels)
         if spend.cost_usd_nanos:
             cost_labels = {names.MODEL: deployment.name, names.TIER: tier}
             self._cost.add(spend.cost_usd_nanos / _NANOS, cost_labels)
@@ -116,14 +124,27 @@ class CallTelemetry:
     @contextlib.contextmanager
     def _span(self, name: str, attributes: dict[str, AttributeValue]) -> Iterator[Span]:
         # Exceptions are not recorded: their text may hold what a provider said.
-        with self._tracer.start_as_current_span(
-            name,
-            kind=SpanKind.CLIENT,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+        before = otel_context.attach(set_span_in_context(span))
+        try:
             yield span
+        finally:
+            otel_context.detach(before)
+            span.end()
+
+
+class _NewerInstruments:
+    """What the newer conventions have in place of two of the older instruments."""
+
+    def __init__(self) -> None:
+        instruments = meter(__name__)
+        self.duration = instruments.create_histogram(names.METRIC_INFERENCE_DURATION, unit="s")
+        self.input_tokens = instruments.create_counter(
+            names.METRIC_INFERENCE_INPUT_TOKENS, unit="{token}"
+        )
+        self.output_tokens = instruments.create_counter(
+            names.METRIC_INFERENCE_OUTPUT_TOKENS, unit="{token}"
+        )
 
 
 class SeenCall:
@@ -134,7 +155,7 @@ class SeenCall:
         self._captures_content = captures_content
 
     def asked(self, call: Call) -> None:
-        """Note the prompt, where content is captured."""
+        """Note the prompt as it may leave, where content is captured."""
         if self._captures_content:
             text = "\n".join(f"{m.role.value}: {m.text}" for m in call.prompt.messages)
             self._span.set_attribute(names.INPUT_VALUE, text[:_CONTENT_CHARACTERS_MAX])

@@ -28,3 +28,7 @@ class Call:
     """Turn of the run, from 1; 0 where the caller did not say."""
     batch_index: int | None = None
     """Position in the caller's batch."""
+
+    def is_late(self, now: float) -> bool:
+        """Whether its caller's time is over."""
+        return self.deadline is not None and now >= self.deadline

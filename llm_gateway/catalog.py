@@ -73,6 +73,8 @@ class Deployment:
     """What its tokens cost."""
     omit_parameters: frozenset[str]
     """Parameters of the prompt that the model refuses and that are not sent to it."""
+    structured_output: bool = False
+    """Whether it is sent the schema of an answer that the prompt wants."""
     vocabulary: str = ""
     """What its tokens are counted by (`tokens.py`); empty to tell by the model's id."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError
+from common.toml_table import Table
 from llm_gateway.cache.rules import cache_rules_from
 from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment, Provider, Steps
 from llm_gateway.egress.egress_table import egress_from
@@ -29,7 +30,6 @@ from llm_gateway.prices import (
 from llm_gateway.provider_table import ProviderTables
 from llm_gateway.routing_table import routing_from
 from llm_gateway.tokens import VOCABULARIES
-from common.toml_table import Table
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -44,7 +44,8 @@ def load_catalog(path: Path, environ: Mapping[str, str], now: dt.datetime) -> Ca
         document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        # Beside what the parser says itself: numbers too large for anything, tables too deep.
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     return _CatalogFile(path, environ, now).read(document)
 
@@ -102,6 +103,7 @@ class _CatalogFile:
             weight=table.count("weight", 1),
             price=price,
             omit_parameters=frozenset(table.text_list("omit_parameters", _OMITTABLE)),
+            structured_output=table.flag("structured_output", False),
             vocabulary=table.choice("vocabulary", ("", *VOCABULARIES), ""),
         )
         table.end()

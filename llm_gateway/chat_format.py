@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from llm_gateway.answers import Completion, Delta, FinishReason, Tokens
+from llm_gateway.answers import Completion, Delta, FinishReason, Tokens, merged
 from llm_gateway.catalog import Deployment
 from llm_gateway.failures import FailureKind, ProviderError, failure_from_error_event
 from llm_gateway.prompts import Prompt
@@ -25,6 +25,8 @@ _FINISH_REASONS = {
 }
 """Every other word is STOP: compatible servers use many for it."""
 _DONE = b"[DONE]"
+_SCHEMA_NAME = "answer"
+"""Providers want one, and may show it to the model."""
 
 
 def request_body(
@@ -42,6 +44,11 @@ def request_body(
         body["stop"] = list(prompt.stop)
     if prompt.seed is not None:
         body["seed"] = prompt.seed
+    if prompt.response_schema and deployment.structured_output:
+        schema = orjson.Fragment(prompt.response_schema)
+        # Without `strict`, under which providers refuse most schemas.
+        described = {"name": _SCHEMA_NAME, "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": described}
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
@@ -86,7 +93,8 @@ class StreamedReply:
         self._model = ""
 
     def feed(self, data: bytes) -> Iterator[Delta]:
-        """Give each piece that `data` completes, then raise where a ProviderError follows it."""
+        """Give the pieces that `data` completes, neighbours as one, then raise where a
+        ProviderError follows them."""
         try:
             events = self._events.feed(data)
         except EventTooLargeError:
@@ -115,9 +123,18 @@ class StreamedReply:
         )
 
     def _deltas(self, events: list[bytes]) -> Iterator[Delta]:
+        deltas, failure = [], None
         for event in events:
-            if (delta := self._take(event)) is not None:
-                yield delta
+            try:
+                delta = self._take(event)
+            except ProviderError as error:
+                failure = error
+                break
+            if delta is not None:
+                deltas.append(delta)
+        yield from merged(deltas)
+        if failure is not None:
+            raise failure
 
     def _take(self, event: bytes) -> Delta | None:
         if event == _DONE:
@@ -130,7 +147,8 @@ class StreamedReply:
             error = failure_from_error_event(document, now=time.time())
             error.tokens = self._tokens
             raise error
-        self._tokens = _tokens(document) or self._tokens
+        if "usage" in document:
+            self._tokens = _tokens(document) or self._tokens
         self._id = self._id or _text(document, "id")
         self._model = self._model or _text(document, "model")
         choice = _first_choice(document)

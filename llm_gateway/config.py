@@ -13,7 +13,7 @@ PREFIX = "FATHOM_GATEWAY_"
 _KEY_BYTES_MIN = 32
 _LEASE_S_MIN = 0.5
 _ACCOUNTS = ("database", "memory")
-_ACCOUNTS_SCHEMES = ("redis://", "rediss://", "unix://")
+_VALKEY_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,12 @@ class GatewayConfig(ServerConfig):
     config: Path = Path("gateway.toml")
     """TOML file with providers, deployments and tiers."""
     run_token_key: Secret = Secret("")
-    """Key that run tokens are signed with, at least 32 bytes, the same as the orchestrator's."""
+    """Key that run tokens are checked with: a text of at least 32 bytes, the same as the
+    orchestrator's, or `ed25519-public:` and the public half of the orchestrator's key."""
     run_token_previous_key: Secret = Secret("")
-    """Key of tokens that are still good while keys are changed; nothing is signed with it."""
+    """Key, of either kind, of tokens that are still good while keys are changed."""
+    run_token_lifetime_max_s: float = 90_000.0
+    """Seconds that a run token may be good for at most; one with more is refused."""
     run_token_audience: str = "fathom"
     """Which deployment's tokens are good, the same as the orchestrator's."""
     run_token_required: bool = True
@@ -50,12 +53,19 @@ class GatewayConfig(ServerConfig):
     """Where spend is counted against limits and quotas: `database` for the ledger's, which gateways
     may share; `memory` for one gateway alone; else the URL of a Valkey server, such as
     `redis://host:6379/0`, for many gateways. It may hold a password."""
+    cache_url: Secret = Secret("")
+    """URL of a Valkey server that gateways share cached answers in, in place of the database. It
+    may hold a password; the server may evict what it likes."""
     output_tokens_default: int = 4096
     """Tokens an answer may have where neither the prompt nor the deployment says."""
     attempts_max: int = 6
     """Exchanges with providers for one call, over all deployments."""
     retry_backoff_s: float = 0.5
-    """Longest wait before the first retry; it doubles with each, up to 2 seconds."""
+    """Longest wait before the first retry; it doubles with each, up to 8 seconds. Where more
+    than 2 seconds come out, another deployment is asked instead."""
+    newer_metric_names: bool = False
+    """Tell durations and tokens also as `gen_ai.client.inference.duration` and
+    `gen_ai.client.inference.usage.*`, which the conventions have been moving to."""
     credentials_check_s: float = 5.0
     """Seconds between two looks at files with keys and certificates, for changed ones."""
     abandoned_drain_s: float = 5.0
@@ -63,13 +73,7 @@ class GatewayConfig(ServerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.run_token_required and not self.run_token_key:
-            raise ConfigError(
-                f"{PREFIX}RUN_TOKEN_KEY: is not set; give the orchestrator's key, or set "
-                f"{PREFIX}RUN_TOKEN_REQUIRED=false to admit everyone, in development only"
-            )
-        if self.operator_key and len(self.operator_key.reveal().encode()) < _KEY_BYTES_MIN:
-            raise ConfigError(f"operator_key: needs at least {_KEY_BYTES_MIN} bytes")
+        self._check_keys()
         if self.ledger_retention_days < 1 or self.ledger_answer_bytes_inline_max < 0:
             raise ConfigError(
                 "ledger_retention_days must be at least 1, ledger_answer_bytes_inline_max 0 or more"
@@ -77,11 +81,24 @@ class GatewayConfig(ServerConfig):
         if self.ledger_lease_s < _LEASE_S_MIN:
             raise ConfigError(f"ledger_lease_s: must be at least {_LEASE_S_MIN}")
         accounts = self.accounts.reveal()
-        if accounts not in _ACCOUNTS and not accounts.startswith(_ACCOUNTS_SCHEMES):
+        if accounts not in _ACCOUNTS and not accounts.startswith(_VALKEY_SCHEMES):
             raise ConfigError("accounts: must be database, memory or the URL of a Valkey server")
+        if self.cache_url and not self.cache_url.reveal().startswith(_VALKEY_SCHEMES):
+            raise ConfigError("cache_url: must be the URL of a Valkey server")
         if self.output_tokens_default < 1 or self.attempts_max < 1:
             raise ConfigError("output_tokens_default and attempts_max: must be at least 1")
         if not self.credentials_check_s > 0:
             raise ConfigError("credentials_check_s: must be above 0")
         if self.abandoned_drain_s < 0 or self.retry_backoff_s < 0:
             raise ConfigError("abandoned_drain_s and retry_backoff_s: must be 0 or more")
+
+    def _check_keys(self) -> None:
+        if self.run_token_required and not self.run_token_key:
+            raise ConfigError(
+                f"{PREFIX}RUN_TOKEN_KEY: is not set; give the orchestrator's key, or set "
+                f"{PREFIX}RUN_TOKEN_REQUIRED=false to admit everyone, in development only"
+            )
+        if not self.run_token_lifetime_max_s > 0:
+            raise ConfigError("run_token_lifetime_max_s: must be above 0")
+        if self.operator_key and len(self.operator_key.reveal().encode()) < _KEY_BYTES_MIN:
+            raise ConfigError(f"operator_key: needs at least {_KEY_BYTES_MIN} bytes")

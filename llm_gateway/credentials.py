@@ -19,9 +19,16 @@ def read_key(path: Path) -> Secret:
         raise ConfigError(f"{path}: cannot be read") from error
     if not key:
         raise ConfigError(f"{path}: is empty; put the key into it")
-    if not key.isprintable():
-        raise ConfigError(f"{path}: holds more than one line; put the key alone into it")
+    if not is_header_value(key):
+        raise ConfigError(
+            f"{path}: holds more than one line, or what no key has; put the key alone into it"
+        )
     return Secret(key)
+
+
+def is_header_value(text: str) -> bool:
+    """Whether a text can be sent in a header: else each request with it would fail."""
+    return text.isascii() and text.isprintable()
 
 
 def refreshed(catalog: Catalog) -> Catalog:

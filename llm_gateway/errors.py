@@ -35,8 +35,7 @@ class EgressRefusedError(ServiceError):
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = ErrorReason.ERROR_REASON_EGRESS_REFUSED
 
-    def __init__(self, kind: str, message_index: int) -> None:
-        field = f"prompt.messages[{message_index}]"
+    def __init__(self, kind: str, field: str) -> None:
         super().__init__(
             f"{field}: holds what looks like a secret ({kind}) and must not leave; take it out, or "
             "have the gateway's [egress] table redact it",

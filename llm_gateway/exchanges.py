@@ -107,7 +107,7 @@ class Exchanges:
         finally:
             # Reached without an outcome where it was cancelled while the provider worked.
             spend = observed.estimate() if outcome is None else outcome.spend
-            self._leave(exchange, outcome, began, now())
+            self._leave(exchange, outcome, observed, now() - began)
             reservation.settle(spend)  # before the record, so that they share a transaction
             try:
                 await _record(exchange, spend, outcome)
@@ -115,27 +115,34 @@ class Exchanges:
                 exchange.claim.leave()
                 self._telemetry.record_spend(exchange.call.prompt.tier, upstream.deployment, spend)
 
-    def _leave(self, exchange: Exchange, outcome: Outcome | None, began: float, now: float) -> None:
+    def _leave(
+        self, exchange: Exchange, outcome: Outcome | None, observed: _Observed, elapsed_s: float
+    ) -> None:
         """Give back the slot, and let the upstream learn how it went."""
-        upstream = exchange.upstream
-        if outcome is None:
-            upstream.leave()
-            return
-        taken = outcome.spend.tokens.total
-        upstream.pace.correct(taken - exchange.call.prompt.input_tokens_estimate, now)
-        is_timed = exchange.outlet is None
-        if upstream.leave_after(outcome.result, now - began, now=now, is_timed=is_timed):
-            is_open = upstream.breaker.is_open
-            self._telemetry.breaker_changed(upstream.deployment, is_open=is_open)
-            message = "a deployment is left alone" if is_open else "a deployment is asked again"
-            _log.warning(
-                message,
-                extra={
-                    "provider": upstream.deployment.provider.name,
-                    "model": upstream.deployment.name,
-                    "for_s": round(upstream.breaker.wait_s(now), 3),
-                },
-            )
+        upstream, now = exchange.upstream, asyncio.get_running_loop().time()
+        if outcome is not None:
+            taken = outcome.spend.tokens.total
+            upstream.pace.correct(taken - exchange.call.prompt.input_tokens_estimate, now)
+            is_timed = exchange.outlet is None
+            if upstream.leave_after(outcome.result, elapsed_s, now=now, is_timed=is_timed):
+                self._tell_of_breaker(upstream, now)
+        elif exchange.call.is_late(now) and not observed.has_begun:
+            if upstream.leave_unanswered(elapsed_s, now=now):
+                self._tell_of_breaker(upstream, now)
+        else:
+            upstream.leave()  # a caller who has lost interest says nothing of the provider
+
+    def _tell_of_breaker(self, upstream: Upstream, now: float) -> None:
+        is_open = upstream.breaker.is_open
+        self._telemetry.breaker_changed(upstream.deployment, is_open=is_open)
+        _log.warning(
+            "a deployment is left alone" if is_open else "a deployment is asked again",
+            extra={
+                "provider": upstream.deployment.provider.name,
+                "model": upstream.deployment.name,
+                "for_s": round(upstream.breaker.wait_s(now), 3),
+            },
+        )
 
 
 async def _record(exchange: Exchange, spend: Spend, outcome: Outcome | None) -> None:
@@ -151,6 +158,11 @@ class _Observed:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._bytes = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """A piece has come."""
+        return self._bytes > 0
 
     async def take(self, delta: Delta) -> None:
         """Count a piece and pass it on."""

@@ -149,7 +149,7 @@ def _number(text: str | None, scale: float) -> float | None:
 def _until(text: str | None, now: float) -> float | None:
     try:
         return email.utils.parsedate_to_datetime(text or "").timestamp() - now
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for an offset of astronomical size
         return None
 
 

@@ -1,13 +1,14 @@
 """The path of a call: permission, ledger, route, reservation, exchange, answer.
 
-Each stage is one line of `_answer` or `_attempt`, in the order in which it may refuse. The ledger
-or a cache answers before the route is opened; a tenant's quota is held where the run's
-reservation is.
+Each stage is one line of `_answer` or `_attempt`, in the order in which it may refuse. A cache
+answers before the route is opened, and the ledger before anything is sent or refused; a tenant's
+quota is held where the run's reservation is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from common.errors import ServiceError
@@ -19,7 +20,6 @@ from llm_gateway.cache.rules import CacheRules
 from llm_gateway.call_telemetry import CallTelemetry
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Catalog, Deployment
-from llm_gateway.demands import Demand
 from llm_gateway.errors import ProviderBrokenReplyError
 from llm_gateway.exchanges import Exchange, Exchanges, Outcome
 from llm_gateway.failures import ProviderError
@@ -27,17 +27,14 @@ from llm_gateway.hedging import Hedging, Tried
 from llm_gateway.ledger.claim import Claim, ClaimLostError
 from llm_gateway.ledger.entries import RecordedAnswer
 from llm_gateway.ledger.ledger import Ledger
-from llm_gateway.meter import Meter, Reservation
+from llm_gateway.meter import Meter
 from llm_gateway.offering import Offering, Way
 from llm_gateway.outlets import Outlet, Started
 from llm_gateway.permissions import is_model_permitted
-from llm_gateway.prompts import Prompt
 from llm_gateway.routes import RetryPolicy, Route, timeout_error
-from llm_gateway.tokens import TokenCount, count_tokens, input_tokens_at_most
+from llm_gateway.starts import Starter
+from llm_gateway.tokens import TokenCount, count_tokens
 from llm_gateway.upstreams import Upstream
-
-_OUTPUT_TOKENS_MIN = 256
-"""An answer shorter than this is no use to a caller who did not ask for one."""
 
 
 class Gateway:
@@ -53,6 +50,7 @@ class Gateway:
         output_tokens_default: int,
         abandoned_drain_s: float,
         cache: AnswerCache | None = None,
+        newer_metric_names: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`sleep` is how the gateway waits for a retry."""
@@ -60,10 +58,10 @@ class Gateway:
         self._meter = meter
         self._ledger = ledger
         self._policy = policy
-        self._output_tokens_default = output_tokens_default
+        self._starter = Starter(meter, output_tokens_default=output_tokens_default)
         self._cache = cache or AnswerCache(CacheRules(is_on=False))
         self._sleep = sleep
-        self._telemetry = CallTelemetry()
+        self._telemetry = CallTelemetry(newer_names=newer_metric_names)
         self._hedging = Hedging()
         self._exchanges = Exchanges(self._telemetry, abandoned_drain_s=abandoned_drain_s)
 
@@ -96,9 +94,12 @@ class Gateway:
         return sorted(permitted, key=lambda deployment: deployment.name)
 
     async def count_tokens(self, call: Call) -> TokenCount:
-        """Count what a call would send to the deployment that its tier names first; raises
-        ModelNotOfferedError and PermissionDeniedError."""
-        return await count_tokens(call.prompt, self._offering.way(call).equals[0])
+        """Count what a call would send to the deployment that its tier names first; raises what
+        the call would raise before it asks."""
+        offered = self._offering
+        first = offered.way(call).equals[0]
+        asked = await offered.guard.inspect(call)
+        return await count_tokens(asked.prompt, first)
 
     async def generate(self, call: Call) -> Answer:
         """Return the whole answer; raises a ServiceError for everything that can be foreseen."""
@@ -130,6 +131,7 @@ class Gateway:
         captures = offered.guard.policy_of(call).captures_content
         with self._telemetry.call(call, way.first.deployment, captures_content=captures) as seen:
             asked = await offered.guard.inspect(call)
+            seen.asked(asked)
             place = self._cache.place_of(asked, way.equals)
             answer = await self._once(offered, asked, way, outlet, place)
             if outlet is not None and outlet.started_at is not None:
@@ -152,19 +154,47 @@ class Gateway:
         outlet: Outlet | None,
         place: CachePlace | None,
     ) -> Answer:
-        """Return the recorded answer of a repeat, or a cached one, else ask."""
+        """Return the recorded answer of a repeat, or a cached one, else ask.
+
+        A call is taken for one that nobody has made before, which most are: the ledger tells
+        where it is not, in the transaction that every call needs.
+        """
+        entered: Claim | RecordedAnswer | None = self._ledger.enter_new(call)
         while True:
-            entered = await self._enter(call, way.first)
+            if entered is None:
+                entered = await self._enter(call, way.first)
             if isinstance(entered, RecordedAnswer):
-                return _recorded(entered, call)
+                booked = await self._ledger.booked(call)
+                return dataclasses.replace(_recorded(entered, call), booked=booked)
             try:
-                if place is None:
-                    return await self._ask(call, entered, way, outlet)
-                return await self._cached(offered, call, entered, way, outlet, place)
+                answer = await self._make(offered, call, entered, way, outlet, place)
+                if not entered.has_past:
+                    return answer
+                return dataclasses.replace(answer, booked=await self._ledger.booked(call))
             except ClaimLostError:
-                continue  # another process was faster: its answer is to be waited for
+                pass  # there is an answer, or another process is about to have one
             finally:
                 entered.leave()
+            entered = None
+
+    async def _make(
+        self,
+        offered: Offering,
+        call: Call,
+        claim: Claim,
+        way: Way,
+        outlet: Outlet | None,
+        place: CachePlace | None,
+    ) -> Answer:
+        try:
+            if place is None:
+                return await self._ask(call, claim, way, outlet)
+            return await self._cached(offered, call, claim, way, outlet, place)
+        except ServiceError as error:
+            await claim.check()
+            if claim.has_past:  # told whole: its caller may not have heard of what was before
+                error.metadata |= (await self._ledger.booked(call)).spend.as_metadata()
+            raise
 
     async def _enter(self, call: Call, first: Upstream) -> Claim | RecordedAnswer:
         try:
@@ -214,6 +244,7 @@ class Gateway:
             while True:
                 step = route.next_step()
                 if step.wait_s:
+                    await claim.check()
                     await self._sleep(step.wait_s)
                 tried = await self._try(call, claim, way, route, step.upstream, outlet)
                 spend += tried.spend
@@ -265,53 +296,23 @@ class Gateway:
         attempt: int,
         has_asked: asyncio.Event,
     ) -> Outcome:
-        demand = self._demand(call.prompt, upstream.deployment)
         try:
             async with asyncio.timeout_at(call.deadline):
-                reservation = await self._meter.reserve(call.token, demand)
-                exchange_id = await _hold(claim, upstream, reservation, call.token.tenant)
+                start = await self._starter.start(call, claim, upstream)
                 has_asked.set()
                 return await self._exchanges.run(
                     Exchange(
                         call=call,
                         upstream=upstream,
-                        reservation=reservation,
+                        reservation=start.reservation,
                         claim=claim,
-                        exchange_id=exchange_id,
+                        exchange_id=start.exchange_id,
                         outlet=outlet,
                         attempt=attempt,
                     )
                 )
         except TimeoutError:
             raise timeout_error(upstream) from None
-
-    def _demand(self, prompt: Prompt, deployment: Deployment) -> Demand:
-        usual = deployment.output_tokens_default or self._output_tokens_default
-        wanted = prompt.output_tokens_max or usual
-        wanted = min(wanted, deployment.output_tokens_max or wanted)
-        will_do = wanted if prompt.output_tokens_max else min(wanted, _OUTPUT_TOKENS_MIN)
-        return Demand(
-            input_tokens_max=prompt.input_tokens_bound,
-            output_tokens_max=wanted,
-            output_tokens_min=will_do,
-            price=deployment.price,
-            tier=prompt.tier,
-            count=lambda: input_tokens_at_most(prompt, deployment),
-        )
-
-
-async def _hold(claim: Claim, upstream: Upstream, reservation: Reservation, tenant: str) -> str:
-    """Wait for a slot and write the hold down; gives back what it has taken where that fails."""
-    try:
-        await upstream.enter(tenant)
-        try:
-            return await claim.hold(reservation, upstream.deployment.name)
-        except BaseException:
-            upstream.leave()
-            raise
-    except BaseException:
-        reservation.release()
-        raise
 
 
 def _recorded(recorded: RecordedAnswer, call: Call) -> Answer:

@@ -23,6 +23,7 @@ from llm_gateway.accounts.memory_store import MemoryAccountStore
 from llm_gateway.accounts.run_caps import RunBooks, RunCaps
 from llm_gateway.accounts.store import AccountStore
 from llm_gateway.answers import Spend
+from llm_gateway.bells import Bells, Key
 from llm_gateway.demands import Demand, Refused, room_for
 from llm_gateway.errors import LedgerUnavailableError, QuotaExceededError, RunLimitExceededError
 
@@ -84,19 +85,23 @@ class Meter:
         store: AccountStore | None = None,
         books: RunBooks | None = None,
         quotas: QuotaSource | None = None,
+        is_in_ledger: bool = False,
     ) -> None:
         """Without a `store` accounts are in memory; without `books` a run begins with what its
-        token says; `now` is Unix time."""
+        token says; `now` is Unix time. `is_in_ledger` tells that the store writes in the ledger's
+        own transactions."""
+        self.is_in_ledger = is_in_ledger
+        """As given."""
         self._store = store or MemoryAccountStore()
         self._quotas = quotas
         self._now = now
         self._run_caps = RunCaps(books, now)
         self._owner = secrets.token_hex(8)
         self._holds = 0
-        self._lines: dict[tuple[str, str], _Line] = {}
-        self._bell = _Bell()
+        self._lines: dict[Key, _Line] = {}
+        self._bells = Bells()
         self._settling: set[asyncio.Future[None]] = set()
-        self._unsettled: dict[str, Amounts] = {}
+        self._unsettled: dict[str, tuple[Key, Amounts]] = {}
 
     async def reserve(self, token: RunToken, demand: Demand) -> Reservation:
         """Hold the worst case of an exchange; waits while what others hold is in the way, behind
@@ -105,17 +110,34 @@ class Meter:
         Raises RunLimitExceededError or QuotaExceededError where it would not fit with nothing else
         under way, and LedgerUnavailableError where the store or the books cannot be read.
         """
-        caps = [*await self._run_caps.of(token)]
-        if self._quotas is not None:
-            caps += await self._quotas.caps(token, demand.tier)
-        asking = _Asking(token.tenant, tuple(caps), demand)
-        key = token.tenant, token.run
+        asking = await self.asking(token, demand)
+        key = asking.key
         if key not in self._lines:
-            held = await self._try(asking, demand.output_tokens_max)
-            if isinstance(held, Reservation):
+            held = await self.reserve_at_once(asking)
+            if held is not None:
                 return held
         async with self._in_line(key):
             return await self._wait(asking)
+
+    def has_line(self, token: RunToken) -> bool:
+        """Whether calls of a run wait."""
+        return (token.tenant, token.run) in self._lines
+
+    async def asking(self, token: RunToken, demand: Demand) -> Asking:
+        """Return what limits a demand; raises what `reserve` raises where nothing can be read."""
+        caps = await self._run_caps.of(token)
+        if self._quotas is not None:
+            caps = (*caps, *await self._quotas.caps(token, demand.tier))
+        return Asking((token.tenant, token.run), caps, demand)
+
+    async def reserve_at_once(self, asking: Asking) -> Reservation | None:
+        """Hold like `reserve`; None where that cannot be without waiting, or not at all.
+
+        Where accounts are in the ledger's database it is posted to the ledger's next transaction
+        before it is waited for.
+        """
+        held = await self._try(asking, asking.demand.output_tokens_max)
+        return held if isinstance(held, Reservation) else None
 
     async def state(self, cap: Cap) -> State:
         """Return how a cap's account stands."""
@@ -156,14 +178,14 @@ class Meter:
                     await self._store.keep_lease(self._owner, 0)
             await self._store.close()
 
-    async def _try(self, asking: _Asking, output_tokens: int) -> Reservation | Shortage:
+    async def _try(self, asking: Asking, output_tokens: int) -> Reservation | Shortage:
         self._holds += 1
         hold_id = f"{self._owner}-{self._holds:012d}"
         amounts = asking.demand.amounts(output_tokens)
         holding = Holding(
             hold_id=hold_id,
             owner=self._owner,
-            tenant=asking.tenant,
+            tenant=asking.key[0],
             amounts=amounts,
             caps=asking.caps,
             now_us=self._now_us(),
@@ -171,17 +193,19 @@ class Meter:
         try:
             shortage = await self._store.reserve(holding)
         except BaseException:
-            self._settle(hold_id, NOTHING)  # nobody knows whether it holds
+            self._settle(asking.key, hold_id, NOTHING)  # nobody knows whether it holds
             raise
         if shortage is not None:
             return shortage
-        return Reservation(output_tokens, amounts, lambda taken: self._settle(hold_id, taken))
+        return Reservation(
+            output_tokens, amounts, lambda taken: self._settle(asking.key, hold_id, taken)
+        )
 
-    async def _wait(self, asking: _Asking) -> Reservation:
+    async def _wait(self, asking: Asking) -> Reservation:
         """Serve the call at the head of its run's line."""
         pause_s = _POLL_S
         while True:
-            change = self._bell.next()
+            change = self._bells.next(asking.key)
             held = await self._try(asking, asking.demand.output_tokens_max)
             if isinstance(held, Reservation):
                 return held
@@ -201,7 +225,7 @@ class Meter:
             pause_s = min(pause_s * 1.5, _POLL_S_MAX)
 
     @contextlib.asynccontextmanager
-    async def _in_line(self, key: tuple[str, str]) -> AsyncIterator[None]:
+    async def _in_line(self, key: Key) -> AsyncIterator[None]:
         """Wait behind the calls of the same run that wait; whoever came first is first."""
         line = self._lines.setdefault(key, _Line())
         line.length += 1
@@ -213,20 +237,21 @@ class Meter:
             if not line.length:
                 del self._lines[key]
 
-    def _settle(self, hold_id: str, taken: Amounts) -> None:
+    def _settle(self, key: Key, hold_id: str, taken: Amounts) -> None:
         settled = self._store.settle(hold_id, taken, self._now_us())
+
+        def note(done: asyncio.Future[None]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                self._unsettled[hold_id] = key, taken
+            else:
+                self._bells.ring(key)
+
         if settled.done():
-            self._note_settled(settled, hold_id, taken)
+            note(settled)
             return
         self._settling.add(settled)
         settled.add_done_callback(self._settling.discard)
-        settled.add_done_callback(lambda done: self._note_settled(done, hold_id, taken))
-
-    def _note_settled(self, done: asyncio.Future[None], hold_id: str, taken: Amounts) -> None:
-        if done.cancelled() or done.exception() is not None:
-            self._unsettled[hold_id] = taken
-        else:
-            self._bell.ring()
+        settled.add_done_callback(note)
 
     async def _tend(self, lease_s: float) -> None:
         while True:
@@ -234,11 +259,11 @@ class Meter:
             try:
                 await self._keep_lease(lease_s)
                 again, self._unsettled = self._unsettled, {}
-                for hold_id, taken in again.items():
-                    self._settle(hold_id, taken)
+                for hold_id, (key, taken) in again.items():
+                    self._settle(key, hold_id, taken)
                 if await self._store.expire(self._now_us()):
+                    # Who waits for what they held looks by itself before long.
                     _log.warning("holds of a dead gateway are counted as taken")
-                    self._bell.ring()
             except ServiceError as error:
                 _log.warning("accounts were not tended", extra={"kind": error.reason_name})
             self._run_caps.forget_old()
@@ -251,10 +276,10 @@ class Meter:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asking:
-    """One call of reserve."""
+class Asking:
+    """What a call wants, and what limits it."""
 
-    tenant: str
+    key: Key
     """Whose it is."""
     caps: tuple[Cap, ...]
     """What limits it."""
@@ -272,26 +297,7 @@ class _Line:
         """Calls that wait or are served."""
 
 
-class _Bell:
-    """Tells all who wait that something was settled."""
-
-    def __init__(self) -> None:
-        self._next: asyncio.Future[None] | None = None
-
-    def next(self) -> asyncio.Future[None]:
-        """Return what is done at the next ring."""
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-        return self._next
-
-    def ring(self) -> None:
-        """Wake them."""
-        rung, self._next = self._next, None
-        if rung is not None:
-            rung.set_result(None)
-
-
-async def _counted(asking: _Asking) -> _Asking:
+async def _counted(asking: Asking) -> Asking:
     """Return it with the prompt's tokens counted, as far as that is known."""
     assert asking.demand.count is not None
     count = await asking.demand.count()

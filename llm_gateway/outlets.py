@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 
-from llm_gateway.answers import Delta
+from llm_gateway.answers import Delta, merged
 
 _PIECES_MAX = 64
 
@@ -73,12 +72,5 @@ class Outlet:
             deltas = [piece for piece in pieces if isinstance(piece, Delta)]
             for _ in deltas:
                 self._room.release()
-            for merged in _merged(deltas):
-                yield merged
-
-
-def _merged(deltas: Iterable[Delta]) -> Iterator[Delta]:
-    """Give texts and reasonings as they follow each other, neighbours of a kind together."""
-    for _, same in itertools.groupby(deltas, key=lambda delta: bool(delta.text)):
-        texts, reasonings = zip(*((delta.text, delta.reasoning) for delta in same), strict=True)
-        yield Delta(text="".join(texts), reasoning="".join(reasonings))
+            for delta in merged(deltas):
+                yield delta

@@ -1,10 +1,13 @@
 """Requests and tokens a minute that a deployment is given at most, spread over the minute: the
 generic cell rate algorithm, which keeps one time for each limit.
 
-What is known of a request when it begins is counted then, the rest when it has ended.
+What is known of a request when it begins is counted then, the rest when it has ended: only its
+answer can go over the limit, and those who come later wait that off.
 """
 
 from __future__ import annotations
+
+import math
 
 _MINUTE_S = 60.0
 _BURST_S = 6.0
@@ -17,13 +20,19 @@ class _Rate:
     def __init__(self, per_minute: int) -> None:
         # Slower by the burst, so that no minute has more than it may.
         self._interval_s = (_MINUTE_S + _BURST_S) / per_minute
-        self._due = 0.0
+        self._due = -math.inf
 
-    def wait_s(self, now: float) -> float:
-        return max(self._due - _BURST_S - now, 0.0)
+    def wait_s(self, amount: int, now: float) -> float:
+        """Return how long `amount` beyond the one that is always let through at its turn waits."""
+        # What is larger than a burst waits for as much silence before it. What is larger than a
+        # minute's worth, which never fits, waits for a whole silent minute.
+        worth_s = min(amount * self._interval_s, _MINUTE_S + _BURST_S)
+        return max(self._due + worth_s - _BURST_S - now, 0.0)
 
     def count(self, amount: int, now: float) -> None:
-        self._due = max(self._due, now) + amount * self._interval_s
+        due = max(self._due, now) + amount * self._interval_s
+        # What comes back shortens waits; it is no silence that a large one may take for its own.
+        self._due = max(due, min(self._due, now))
 
 
 class Pace:
@@ -36,13 +45,16 @@ class Pace:
         self._requests = _Rate(requests_per_minute) if requests_per_minute else None
         self._tokens = _Rate(tokens_per_minute) if tokens_per_minute else None
 
-    def wait_s(self, now: float) -> float:
-        """Return the seconds until one more request may begin, 0 where it may now."""
-        rates = (self._requests, self._tokens)
-        return max((rate.wait_s(now) for rate in rates if rate is not None), default=0.0)
+    def wait_s(self, tokens: int, now: float) -> float:
+        """Return the seconds until one more request, of probably so many tokens, may begin; 0
+        where it may now."""
+        requests_s = 0.0 if self._requests is None else self._requests.wait_s(0, now)
+        tokens_s = 0.0 if self._tokens is None else self._tokens.wait_s(tokens, now)
+        return max(requests_s, tokens_s)
 
     def begin(self, tokens: int, now: float) -> None:
-        """Count a request of probably so many tokens; those who come later wait for it."""
+        """Count a request of probably so many tokens, which begins at `now` or is to begin then;
+        those who come later wait for it."""
         if self._requests is not None:
             self._requests.count(1, now)
         self.correct(tokens, now)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from common.config import Secret
 from common.errors import PermissionDeniedError, UnauthenticatedError
-from common.run_token import AUDIENCE_DEFAULT, RunToken, RunTokenSigner
+from common.run_token import AUDIENCE_DEFAULT, RunToken, RunTokenVerifier
 from llm_gateway.catalog import MODEL_PREFIX, Catalog
 
 _NO_KEY = Secret("")
@@ -26,15 +26,18 @@ class Gate:
         token_required: bool = True,
         previous_key: Secret = _NO_KEY,
         audience: str = AUDIENCE_DEFAULT,
+        lifetime_s_max: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Without `token_required` a call that brings no token may do everything; for the other
-        parameters see RunTokenSigner.
+        parameters see RunTokenVerifier.
 
         Raises ConfigError for a key that is too short, or missing where tokens are required.
         """
-        self._signer = (
-            RunTokenSigner(key, audience=audience, previous_key=previous_key)
+        self._tokens = (
+            RunTokenVerifier(
+                key, audience=audience, previous_key=previous_key, lifetime_s_max=lifetime_s_max
+            )
             if key or token_required
             else None
         )
@@ -46,17 +49,23 @@ class Gate:
         """Take over what is offered from now on."""
         self._catalog = catalog
 
-    def admit(self, text: str, peer: str = "") -> RunToken:
+    def admit(
+        self, text: str, peer: str = "", presenter: Collection[str] | None = None
+    ) -> RunToken:
         """Return what the token says; raises UnauthenticatedError, and writes that down with the
-        address of the peer."""
-        if self._signer is None or (not text and not self._token_required):
+        address of the peer, and with its names where they are known."""
+        if self._tokens is None or (not text and not self._token_required):
             return self._anyone()
         try:
-            return self._signer.verify(text, now=self._now())
+            return self._tokens.verify(text, now=self._now(), presenter=presenter)
         except UnauthenticatedError as error:
             _audit.warning(
                 "a run token was refused",
-                extra={"problem": error.metadata["problem"], "peer": peer},
+                extra={
+                    "problem": error.metadata["problem"],
+                    "peer": peer,
+                    "presenter": ", ".join(sorted(presenter or ())),
+                },
             )
             raise
 

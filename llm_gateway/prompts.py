@@ -9,6 +9,9 @@ import dataclasses
 import enum
 from functools import cached_property
 
+MESSAGES_MAX = 10_000
+"""Of one prompt. Each is looked at on its way, which takes microseconds: millions of empty ones
+would keep everybody else waiting."""
 _TOKENS_A_MESSAGE_MAX = 16
 """What chat templates put around one message: role, separators, the reply's opening."""
 _BYTES_A_TOKEN_USUAL = 4
@@ -62,6 +65,8 @@ class Prompt:
     """Repeatable sampling where the provider has it."""
     cache_use: CacheUse = CacheUse.USUAL
     """Whether an earlier answer will do."""
+    response_schema: str = ""
+    """JSON Schema that the answer is to satisfy, as compact JSON; empty for none."""
 
     @cached_property
     def text_bytes(self) -> int:
@@ -71,12 +76,13 @@ class Prompt:
     @property
     def input_tokens_bound(self) -> int:
         """Tokens that it has at most: no vocabulary has a token of less than one byte."""
-        return self.text_bytes + _TOKENS_A_MESSAGE_MAX * len(self.messages)
+        schema_bytes = len(self.response_schema.encode())
+        return self.text_bytes + schema_bytes + _TOKENS_A_MESSAGE_MAX * len(self.messages)
 
     @property
     def input_tokens_estimate(self) -> int:
         """Tokens that it probably has, for when a provider does not say."""
-        return estimate_tokens(self.text_bytes) + len(self.messages)
+        return estimate_tokens(self.text_bytes + len(self.response_schema)) + len(self.messages)
 
 
 def estimate_tokens(text_bytes: int) -> int:

@@ -5,19 +5,21 @@ reached, and where its credential is to be found.
 from __future__ import annotations
 
 import logging
+import re
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 
 from common.config import ConfigError, Secret
-from llm_gateway.catalog import Provider
-from llm_gateway.credentials import read_key
-from llm_gateway.tls import Tls
 from common.toml_table import Table
+from llm_gateway.catalog import Provider
+from llm_gateway.credentials import is_header_value, read_key
+from llm_gateway.tls import Tls
 
 _log = logging.getLogger(__name__)
 _OUTPUT_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 _SECRET_HEADERS = {"authorization", "api-key", "x-api-key", "x-goog-api-key"}
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TIMEOUT_S = 120.0
 
 
@@ -32,15 +34,17 @@ class ProviderTables:
     def read(self, name: str, table: Table) -> Provider:
         """Return what a table says; raises ConfigError."""
         base_url = table.text("base_url")
-        url = urllib.parse.urlsplit(base_url)
-        if url.scheme not in {"http", "https"} or not url.hostname:
+        url = _url(base_url)
+        if url is None or url.scheme not in {"http", "https"}:
             table.fail("base_url", "must be an http or https URL such as https://host/v1")
-        if url.username or url.password or url.query:
-            table.fail("base_url", "must hold no credential or query; use api_key_env")
+        if url.username or url.password or url.query or url.fragment:
+            table.fail("base_url", "must hold no credential, query or fragment; use api_key_env")
         headers = table.texts_by_name("headers")
-        for header in headers:
+        for header, value in headers.items():
             if header.lower() in _SECRET_HEADERS:
                 table.fail("headers", f"{header} would put a key in this file; use api_key_env")
+            if not _HEADER.fullmatch(header) or not is_header_value(value):
+                table.fail("headers", f"{header!r} or its value cannot stand in a header")
         hosted_by_openai = (url.hostname or "").endswith((".openai.com", ".openai.azure.com"))
         api_key, api_key_file = self._api_key(table)
         provider = Provider(
@@ -78,14 +82,14 @@ class ProviderTables:
             table.fail("proxy_env", "cannot stand beside proxy; keep one of them")
         if variable:
             secret = self._from_environment(table, "proxy_env", variable)
-            key, url = "proxy_env", urllib.parse.urlsplit(secret.reveal())
+            key, url = "proxy_env", _url(secret.reveal())
         elif proxy:
-            key, secret, url = "proxy", Secret(proxy), urllib.parse.urlsplit(proxy)
-            if url.username or url.password:
+            key, secret, url = "proxy", Secret(proxy), _url(proxy)
+            if url is not None and (url.username or url.password):
                 table.fail("proxy", "must hold no credential; use proxy_env")
         else:
             return None
-        if url.scheme != "http" or not url.hostname:
+        if url is None or url.scheme != "http":
             table.fail(key, "must be an http URL such as http://proxy:3128")
         return secret
 
@@ -114,6 +118,20 @@ class ProviderTables:
         return self._secrets_dir / name if name else None
 
     def _from_environment(self, table: Table, key: str, variable: str) -> Secret:
-        if not self._environ.get(variable):
+        value = self._environ.get(variable)
+        if not value:
             table.fail(key, f"the environment variable {variable} is not set")
-        return Secret(self._environ[variable])
+        if not is_header_value(value):
+            table.fail(key, f"the environment variable {variable} cannot stand in a header")
+        return Secret(value)
+
+
+def _url(text: str) -> urllib.parse.SplitResult | None:
+    """Return the parts of a URL with a host; None for what nothing can be connected to."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        (url.hostname or "").encode("idna")  # as it is when it is looked up
+        is_whole = bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        return None
+    return url if is_whole and text.isprintable() and " " not in text else None

@@ -112,4 +112,5 @@ class QuotaServicer(QuotaServiceServicer):
 
     def _admit(self, context: Context) -> None:
         brought = dict(context.invocation_metadata() or ()).get(OPERATOR_KEY_METADATA, "")
-        self._gate.admit(brought if isinstance(brought, str) else brought.decode())
+        brought = brought if isinstance(brought, str) else brought.decode()
+        self._gate.admit(brought, context.peer())

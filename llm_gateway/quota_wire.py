@@ -11,8 +11,10 @@ from common.errors import InvalidFieldError, LimitAboveCeilingError
 from llm_gateway.accounts.caps import Amounts
 from llm_gateway.accounts.quotas import Quota, Scope
 
-_PARENT = re.compile(r"tenants/([^/]{1,128})")
-_NAME = re.compile(r"tenants/([^/]{1,128})/quotas/([A-Za-z0-9._-]{1,128})")
+TENANT = r"[^/\x00-\x1f\x7f]{1,128}"
+"""Names of tenants; no database takes all control characters."""
+_PARENT = re.compile(rf"tenants/({TENANT})")
+_NAME = re.compile(rf"tenants/({TENANT})/quotas/([A-Za-z0-9._-]{{1,128}})")
 _TIER_CHARACTERS_MAX = 256
 _WINDOW_S_MIN = 1
 _WINDOW_S_MAX = 31 * 86_400
@@ -52,8 +54,8 @@ def quota_from(wire: pb2.Quota) -> Quota:
     }
     if not limits:
         violations["quota"] = f"at least one of {', '.join(_LIMITS)} is needed"
-    if len(wire.tier) > _TIER_CHARACTERS_MAX:
-        violations["quota.tier"] = f"may have at most {_TIER_CHARACTERS_MAX} characters"
+    if len(wire.tier) > _TIER_CHARACTERS_MAX or not wire.tier.isprintable():
+        violations["quota.tier"] = f"may have at most {_TIER_CHARACTERS_MAX} printable characters"
     if wire.scope and wire.scope not in _SCOPES.values():
         violations["quota.scope"] = "must be TENANT, KEY or RUN"
     window_us = wire.window.ToMicroseconds() if wire.HasField("window") else 0

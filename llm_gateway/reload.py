@@ -116,16 +116,21 @@ class Reloads:
             try:
                 # In a thread: files may be slow, and prices of a whole table take a while.
                 catalog = await asyncio.to_thread(make, present)
+                if catalog is not present:
+                    self._swap(catalog)
             except ConfigError as error:
-                self._count.add(1, {names.STATUS: "refused"})
-                _log.error(
-                    "the configuration is refused, the one before holds",
-                    extra={"problem": str(error)},
-                )
+                self._refuse(str(error))
                 return False
-            if catalog is not present:
-                self._swap(catalog)
+            except Exception as error:  # a defect in here must not end the watching of files
+                _log.exception("a configuration could not be taken over")
+                self._refuse(type(error).__name__)
+                return False
             return True
+
+    def _refuse(self, problem: str) -> None:
+        self._count.add(1, {names.STATUS: "refused"})
+        facts = {"problem": problem}
+        _log.error("the configuration is refused, the one before holds", extra=facts)
 
     def _swap(self, catalog: Catalog) -> None:
         before = self._gateway.offering

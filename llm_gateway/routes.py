@@ -60,10 +60,11 @@ class RetryPolicy:
     one left."""
     backoff_s: float = 0.5
     """Longest wait before the first retry; it doubles with each."""
-    backoff_s_max: float = 2.0
+    backoff_s_max: float = 8.0
     """Where the doubling ends."""
     wait_s_max: float = 2.0
-    """When a provider asks for a longer wait, the next deployment is asked instead."""
+    """Where a wait would be longer, a provider's or one's own, the next deployment is asked
+    instead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Route:
         if self.attempts >= self._policy.attempts_max:
             return None
         for other in self._pool:
-            is_free = not other.floor.wait_s(now) and not other.pace.wait_s(now)
+            is_free = not other.floor.wait_s(now) and not other.pace.wait_s(self._input_tokens, now)
             if other is not beside and is_free and other.breaker.admits(now):
                 other.retries.note_first_attempt()
                 other.pace.begin(self._input_tokens, now)
@@ -181,7 +182,7 @@ class Route:
         now = self._now()
         left_s = _PACE_WAIT_S_MAX if self._deadline is None else self._deadline - now
         patience_s = min(self._policy.wait_s_max, left_s)
-        pace_s = upstream.pace.wait_s(now)
+        pace_s = upstream.pace.wait_s(self._input_tokens, now)
         # A pace is our own queue, as slots are: where nobody else is left it is worth its time.
         if pace_s > (min(left_s, _PACE_WAIT_S_MAX) if len(self._pool) == 1 else patience_s):
             self._note_rate_limit(upstream, pace_s)
@@ -200,7 +201,11 @@ class Route:
         if asked_s:
             # Everybody was asked to wait for the same moment: do not all come back in it.
             return min(patience_s, asked_s + (self._backoff_s or self._jittered_s(0)))
-        return self._backoff_s if self._backoff_s <= patience_s else None
+        if self._backoff_s <= patience_s:
+            return self._backoff_s
+        # Longer is for asking elsewhere meanwhile; with nobody else left, patience is what remains.
+        has_time = patience_s == self._policy.wait_s_max
+        return patience_s if len(self._pool) == 1 and has_time else None
 
     def _jittered_s(self, doublings: int) -> float:
         longest_s = min(self._policy.backoff_s_max, self._policy.backoff_s * 2.0**doublings)
@@ -226,7 +231,7 @@ class Route:
     def _begin(self, upstream: Upstream, wait_s: float) -> Step:
         if not self._tried_here:
             upstream.retries.note_first_attempt()
-        upstream.pace.begin(self._input_tokens, self._now())
+        upstream.pace.begin(self._input_tokens, self._now() + wait_s)
         self._tried_here += 1
         self.attempts += 1
         return Step(upstream, wait_s)

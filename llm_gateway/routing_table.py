@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llm_gateway.catalog import Routing
 from common.toml_table import Table
+from llm_gateway.catalog import Routing
 
 
 def routing_from(table: Table, tiers: Sequence[str]) -> Routing:

@@ -21,6 +21,7 @@ from common.errors import (
     LimitAboveCeilingError,
     ServiceError,
 )
+from common.peers import peer_names
 from common.run_token import RUN_TOKEN_METADATA, RunToken
 from common.server import Server
 from llm_gateway.answers import Answer
@@ -41,9 +42,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class GatewayServicer(GatewayServiceServicer):
     """Serves one gateway."""
 
-    def __init__(self, gateway: Gateway, gate: Gate) -> None:
+    def __init__(self, gateway: Gateway, gate: Gate, *, knows_callers: bool = True) -> None:
+        """Not `knows_callers` is a server whose callers show no certificates: to ask each for its
+        names takes a while."""
         self._gateway = gateway
         self._gate = gate
+        self._knows_callers = knows_callers
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -80,11 +84,11 @@ class GatewayServicer(GatewayServiceServicer):
         self, request_iterator: AsyncIterator[pb2.BatchGenerateRequest], context: Context
     ) -> AsyncIterator[pb2.BatchGenerateResponse]:
         """Answer many, each as soon as it is ready."""
-        token = self._admit(context)
+        self._admit(context)
         concurrency_max = await _read_start(request_iterator)
 
         async def answer(item: pb2.BatchItem) -> pb2.BatchGenerateResponse:
-            return await self._answer_item(item, token)
+            return await self._answer_item(item, context)
 
         async for response in work_concurrently(_items(request_iterator), answer, concurrency_max):
             yield response
@@ -113,11 +117,16 @@ class GatewayServicer(GatewayServiceServicer):
         metadata = dict(context.invocation_metadata() or ())
         text = metadata.get(RUN_TOKEN_METADATA, "")
         text = text if isinstance(text, str) else text.decode()
-        return self._gate.admit(text, context.peer())
+        presenter = peer_names(context) if self._knows_callers else None
+        return self._gate.admit(text, context.peer(), presenter)
 
-    async def _answer_item(self, item: pb2.BatchItem, token: RunToken) -> pb2.BatchGenerateResponse:
+    async def _answer_item(
+        self, item: pb2.BatchItem, context: Context
+    ) -> pb2.BatchGenerateResponse:
         response = pb2.BatchGenerateResponse(index=item.index)
         try:
+            # With each item: a token must not be good for as long as somebody keeps a stream open.
+            token = self._admit(context)
             call = _call(item, token, self._gateway.catalog.routing, index=item.index)
             answer = await self._gateway.generate(call)
             response.generation.CopyFrom(generation_to(answer, call.prompt.tier))

@@ -30,8 +30,7 @@ class Slots:
 
     async def acquire(self, tenant: str = "") -> None:
         """Take a slot for a tenant; waits for one."""
-        if self._taken < self.limit and not self._waiting:
-            self._taken += 1
+        if self.take():
             return
         free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.push(tenant, free)
@@ -41,6 +40,12 @@ class Slots:
             if free.done() and not free.cancelled():
                 self.release()
             raise
+
+    def take(self) -> bool:
+        """Take a slot that is free and that nobody waits for; False where there is none."""
+        is_free = self._taken < self.limit and not self._waiting
+        self._taken += is_free
+        return is_free
 
     def release(self) -> None:
         """Give one back."""

@@ -8,6 +8,8 @@ import re
 
 EVENT_BYTES_MAX = 4 << 20
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_MARK = b"\xef\xbb\xbf"
+"""A stream may begin with it."""
 
 
 class EventTooLargeError(ValueError):
@@ -24,36 +26,45 @@ class EventParser:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of each event that `chunk` completes; raises EventTooLargeError."""
-        buffer, self._rest = self._rest + chunk, b""
-        events: list[bytes] = []
-        start = 0
-        for end in _LINE_END.finditer(buffer):
-            # A CR at the very end may be half of a CRLF.
-            if end[0] == b"\r" and end.end() == len(buffer):
-                break
-            events.extend(self._take(buffer[start : end.start()]))
-            start = end.end()
-        self._rest = buffer[start:]
+        lines, self._rest = _lines(self._rest + chunk)
+        events = self._take(lines)
         self._check_size()
         return events
 
     def finish(self) -> list[bytes]:
         """Return what the end of the stream completes: some servers leave out the last blank."""
-        events = [*self._take(self._rest.rstrip(b"\r")), *self._take(b"")]
-        self._rest = b""
-        return events
+        last, self._rest = self._rest.rstrip(b"\r"), b""
+        return self._take([last, b""] if last else [b""])
 
-    def _take(self, line: bytes) -> list[bytes]:
-        if line:
-            field, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
-            if field == b"data":
-                self._data.append(value.removeprefix(b" "))
-                self._data_bytes += len(value)
-                self._check_size()
-            return []
-        event, self._data, self._data_bytes = self._data, [], 0
-        return [b"\n".join(event)] if event else []
+    def _take(self, lines: list[bytes]) -> list[bytes]:
+        events = []
+        for line in lines:
+            if line:
+                field, _, value = line.removeprefix(_MARK).partition(b":")
+                if field == b"data":
+                    self._data.append(value.removeprefix(b" "))
+                    self._data_bytes += len(value)
+                    self._check_size()
+            elif self._data:
+                events.append(b"\n".join(self._data))
+                self._data, self._data_bytes = [], 0
+        return events
 
     def _check_size(self) -> None:
         if self._data_bytes + len(self._rest) > EVENT_BYTES_MAX:
             raise EventTooLargeError(f"an event has more than {EVENT_BYTES_MAX} bytes")
+
+
+def _lines(buffer: bytes) -> tuple[list[bytes], bytes]:
+    """Return the whole lines, and what follows the last of them."""
+    if b"\r" not in buffer:  # nearly all servers; this takes a third of the time
+        *lines, rest = buffer.split(b"\n")
+        return lines, rest
+    lines, start = [], 0
+    for end in _LINE_END.finditer(buffer):
+        # A CR at the very end may be half of a CRLF.
+        if end[0] == b"\r" and end.end() == len(buffer):
+            break
+        lines.append(buffer[start : end.start()])
+        start = end.end()
+    return lines, buffer[start:]

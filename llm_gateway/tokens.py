@@ -47,11 +47,14 @@ async def count_tokens(prompt: Prompt, deployment: Deployment) -> TokenCount:
     if not vocabulary:
         return TokenCount(prompt.input_tokens_estimate, is_exact=False)
     texts = [message.text for message in prompt.messages]
+    if prompt.response_schema:
+        texts.append(prompt.response_schema)
     if prompt.text_bytes <= _INLINE_BYTES and _is_loaded(vocabulary):
         tokens = _count(vocabulary, texts)
     else:
         tokens = await asyncio.to_thread(_count, vocabulary, texts)
-    return TokenCount(tokens, is_exact=True)
+    # What providers make of a schema is theirs.
+    return TokenCount(tokens, is_exact=not prompt.response_schema)
 
 
 async def input_tokens_at_most(prompt: Prompt, deployment: Deployment) -> int | None:

@@ -28,6 +28,11 @@ _UNHEALTHY = {
 }
 """What a deployment is left alone for; a refused request says nothing of its health."""
 
+_HUNG_S_MIN = 10.0
+_HUNG_SHARE = 3.0
+"""Silence for so many times as long as 95 of 100 answers take, and for so long at least, is a
+failure where it outlasts a caller: else a provider that hangs would only ever look slow."""
+
 
 class RetryBudget:
     """Lets retries be at most a share of an upstream's traffic."""
@@ -96,10 +101,24 @@ class Upstream:
             self.load.end(0.0, is_good=False)
             raise
 
+    def enter_at_once(self) -> bool:
+        """Begin an exchange like `enter`; False where a slot must be waited for."""
+        if not self._slots.take():
+            return False
+        self.load.begin()
+        return True
+
     def leave(self) -> None:
         """End an exchange of which nothing was learnt."""
         self._slots.release()
         self.load.end(0.0, is_good=False)
+
+    def leave_unanswered(self, silent_s: float, *, now: float) -> bool:
+        """End an exchange that was given up because its caller's time was over, and that had been
+        silent for so long; returns whether that opened the breaker."""
+        self.leave()
+        is_hung = silent_s >= max(_HUNG_S_MIN, _HUNG_SHARE * (self.load.slow_s or 0.0))
+        return is_hung and self.breaker.note_failure(now)
 
     def leave_after(
         self, result: Completion | ProviderError, elapsed_s: float, *, now: float, is_timed: bool

@@ -14,8 +14,11 @@ from common.errors import InvalidFieldError
 from common.page_tokens import make_page_token, page_size, read_page_token
 from llm_gateway.catalog import MODEL_PREFIX
 from llm_gateway.ledger.usage import DAY_US, Dimension, UsageQuery, UsageSum
+from llm_gateway.quota_wire import TENANT
 
-_PARENT = re.compile(r"tenants/([^/]{1,128})")
+_PARENT = re.compile(rf"tenants/({TENANT})")
+_TOKEN = re.compile(r"(\d{1,18}):(\d{1,9})")
+"""End of the report in microseconds of Unix time, and rows before the page."""
 _DIMENSIONS = {
     pb2.GetUsageRequest.GROUP_BY_RUN: Dimension.RUN,
     pb2.GetUsageRequest.GROUP_BY_MODEL: Dimension.MODEL,
@@ -23,6 +26,7 @@ _DIMENSIONS = {
     pb2.GetUsageRequest.GROUP_BY_DAY: Dimension.DAY,
 }
 _NANOS_A_MICRO = 1_000
+_TIME_NEEDED = "is required, from year 1 to 9999"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,11 +57,14 @@ def usage_page_from(request: pb2.GetUsageRequest, *, now_us: int) -> UsagePage:
         violations["parent"] = "must have the form tenants/{tenant}"
     start_us = _micros(request.start_time) if request.HasField("start_time") else None
     if start_us is None:
-        violations["start_time"] = "is required"
+        violations["start_time"] = _TIME_NEEDED
     if not end_us:
-        end_us = _micros(request.end_time) if request.HasField("end_time") else now_us
+        given = _micros(request.end_time) if request.HasField("end_time") else now_us
+        if given is None:
+            violations["end_time"] = _TIME_NEEDED
+        end_us = given or 0
     if start_us is not None and end_us < start_us:
-        violations["end_time"] = "must not be before start_time"
+        violations.setdefault("end_time", "must not be before start_time")
     if any(each not in _DIMENSIONS for each in request.group_by):
         violations["group_by"] = "must be RUN, MODEL, TIER or DAY"
     elif len(set(request.group_by)) != len(request.group_by):
@@ -92,12 +99,19 @@ def _scope(request: pb2.GetUsageRequest) -> str:
 
 
 def _read_token(scope: str, token: str) -> tuple[int, int]:
-    end_us, _, offset = (read_page_token(scope, token) or "0:0").partition(":")
-    return int(end_us), int(offset)
+    # What makes a token good is no secret, so that what it holds may be anybody's.
+    held = _TOKEN.fullmatch(read_page_token(scope, token) or "0:0")
+    if held is None:
+        raise InvalidFieldError("page_token", "is not one that this list gave for this filter")
+    return int(held[1]), int(held[2])
 
 
-def _micros(time: Timestamp) -> int:
-    return time.ToNanoseconds() // _NANOS_A_MICRO
+def _micros(time: Timestamp) -> int | None:
+    """Return microseconds of Unix time; None for what is no time."""
+    try:
+        return time.ToNanoseconds() // _NANOS_A_MICRO
+    except ValueError:
+        return None
 
 
 def _row(row: UsageSum) -> pb2.UsageRow:

@@ -8,14 +8,16 @@ from __future__ import annotations
 from fathom.gateway.v1 import gateway_service_pb2 as service_pb2
 from fathom.gateway.v1 import generation_pb2 as pb2
 
-from common.errors import InvalidFieldError, NotBuiltYetError
+from common.errors import InvalidFieldError, LimitAboveCeilingError
 from common.page_tokens import make_page_token, page_size, read_page_token
-from llm_gateway.answers import Answer, FinishReason
+from llm_gateway.answers import Answer, FinishReason, Spend
 from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment
-from llm_gateway.prompts import CacheUse, Message, Prompt, Role
+from llm_gateway.prompts import MESSAGES_MAX, CacheUse, Message, Prompt, Role
+from llm_gateway.response_schema import BadSchemaError, compact_schema
 
 _REQUEST_ID_CHARS_MAX = 256
 _STOP_MAX = 4
+_STOP_CHARS_MAX = 1_000
 _TEMPERATURE_MAX = 2.0
 _MODELS = "models"
 """Scope of ListModels' page tokens."""
@@ -40,22 +42,27 @@ Counting = service_pb2.CountTokensRequest
 
 
 def prompt_from(request: Asking | Counting) -> Prompt:
-    """Return what a request asks; raises InvalidFieldError naming every bad field.
+    """Return what a request asks; raises InvalidFieldError naming every bad field, and
+    LimitAboveCeilingError for too many messages.
 
     The call's context, where the request has one, is checked along.
     """
     if not request.HasField("prompt"):
         raise InvalidFieldError("prompt", "is required")
     prompt = request.prompt
+    if len(prompt.messages) > MESSAGES_MAX:
+        raise LimitAboveCeilingError("prompt.messages", len(prompt.messages), MESSAGES_MAX)
     violations = _message_violations(prompt) | _option_violations(prompt)
+    schema = ""
+    if prompt.response_schema_json:
+        try:
+            schema = compact_schema(prompt.response_schema_json)
+        except BadSchemaError as error:
+            violations["prompt.response_schema_json"] = str(error)
     if not isinstance(request, Counting):
         violations |= _context_violations(request.call)
     if violations:
         raise InvalidFieldError.many(violations)
-    if prompt.response_schema_json:
-        raise NotBuiltYetError(
-            "prompt.response_schema_json", "answers are not yet checked against a schema"
-        )
     return Prompt(
         tier=prompt.tier,
         messages=tuple(Message(_ROLES[m.role], m.text) for m in prompt.messages),
@@ -66,6 +73,7 @@ def prompt_from(request: Asking | Counting) -> Prompt:
         stop=tuple(prompt.stop),
         seed=prompt.seed if prompt.HasField("seed") else None,
         cache_use=_CACHE_USES[prompt.cache_use],
+        response_schema=schema,
     )
 
 
@@ -91,9 +99,9 @@ def _option_violations(prompt: pb2.Prompt) -> dict[str, str]:
         violations["prompt.cache_use"] = "must be UNSPECIFIED, ALLOWED or NEVER"
     if len(prompt.stop) > _STOP_MAX:
         violations["prompt.stop"] = f"may have at most {_STOP_MAX} texts"
-    for index, text in enumerate(prompt.stop):
-        if not text:
-            violations[f"prompt.stop[{index}]"] = "must not be empty"
+    for index, text in enumerate(prompt.stop[:_STOP_MAX]):
+        if not 0 < len(text) <= _STOP_CHARS_MAX:
+            violations[f"prompt.stop[{index}]"] = f"must have 1 to {_STOP_CHARS_MAX} characters"
     return violations
 
 
@@ -112,20 +120,13 @@ def _context_violations(call: pb2.CallContext) -> dict[str, str]:
 
 def generation_to(answer: Answer, tier: str) -> pb2.Generation:
     """Return an answer's wire form; `tier` is what was asked for."""
-    completion, spend = answer.completion, answer.spend
+    completion, booked = answer.completion, answer.booked
     generation = pb2.Generation(
         text=completion.text,
         reasoning=completion.reasoning,
         finish_reason=_FINISH_REASONS[completion.finish_reason],
-        usage=pb2.Usage(
-            input_tokens=spend.tokens.input,
-            output_tokens=spend.tokens.output,
-            cached_input_tokens=spend.tokens.cached_input,
-            reasoning_tokens=spend.tokens.reasoning,
-            cost_usd_nanos=spend.cost_usd_nanos,
-            calls=1 if answer.attempts else 0,
-            estimated=spend.is_estimated,
-        ),
+        usage=_usage(answer.spend, calls=1 if answer.attempts else 0),
+        recorded_usage=None if booked is None else _usage(booked.spend, calls=booked.answers),
         model=MODEL_PREFIX + answer.model,
         tier="" if tier.startswith(MODEL_PREFIX) else tier,
         attempts=answer.attempts,
@@ -133,6 +134,18 @@ def generation_to(answer: Answer, tier: str) -> pb2.Generation:
     )
     generation.elapsed.FromNanoseconds(round(answer.elapsed_s * 1e9))
     return generation
+
+
+def _usage(spend: Spend, *, calls: int) -> pb2.Usage:
+    return pb2.Usage(
+        input_tokens=spend.tokens.input,
+        output_tokens=spend.tokens.output,
+        cached_input_tokens=spend.tokens.cached_input,
+        reasoning_tokens=spend.tokens.reasoning,
+        cost_usd_nanos=spend.cost_usd_nanos,
+        calls=calls,
+        estimated=spend.is_estimated,
+    )
 
 
 def models_page(
@@ -158,4 +171,5 @@ def _model_to(deployment: Deployment, catalog: Catalog) -> service_pb2.Model:
         output_tokens_max=deployment.output_tokens_max,
         input_usd_nanos_per_million_tokens=rates.input,
         output_usd_nanos_per_million_tokens=rates.output,
+        structured_output=deployment.structured_output,
     )

@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from sqlalchemy import delete, select
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.database import Database
+from common.database import Database, DatabaseAwayError
 from common.run_token import RunToken
 from llm_gateway.accounts.caps import NOTHING, Amounts, Cap
 from llm_gateway.accounts.tables import quotas
+from llm_gateway.cache.flights import Flights
 from llm_gateway.errors import LedgerUnavailableError
 from llm_gateway.ledger.sql_rows import INSERTS
 from llm_gateway.ledger.usage import Dimension, UsageQuery, UsageReports
@@ -114,6 +114,7 @@ class QuotaBook:
         self._usage = usage
         self._now = now
         self._known: dict[str, tuple[float, tuple[Quota, ...]]] = {}
+        self._reads: Flights[tuple[Quota, ...]] = Flights()
         self._openings: dict[str, Amounts] = {}
 
     async def caps(self, token: RunToken, tier: str) -> list[Cap]:
@@ -177,6 +178,11 @@ class QuotaBook:
         known = self._known.get(tenant)
         if known is not None and self._now() < known[0]:
             return known[1]
+        key = tenant.encode()
+        reading = self._reads.get(key) or self._reads.begin(key, self._read(tenant), lambda: None)
+        return await reading.outcome()
+
+    async def _read(self, tenant: str) -> tuple[Quota, ...]:
         async with self._reading() as connection:
             rows = await connection.execute(select(quotas).where(quotas.c.tenant == tenant))
             found = tuple(_quota(row) for row in rows)
@@ -231,7 +237,7 @@ async def _told() -> AsyncIterator[None]:
     """Say in the gateway's words that the database cannot be reached."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except DatabaseAwayError as error:
         raise LedgerUnavailableError from error
 
 

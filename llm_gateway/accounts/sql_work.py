@@ -15,25 +15,25 @@ from llm_gateway.accounts.caps import Amounts
 from llm_gateway.accounts.operations import AccountWork, Expire, Look, Reserve, Settle
 from llm_gateway.accounts.register import Register
 from llm_gateway.accounts.tables import accounts, holds
-from llm_gateway.ledger.sql_rows import insert_into
+from llm_gateway.ledger.prepared import Prepared
+from llm_gateway.ledger.sql_rows import INSERTS
 from llm_gateway.ledger.tables import owners
 
 _FORGOTTEN_MAX = 200
 """Rows deleted in one transaction."""
-_KEYS_MAX = 500
-"""In one statement; the databases have a limit of their own."""
 
 
 def do_account_work(connection: Connection, work: Sequence[AccountWork]) -> list[Any]:
     """Do all steps in order and return their outcomes."""
     steps = [each.step for each in work]
     dead = {id(step): _dead(connection, step) for step in steps if isinstance(step, Expire)}
-    hold_ids = {i for step in steps for i in _hold_ids(step)}.union(*dead.values())
+    settled = {step.hold_id for step in steps if isinstance(step, Settle)}.union(*dead.values())
     # Read before the lock only to know what to lock: what they say is read again behind it.
-    named = {name for hold in _holds(connection, hold_ids).values() for name in hold.accounts}
+    named = {name for hold in _holds(connection, settled).values() for name in hold.accounts}
     named |= {name for step in steps for name in _accounts(connection, step)}
     before = _lock(connection, named)
-    register = Register(_loaded(before), _holds(connection, hold_ids))
+    reserved = {step.holding.hold_id for step in steps if isinstance(step, Reserve)}
+    register = Register(_loaded(before), _holds(connection, settled | reserved))
     holds_before = dict(register.holds)
     outcomes = [_do(connection, register, step, dead.get(id(step), ())) for step in steps]
     _write_accounts(connection, register, before)
@@ -61,16 +61,6 @@ def _do(
             return count
 
 
-def _hold_ids(step: Reserve | Settle | Look | Expire) -> list[str]:
-    match step:
-        case Reserve(holding):
-            return [holding.hold_id]
-        case Settle(hold_id):
-            return [hold_id]
-        case _:
-            return []
-
-
 def _accounts(connection: Connection, step: Reserve | Settle | Look | Expire) -> list[str]:
     match step:
         case Reserve(holding):
@@ -85,6 +75,32 @@ def _accounts(connection: Connection, step: Reserve | Settle | Look | Expire) ->
             return []
 
 
+_LOCK = Prepared(
+    {
+        dialect: (locking := insert(accounts))
+        .on_conflict_do_update(
+            index_elements=[accounts.c.account], set_={"account": locking.excluded.account}
+        )
+        .returning(accounts.c.account, accounts.c.numbers, accounts.c.forget_us)
+        for dialect, insert in INSERTS.items()
+    }
+)
+_READ_HOLD = Prepared(select(holds).where(holds.c.hold_id == bindparam("key")))
+_WRITE_ACCOUNT = Prepared(
+    update(accounts)
+    .where(accounts.c.account == bindparam("key"))
+    .values(numbers=bindparam("new_numbers"), forget_us=bindparam("new_forget_us"))
+)
+_DROP_ACCOUNT = Prepared(delete(accounts).where(accounts.c.account == bindparam("key")))
+_ADD_HOLD = Prepared({dialect: insert(holds) for dialect, insert in INSERTS.items()})
+_WRITE_EXPIRY = Prepared(
+    update(holds)
+    .where(holds.c.hold_id == bindparam("key"))
+    .values(expired_us=bindparam("new_expired_us"))
+)
+_DROP_HOLD = Prepared(delete(holds).where(holds.c.hold_id == bindparam("key")))
+
+
 def _lock(connection: Connection, names: Iterable[str]) -> dict[str, tuple[bytes, int]]:
     """Return the rows of accounts, which nobody else can change until the transaction ends.
 
@@ -93,14 +109,8 @@ def _lock(connection: Connection, names: Iterable[str]) -> dict[str, tuple[bytes
     processes wait for each other.
     """
     rows = [{"account": name, "numbers": b"", "forget_us": 0} for name in sorted(names)]
-    if not rows:
-        return {}
-    insert = insert_into(connection, accounts)
-    locking = insert.on_conflict_do_update(
-        index_elements=[accounts.c.account], set_={"account": insert.excluded.account}
-    ).returning(accounts.c.account, accounts.c.numbers, accounts.c.forget_us)
-    found = connection.execute(locking, rows)
-    return {row.account: (bytes(row.numbers), row.forget_us) for row in found}
+    found = (row for row in _LOCK.found(connection, rows) if row is not None)
+    return {account: (bytes(numbers), forget_us) for account, numbers, forget_us in found}
 
 
 def _loaded(rows: dict[str, tuple[bytes, int]]) -> dict[str, Account]:
@@ -108,31 +118,19 @@ def _loaded(rows: dict[str, tuple[bytes, int]]) -> dict[str, Account]:
 
 
 def _holds(connection: Connection, hold_ids: Iterable[str]) -> dict[str, Hold]:
-    ids, found = sorted(hold_ids), {}
-    for start in range(0, len(ids), _KEYS_MAX):
-        some = ids[start : start + _KEYS_MAX]
-        for row in connection.execute(select(holds).where(holds.c.hold_id.in_(some))):
-            found[row.hold_id] = Hold(
-                owner=row.owner,
-                amounts=Amounts(row.calls, row.tokens, row.cost_usd_nanos),
-                accounts=tuple(orjson.loads(row.accounts)),
-                expired_us=row.expired_us,
-            )
-    return found
+    rows = _READ_HOLD.found(connection, [{"key": hold_id} for hold_id in sorted(hold_ids)])
+    return {row[0]: _hold(*row[1:]) for row in rows if row is not None}
 
 
-_WRITE_ACCOUNT = (
-    update(accounts)
-    .where(accounts.c.account == bindparam("key"))
-    .values(numbers=bindparam("new_numbers"), forget_us=bindparam("new_forget_us"))
-)
-_DROP_ACCOUNT = delete(accounts).where(accounts.c.account == bindparam("key"))
-_WRITE_EXPIRY = (
-    update(holds)
-    .where(holds.c.hold_id == bindparam("key"))
-    .values(expired_us=bindparam("new_expired_us"))
-)
-_DROP_HOLD = delete(holds).where(holds.c.hold_id == bindparam("key"))
+def _hold(  # in the order of the table's columns
+    owner: str, calls: int, tokens: int, cost_usd_nanos: int, names: bytes, expired_us: int
+) -> Hold:
+    return Hold(
+        owner=owner,
+        amounts=Amounts(calls, tokens, cost_usd_nanos),
+        accounts=tuple(orjson.loads(names)),
+        expired_us=expired_us,
+    )
 
 
 def _write_accounts(
@@ -144,10 +142,9 @@ def _write_accounts(
         if (numbers, account.forget_us) != before[name]:
             new = {"new_numbers": numbers, "new_forget_us": account.forget_us}
             changed.append({"key": name} | new)
-    if changed:
-        connection.execute(_WRITE_ACCOUNT, changed)
-    if unwanted := [{"key": name} for name in before if name not in register.accounts]:
-        connection.execute(_DROP_ACCOUNT, unwanted)
+    _WRITE_ACCOUNT.run(connection, changed)
+    unwanted = [{"key": name} for name in before if name not in register.accounts]
+    _DROP_ACCOUNT.run(connection, unwanted)
 
 
 def _write_holds(connection: Connection, register: Register, before: dict[str, Hold]) -> None:
@@ -168,11 +165,9 @@ def _write_holds(connection: Connection, register: Register, before: dict[str, H
         if hold_id in before and hold.expired_us
     ]
     settled = [{"key": hold_id} for hold_id in before if hold_id not in register.holds]
-    for statement, rows in ((_WRITE_EXPIRY, expired), (_DROP_HOLD, settled)):
-        if rows:
-            connection.execute(statement, rows)
-    if added:
-        connection.execute(insert_into(connection, holds), added)
+    _WRITE_EXPIRY.run(connection, expired)
+    _DROP_HOLD.run(connection, settled)
+    _ADD_HOLD.run(connection, added)
 
 
 def _dead(connection: Connection, step: Expire) -> list[str]:

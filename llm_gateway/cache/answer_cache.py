@@ -1,4 +1,4 @@
-"""Answers that are given again: from memory, from the database, or to all who ask the same at the
+"""Answers that are given again: from memory, from a shared store, or to all who ask the same at the
 same time. What a call may find is decided by its place; nothing here looks into prompts.
 """
 
@@ -34,7 +34,7 @@ class AnswerCache:
     def __init__(
         self,
         rules: CacheRules,
-        make_shared: Callable[[CacheRules], CacheStore] | None = None,
+        make_shared: Callable[[CacheRules], CacheStore | None] = lambda _: None,
         *,
         make_memory: Callable[[int], CacheStore] = MemoryCacheStore,
     ) -> None:
@@ -122,7 +122,7 @@ class AnswerCache:
             try:
                 await self._shared.put(place.key, data, rules.ttl_s)
             except LedgerUnavailableError:
-                _log.warning("an answer was not kept in the database")
+                _log.warning("an answer was not kept for other processes")
 
     async def _kept(self, store: CacheStore, place: CachePlace) -> RecordedAnswer | None:
         """Return what a store has; a store that is away, or holds what is damaged, has nothing."""
@@ -134,9 +134,7 @@ class AnswerCache:
             return None
 
     def _shared_store(self) -> CacheStore | None:
-        if self._make_shared is None or not (self._rules.is_on and self._rules.in_database):
-            return None
-        return self._make_shared(self._rules)
+        return self._make_shared(self._rules) if self._rules.is_on else None
 
 
 def _is_whole(completion: Completion) -> bool:

@@ -16,7 +16,7 @@ from llm_gateway.calls import Call
 from llm_gateway.catalog import Deployment
 from llm_gateway.prompts import CacheUse, Prompt
 
-_FORM = 1
+_FORM = 2
 """Version of the key and of what stands there; another one finds nothing."""
 
 
@@ -54,10 +54,16 @@ def place_of(call: Call, equals: Sequence[Deployment], rules: CacheRules) -> Cac
     return CachePlace(key, frozenset(deployment.name for deployment in equals))
 
 
-def _resolved(deployment: Deployment) -> tuple[str, ...]:
+def _resolved(deployment: Deployment) -> tuple[object, ...]:
     """Return what a deployment stands for: its name may be given to another model tomorrow."""
     left_out = ",".join(sorted(deployment.omit_parameters))
-    return deployment.name, deployment.provider.base_url, deployment.model, left_out
+    return (
+        deployment.name,
+        deployment.provider.base_url,
+        deployment.model,
+        left_out,
+        deployment.structured_output,
+    )
 
 
 def _canonical(prompt: Prompt) -> dict[str, object]:
@@ -68,4 +74,5 @@ def _canonical(prompt: Prompt) -> dict[str, object]:
         "temperature": prompt.temperature,
         "stop": prompt.stop,
         "seed": prompt.seed,
+        "response_schema": prompt.response_schema,
     }

@@ -25,7 +25,7 @@ class CacheRules:
     in_database: bool = False
     """Whether answers are kept in the ledger's database as well, for restarts and replicas."""
     database_answers_max: int = 100_000
-    """Answers kept there; the oldest go first."""
+    """Answers kept there, or in the Valkey server that is in place of it; the oldest go first."""
 
 
 def cache_rules_from(table: Table) -> CacheRules:

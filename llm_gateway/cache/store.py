@@ -1,4 +1,5 @@
-"""Where answers are kept. This is the one in memory; `sql_store.py` is the one that stays."""
+"""Where answers are kept. This is the one in memory; `sql_store.py` is the one that stays, and
+`valkey_store.py` the one for many machines."""
 
 from __future__ import annotations
 

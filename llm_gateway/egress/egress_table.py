@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import Secret
-from llm_gateway.egress.policy import EgressPolicies, EgressPolicy, Reaction
 from common.toml_table import Table
+from llm_gateway.egress.policy import EgressPolicies, EgressPolicy, Reaction
+from llm_gateway.prompts import MESSAGES_MAX
 
 _REACTIONS = tuple(reaction.value for reaction in Reaction)
 _CANARY_CHARACTERS_MIN = 8
@@ -31,9 +32,12 @@ def egress_from(table: Table, offered: Sequence[str]) -> EgressPolicies:
 def _policy(table: Table, base: EgressPolicy, offered: Sequence[str]) -> EgressPolicy:
     """Return `base` with what a table says instead."""
     tiers = table.text_list("tiers", offered)
+    messages_max = table.count("messages_max", base.messages_max)
+    if messages_max > MESSAGES_MAX:
+        table.fail("messages_max", f"must be at most {MESSAGES_MAX}")
     policy = dataclasses.replace(
         base,
-        messages_max=table.count("messages_max", base.messages_max),
+        messages_max=messages_max,
         prompt_bytes_max=table.count("prompt_bytes_max", base.prompt_bytes_max),
         tiers=frozenset(tiers) if tiers else base.tiers,
         secrets=Reaction(table.choice("secrets", _REACTIONS, base.secrets.value)),

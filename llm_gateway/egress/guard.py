@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from common import telemetry_names as names
 from common.errors import LimitAboveCeilingError, PermissionDeniedError
@@ -27,14 +28,16 @@ _INLINE_BYTES = 256 << 10
 _RECORDED_MAX = 20
 """Findings of one call that are recorded one by one; the rest is only counted."""
 _CANARY = "canary"
+_TOO_LARGE = "too_large"
+_NOT_PERMITTED = "not_permitted"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Finding:
-    """Something in one message."""
+    """Something in one text of a prompt."""
 
-    message: int
-    """Position of the message."""
+    text: int
+    """Position among `_texts`, in which messages come first."""
     found: Found
     """What and where."""
     reaction: Reaction
@@ -67,6 +70,7 @@ class EgressGuard:
         wanted = call.prompt.tier
         allowed = self.allowed(call, wanted, pool)
         if not allowed:
+            self._note_refused(call, _NOT_PERMITTED)
             kind = "model" if wanted.startswith(MODEL_PREFIX) else "tier"
             raise PermissionDeniedError(
                 f"{kind}:{wanted}",
@@ -82,70 +86,100 @@ class EgressGuard:
         """
         policy, prompt = self.policy_of(call), call.prompt
         if len(prompt.messages) > policy.messages_max:
+            self._note_refused(call, _TOO_LARGE)
             raise LimitAboveCeilingError(
                 "prompt.messages", len(prompt.messages), policy.messages_max
             )
         if prompt.text_bytes > policy.prompt_bytes_max:
+            self._note_refused(call, _TOO_LARGE)
             raise LimitAboveCeilingError(
                 "prompt.messages", f"{prompt.text_bytes} bytes", f"{policy.prompt_bytes_max} bytes"
             )
         if policy.secrets is Reaction.OFF and not policy.canaries:
             return call
         if prompt.text_bytes <= _INLINE_BYTES:
-            findings = self._look_through(prompt, policy)
-        else:
-            findings = await asyncio.to_thread(self._look_through, prompt, policy)
-        return self._reacted(call, findings) if findings else call
+            return self._looked_through(call, policy)
+        return await asyncio.to_thread(self._looked_through, call, policy)
 
-    def _look_through(self, prompt: Prompt, policy: EgressPolicy) -> list[_Finding]:
-        findings = []
-        for index, message in enumerate(prompt.messages):
-            text = message.text.encode()
+    def _looked_through(self, call: Call, policy: EgressPolicy) -> Call:
+        findings = self._found(call.prompt, policy)
+        if not findings:
+            return call
+        self._record(call, findings)
+        messages, redacted = list(call.prompt.messages), dict[int, list[Found]]()
+        for finding in findings:
+            # A schema or a stop text with a part replaced would be another one.
+            is_replaceable = finding.text < len(messages)
+            if finding.reaction is Reaction.REFUSE or (
+                finding.reaction is Reaction.REDACT and not is_replaceable
+            ):
+                raise EgressRefusedError(finding.found.kind, _field(call.prompt, finding))
+            if finding.reaction is Reaction.REDACT:
+                redacted.setdefault(finding.text, []).append(finding.found)
+        for index, found in redacted.items():
+            message = messages[index]
+            messages[index] = Message(message.role, _redacted(message.text.encode(), found))
+        prompt = dataclasses.replace(call.prompt, messages=tuple(messages))
+        return dataclasses.replace(call, prompt=prompt)
+
+    def _found(self, prompt: Prompt, policy: EgressPolicy) -> list[_Finding]:
+        findings: list[_Finding] = []
+        texts = _texts(prompt)
+        if not policy.canaries and not self._patterns.has_any(texts):
+            return findings
+        for index, each in enumerate(texts):
+            text = each.encode()
             for canary in policy.canaries:
-                planted = canary.reveal().encode()
-                start = text.find(planted)
-                if start >= 0:
-                    found = Found(_CANARY, start, start + len(planted))
-                    findings.append(_Finding(index, found, policy.on_canary))
+                findings += [
+                    _Finding(index, found, policy.on_canary)
+                    for found in _planted(text, canary.reveal().encode())
+                ]
             if policy.secrets is not Reaction.OFF:
                 findings += [
                     _Finding(index, found, policy.secrets) for found in self._patterns.find(text)
                 ]
         return findings
 
-    def _reacted(self, call: Call, findings: Sequence[_Finding]) -> Call:
-        self._record(call, findings)
-        for finding in findings:
-            if finding.reaction is Reaction.REFUSE:
-                raise EgressRefusedError(finding.found.kind, finding.message)
-        messages = list(call.prompt.messages)
-        for index in {finding.message for finding in findings}:
-            found = [
-                finding.found
-                for finding in findings
-                if finding.message == index and finding.reaction is Reaction.REDACT
-            ]
-            messages[index] = Message(
-                messages[index].role, _redacted(messages[index].text.encode(), found)
-            )
-        prompt = dataclasses.replace(call.prompt, messages=tuple(messages))
-        return dataclasses.replace(call, prompt=prompt)
-
     def _record(self, call: Call, findings: Sequence[_Finding]) -> None:
-        for position, finding in enumerate(findings):
-            kind, reaction = finding.found.kind, finding.reaction.value
-            self._findings.add(1, {names.KIND: kind, names.REACTION: reaction})
-            if position < _RECORDED_MAX:
-                facts = {
-                    "tenant": call.token.tenant,
-                    "run": call.token.run,
-                    "kind": kind,
-                    "reaction": reaction,
-                    "message_index": finding.message,
-                    "offset_bytes": finding.found.start,
-                    "findings": len(findings),
-                }
-                _log.warning("a prompt holds what must not leave", extra=facts)
+        counts = Counter((finding.found.kind, finding.reaction.value) for finding in findings)
+        for (kind, reaction), count in counts.items():
+            self._findings.add(count, {names.KIND: kind, names.REACTION: reaction})
+        for finding in findings[:_RECORDED_MAX]:
+            facts = {
+                "tenant": call.token.tenant,
+                "run": call.token.run,
+                "kind": finding.found.kind,
+                "reaction": finding.reaction.value,
+                "field": _field(call.prompt, finding),
+                "offset_bytes": finding.found.start,
+                "findings": len(findings),
+            }
+            _log.warning("a prompt holds what must not leave", extra=facts)
+
+    def _note_refused(self, call: Call, kind: str) -> None:
+        """Record what is refused for another reason than what it says."""
+        self._findings.add(1, {names.KIND: kind, names.REACTION: Reaction.REFUSE.value})
+        facts = {"tenant": call.token.tenant, "run": call.token.run, "kind": kind}
+        _log.warning("a prompt is not let out", extra=facts)
+
+
+def _texts(prompt: Prompt) -> list[str]:
+    """Return everything in a prompt that is the caller's own words."""
+    return [*(message.text for message in prompt.messages), *prompt.stop, prompt.response_schema]
+
+
+def _field(prompt: Prompt, finding: _Finding) -> str:
+    stop = finding.text - len(prompt.messages)
+    if stop < 0:
+        return f"prompt.messages[{finding.text}]"
+    return f"prompt.stop[{stop}]" if stop < len(prompt.stop) else "prompt.response_schema_json"
+
+
+def _planted(text: bytes, canary: bytes) -> Iterator[Found]:
+    start = text.find(canary)
+    while start >= 0:
+        yield Found(_CANARY, start, start + len(canary))
+        start = text.find(canary, start + len(canary))
 
 
 def _redacted(text: bytes, found: Sequence[Found]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from common.config import Secret
+from llm_gateway.prompts import MESSAGES_MAX
 
 
 class Reaction(enum.StrEnum):
@@ -26,8 +27,8 @@ class Reaction(enum.StrEnum):
 class EgressPolicy:
     """The rules for one tenant."""
 
-    messages_max: int = 10_000
-    """Messages of one prompt."""
+    messages_max: int = MESSAGES_MAX
+    """Messages of one prompt; no more than that for anybody."""
     prompt_bytes_max: int = 32 << 20
     """UTF-8 bytes of all messages of one prompt."""
     tiers: frozenset[str] | None = None

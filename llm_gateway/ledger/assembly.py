@@ -13,9 +13,13 @@ from llm_gateway.ledger.answer_store import FolderAnswerStore
 from llm_gateway.ledger.books import Books
 from llm_gateway.ledger.group_commit import GroupCommit
 from llm_gateway.ledger.ledger import Ledger, new_owner
+from llm_gateway.ledger.lives import Lives
 from llm_gateway.ledger.sql_store import SqlCallStore
 from llm_gateway.ledger.sweep import Sweep
 from llm_gateway.ledger.tables import MIGRATIONS
+
+_LIVES = "alive"
+"""Beside the answers: gateways that share a database share that folder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,9 @@ async def open_ledger(settings: LedgerSettings) -> AsyncIterator[OpenLedger]:
             owner=new_owner(),
             answer_bytes_inline_max=settings.answer_bytes_inline_max,
         )
-        ledger = Ledger(books, lease_s=settings.lease_s)
+        lives = Lives(settings.answers / _LIVES)
+        stack.enter_context(lives.living(books.owner))
+        ledger = Ledger(books, lease_s=settings.lease_s, lives=lives)
         await stack.enter_async_context(ledger.living())
         sweep = Sweep(
             ledger,
@@ -73,6 +79,7 @@ async def open_ledger(settings: LedgerSettings) -> AsyncIterator[OpenLedger]:
             answers,
             owner=books.owner,
             retention_days=settings.retention_days,
+            lives=lives,
             interval_s=settings.lease_s,
         )
         sweeping = asyncio.create_task(sweep.run())

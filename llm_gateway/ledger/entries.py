@@ -25,6 +25,9 @@ class CallState(enum.IntEnum):
     """Its owner works on it."""
     ANSWERED = 2
     """Its answer is recorded, and stays."""
+    SPENT = 3
+    """It ended without an answer and not for nothing. Its key is free; whoever takes it is to
+    know."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -75,11 +78,14 @@ class ExchangeRecord:
     """It gave the call's answer."""
     is_cached: bool = False
     """There was none: the call got an answer that was given before."""
+    is_presumed: bool = False
+    """Its worst case was booked while it went on, so that even nothing must be booked."""
 
     @property
-    def is_something(self) -> bool:
-        """Whether it took anything."""
-        return bool(self.spend.tokens.total or self.spend.cost_usd_nanos)
+    def is_to_be_booked(self) -> bool:
+        """Whether it took anything, or was thought to."""
+        spend = self.spend
+        return bool(spend.tokens.total or spend.cost_usd_nanos or self.is_presumed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +164,7 @@ def digest_of(prompt: Prompt) -> bytes:
         "temperature": prompt.temperature,
         "stop": prompt.stop or None,
         "seed": prompt.seed,
+        "response_schema": prompt.response_schema or None,
     }
     asked: dict[str, object] = {"tier": prompt.tier, "messages": prompt.messages}
     asked |= {name: value for name, value in optional.items() if value is not None}

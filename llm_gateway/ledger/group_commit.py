@@ -15,9 +15,9 @@ from llm_gateway.ledger.operations import CallStore, Operation, StoreUnavailable
 
 _OPERATIONS_MAX = 500
 """In one transaction."""
-_GATHER_S = 0.002
-"""Between two transactions while calls come together: most of a small transaction's cost is the
-same for ten of them."""
+_GATHER_S = 0.005
+"""Between two transactions while calls come together: most of a small transaction's cost, and of
+waking the thread that makes it, is the same for ten of them."""
 _ONE_CALLS = 2
 """Operations that one call posts together: what it took, for its limits and for its books."""
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from common.errors import RequestIdReusedError
+from llm_gateway.answers import Booked
 from llm_gateway.calls import Call
 from llm_gateway.errors import AnswerUnreadableError, LedgerUnavailableError
 from llm_gateway.ledger.books import Books
@@ -23,7 +24,8 @@ from llm_gateway.ledger.entries import (
     RecordedAnswer,
     digest_of,
 )
-from llm_gateway.ledger.operations import Bury, KeepLease, LookUp, RunSum, SumRun
+from llm_gateway.ledger.lives import Lives
+from llm_gateway.ledger.operations import Bury, KeepLease, LookUp, RunSum, SumCall, SumRun
 
 _POLL_S = 0.02
 _POLL_S_MAX = 0.5
@@ -39,11 +41,14 @@ class Ledger:
         books: Books,
         *,
         lease_s: float,
+        lives: Lives | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`lease_s` is how long this process counts as alive without a sign of life."""
+        """`lease_s` is how long this process counts as alive without a sign of life; `lives` are
+        those of others that can be seen."""
         self._books = books
         self._lease_s = lease_s
+        self._lives = lives
         self._sleep = sleep
         self._on_unknown: list[Callable[[str, str], None]] = []
         self._flights: dict[CallKey, Flight] = {}
@@ -52,17 +57,30 @@ class Ledger:
         """Tell `callback` tenant and run of each dead process's call that is booked."""
         self._on_unknown.append(callback)
 
+    def enter_new(self, call: Call) -> Claim | None:
+        """Return the claim to make a call that nobody makes in this process; None for others.
+
+        The books are not asked: where they have the call, the claim is lost later.
+        """
+        tenant, run = call.token.tenant, call.token.run
+        if not call.request_id:
+            key = CallKey(tenant, run, f"~{self._books.new_id()}")
+            return self._claim(key, call, Flight(b""), is_repeatable=False, is_checked=True)
+        key = CallKey(tenant, run, call.request_id)
+        if key in self._flights:
+            return None
+        flight = self._flights[key] = Flight(digest_of(call.prompt))
+        return self._claim(key, call, flight, is_repeatable=True, is_checked=False)
+
     async def enter(self, call: Call) -> Claim | RecordedAnswer:
         """Return the recorded answer of a call, or the claim to make it, which must be left.
 
         Waits while another caller makes the same call. Raises RequestIdReusedError,
         AnswerUnreadableError and LedgerUnavailableError.
         """
-        tenant, run = call.token.tenant, call.token.run
-        if not call.request_id:
-            key = CallKey(tenant, run, f"~{self._books.new_id()}")
-            return self._claim(key, call, Flight(b""), is_repeatable=False)
-        key = CallKey(tenant, run, call.request_id)
+        if not call.request_id and (claim := self.enter_new(call)) is not None:
+            return claim
+        key = CallKey(call.token.tenant, call.token.run, call.request_id)
         digest = digest_of(call.prompt)
         while (flight := self._flights.get(key)) is not None:
             if flight.digest != digest and not flight.is_leaving:
@@ -73,16 +91,24 @@ class Ledger:
             if flight.recorded is not None:
                 return flight.recorded
         flight = self._flights[key] = Flight(digest)
-        claim = self._claim(key, call, flight, is_repeatable=True)
+        claim = self._claim(key, call, flight, is_repeatable=True, is_checked=True)
         try:
-            flight.recorded = await self._recorded(key, digest)
+            entry = await self._ended(key, digest)
+            if entry is not None and entry.state is CallState.ANSWERED:
+                flight.recorded = await self._read(key, entry)
         except BaseException:
             claim.leave()
             raise
         if flight.recorded is None:
+            claim.has_past = entry is not None
             return claim
         claim.leave()
         return flight.recorded
+
+    async def booked(self, call: Call) -> Booked:
+        """Return what was booked under a call's request id; raises LedgerUnavailableError."""
+        key = CallKey(call.token.tenant, call.token.run, call.request_id)
+        return await self._books.commits.post(SumCall(key))
 
     async def run_sum(self, tenant: str, run: str) -> RunSum:
         """Return what a run has taken by the books: settled, or held by other processes."""
@@ -109,41 +135,47 @@ class Ledger:
             with contextlib.suppress(LedgerUnavailableError):
                 await self._books.commits.post(KeepLease(self._books.owner, 0))
 
-    def _claim(self, key: CallKey, call: Call, flight: Flight, *, is_repeatable: bool) -> Claim:
+    def _claim(
+        self, key: CallKey, call: Call, flight: Flight, *, is_repeatable: bool, is_checked: bool
+    ) -> Claim:
         return Claim(
             self._books,
             key,
             tier=call.prompt.tier,
             flight=flight,
             is_repeatable=is_repeatable,
+            is_checked=is_checked,
             on_end=lambda: self._forget(key),
         )
 
     def _forget(self, key: CallKey) -> None:
         self._flights.pop(key, None)
 
-    async def _recorded(self, key: CallKey, digest: bytes) -> RecordedAnswer | None:
-        """Return what the books have for a call that nobody in this process makes."""
+    async def _ended(self, key: CallKey, digest: bytes) -> CallEntry | None:
+        """Return what the books have of a call that nobody makes, once that is so: its answer, or
+        that something was spent under its key; None for nothing."""
         pause_s = _POLL_S
         while True:
             entry = await self._books.commits.post(LookUp(key))
-            if entry is None:
-                return None
+            if entry is None or entry.state is CallState.SPENT:
+                return entry
             if self._is_dead(entry):
                 await self.bury(Bury(key, entry.owner, self._books.now_us()))
                 continue
             if entry.digest != digest:
                 raise RequestIdReusedError(key.request_id)
             if entry.state is CallState.ANSWERED:
-                return await self._read(key, entry)
+                return entry
             await self._sleep(pause_s)
             pause_s = min(pause_s * 1.5, _POLL_S_MAX)
 
     def _is_dead(self, entry: CallEntry) -> bool:
         """Whether nobody works on an open call: this process knows what it works on."""
+        if entry.state is not CallState.OPEN:
+            return False
         is_ours = entry.owner == self._books.owner
         is_late = entry.lease_until_us <= self._books.now_us()
-        return entry.state is CallState.OPEN and (is_ours or is_late)
+        return is_ours or is_late or (self._lives is not None and self._lives.is_dead(entry.owner))
 
     async def _read(self, key: CallKey, entry: CallEntry) -> RecordedAnswer:
         try:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from llm_gateway.answers import Booked
 from llm_gateway.ledger.entries import CallEntry, CallKey, ExchangeRecord, Hold, StoredAnswer
 
 Result = TypeVar("Result")
@@ -21,7 +22,7 @@ class Operation(Generic[Result]):
 
 @dataclasses.dataclass(frozen=True)
 class LookUp(Operation[CallEntry | None]):
-    """Return how a call stands; None where its key is free."""
+    """Return how a call stands; None where its key is free and nothing was spent under it."""
 
     key: CallKey
     """The call."""
@@ -43,6 +44,8 @@ class OpenCall(Operation[bool]):
     """Its first exchange."""
     now_us: int
     """When."""
+    is_again: bool = False
+    """A key that something was spent under counts as free."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,16 @@ class Fail(Operation[None]):
     owner: str
     """Whose call it must be; else the exchange alone is booked."""
     exchange: ExchangeRecord
-    """What it took; nothing is booked where that is nothing."""
+    """What it took; where that is nothing, and nothing was presumed, nothing is booked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Presume(Operation[None]):
+    """Book an exchange that goes on, at its worst case, where nothing is booked for it: its call
+    can hold for one exchange, and two are under way."""
+
+    exchange: ExchangeRecord
+    """What it may take; replaced by what it really took."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +99,14 @@ class Release(Operation[None]):
     """The call."""
     owner: str
     """Whose it must be."""
+    is_spent: bool = False
+    """Something was spent under the key, which is to be remembered."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bury(Operation[bool]):
-    """End an open call whose owner is dead: book its hold as an estimate and free its key.
+    """End an open call whose owner is dead: book its hold as an estimate and free its key, as one
+    that something was spent under.
 
     False where the call is not open or no longer that owner's. The hold is the worst case, and no
     guess at what is likely: with less, a run whose gateway is killed often enough could spend any
@@ -136,6 +151,14 @@ class SumRun(Operation[RunSum]):
     """`runs/{run}`."""
     owner: str
     """Whose holds are left out, since it counts them itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SumCall(Operation[Booked]):
+    """Return what was booked under a call's key."""
+
+    key: CallKey
+    """The call."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from llm_gateway.ledger.entries import (
     CallEntry,
-    CallKey,
     CallState,
     ExchangeRecord,
     StoredAnswer,
@@ -25,6 +24,7 @@ from llm_gateway.ledger.operations import (
     OpenCall,
     Release,
 )
+from llm_gateway.ledger.prepared import Prepared
 from llm_gateway.ledger.sql_rows import (
     DROP_OPEN,
     INSERTS,
@@ -38,7 +38,7 @@ from llm_gateway.ledger.sql_rows import (
 )
 from llm_gateway.ledger.tables import calls, exchanges, owners
 
-_LOOK_UP = (
+_LOOK_UP = Prepared(
     select(
         calls.c.digest,
         calls.c.state,
@@ -50,7 +50,7 @@ _LOOK_UP = (
     .select_from(calls.outerjoin(owners, calls.c.owner == owners.c.owner))
     .where(THIS_KEY)
 )
-_ANSWER = (
+_ANSWER = Prepared(
     update(calls)
     .where(THIS_OPEN)
     .values(
@@ -61,8 +61,11 @@ _ANSWER = (
         **NO_HOLD,
     )
 )
-_END_HOLD = update(calls).where(THIS_OPEN).values(**NO_HOLD)
-_HOLD_AGAIN = (
+_END_HOLD = Prepared(update(calls).where(THIS_OPEN).values(**NO_HOLD))
+_DROP_OPEN = Prepared(DROP_OPEN)
+_LEAVE_SPENT = Prepared(update(calls).where(THIS_OPEN).values(state=CallState.SPENT, **NO_HOLD))
+_CLEAR_SPENT = Prepared(delete(calls).where(THIS_KEY, calls.c.state == CallState.SPENT))
+_HOLD_AGAIN = Prepared(
     update(calls)
     .where(THIS_OPEN)
     .values(
@@ -83,19 +86,23 @@ _SETTLED = (
     "is_answer",
     "is_estimated",
 )
-_BOOKING = {
-    dialect: (booking := insert(exchanges)).on_conflict_do_update(
-        index_elements=[exchanges.c.exchange_id],
-        set_={name: booking.excluded[name] for name in _SETTLED},
-    )
-    for dialect, insert in INSERTS.items()
-}
-_OPEN = {
-    dialect: insert(calls)
-    .on_conflict_do_nothing()
-    .returning(calls.c.tenant, calls.c.run, calls.c.request_id)
-    for dialect, insert in INSERTS.items()
-}
+_BOOKING = Prepared(
+    {
+        dialect: (booking := insert(exchanges)).on_conflict_do_update(
+            index_elements=[exchanges.c.exchange_id],
+            set_={name: booking.excluded[name] for name in _SETTLED},
+        )
+        for dialect, insert in INSERTS.items()
+    }
+)
+_OPENED = (
+    *("tenant", "run", "request_id", "digest", "tier", "state", "owner", "changed_us"),
+    *("exchange_id", "model", "held_input_tokens", "held_output_tokens", "held_cost_usd_nanos"),
+)
+_OPEN = Prepared(
+    {dialect: insert(calls).on_conflict_do_nothing() for dialect, insert in INSERTS.items()},
+    columns=_OPENED,
+)
 
 
 def keep_answers(connection: Connection, answers: Sequence[KeepAnswer]) -> list[None]:
@@ -113,13 +120,13 @@ def keep_answers(connection: Connection, answers: Sequence[KeepAnswer]) -> list[
     ]
     dropped = [key_values(each.exchange.key, each.owner) for each in answers if each.answer is None]
     _many(connection, _ANSWER, kept)
-    _many(connection, DROP_OPEN, dropped)
+    _many(connection, _DROP_OPEN, dropped)
     return [None] * len(answers)
 
 
 def fail_exchanges(connection: Connection, failures: Sequence[Fail]) -> list[None]:
     """See Fail."""
-    taken = [each.exchange for each in failures if each.exchange.is_something]
+    taken = [each.exchange for each in failures if each.exchange.is_to_be_booked]
     _book(connection, taken)
     _many(connection, _END_HOLD, [key_values(each.exchange.key, each.owner) for each in failures])
     return [None] * len(failures)
@@ -127,63 +134,72 @@ def fail_exchanges(connection: Connection, failures: Sequence[Fail]) -> list[Non
 
 def release_calls(connection: Connection, releases: Sequence[Release]) -> list[None]:
     """See Release."""
-    _many(connection, DROP_OPEN, [key_values(each.key, each.owner) for each in releases])
+    for statement, is_spent in ((_DROP_OPEN, False), (_LEAVE_SPENT, True)):
+        same = [each for each in releases if each.is_spent is is_spent]
+        _many(connection, statement, [key_values(each.key, each.owner) for each in same])
     return [None] * len(releases)
 
 
-def hold_again(connection: Connection, again: HoldAgain) -> bool:
+def hold_again(connection: Connection, again: Sequence[HoldAgain]) -> list[bool]:
     """See HoldAgain."""
-    values = {f"new_{name}": value for name, value in hold_columns(again.hold).items()}
-    found = connection.execute(_HOLD_AGAIN, key_values(again.key, again.owner) | values)
-    return found.rowcount == 1
+    rows = [
+        key_values(each.key, each.owner)
+        | {f"new_{name}": value for name, value in hold_columns(each.hold).items()}
+        for each in again
+    ]
+    return [count == 1 for count in _HOLD_AGAIN.counts(connection, rows)]
 
 
 def open_calls(connection: Connection, claims: Sequence[OpenCall]) -> list[bool]:
     """See OpenCall."""
+    _many(connection, _CLEAR_SPENT, [key_values(claim.key) for claim in claims if claim.is_again])
+    # Sorted by key, and stably: of two that came together the first wins.
+    places = sorted(range(len(claims)), key=lambda place: claims[place].key)
     rows = [
         {
             **key_columns(claim.key),
             "digest": claim.digest,
             "tier": claim.tier,
-            "state": CallState.OPEN,
+            "state": CallState.OPEN.value,
             "owner": claim.owner,
             "changed_us": claim.now_us,
             **hold_columns(claim.hold),
         }
-        for claim in sorted(claims, key=lambda claim: claim.key)
+        for claim in (claims[place] for place in places)
     ]
-    won = connection.execute(_OPEN[connection.dialect.name], rows)
-    left = {CallKey(*row) for row in won}
-    outcomes = []
-    for claim in claims:
-        outcomes.append(claim.key in left)
-        left.discard(claim.key)  # of two that came together the first has won
-    return outcomes
+    outcomes = dict(zip(places, _OPEN.counts(connection, rows), strict=True))
+    return [outcomes[place] == 1 for place in range(len(claims))]
 
 
-def look_up(connection: Connection, asked: LookUp) -> CallEntry | None:
+def look_up(connection: Connection, asked: Sequence[LookUp]) -> list[CallEntry | None]:
     """See LookUp."""
-    # One by one: SQLite reads the whole table for a list of keys of several columns.
-    row = connection.execute(_LOOK_UP, key_values(asked.key)).one_or_none()
-    if row is None:
-        return None
+    # Key by key: SQLite reads the whole table for a list of keys of several columns.
+    rows = _LOOK_UP.found(connection, [key_values(each.key) for each in asked])
+    return [None if row is None else _entry(*row) for row in rows]
+
+
+def _entry(
+    digest: bytes,
+    state: int,
+    owner: str,
+    answer: bytes | None,
+    answer_key: str | None,
+    lease_until_us: int,
+) -> CallEntry:
     return CallEntry(
-        digest=row.digest,
-        state=CallState(row.state),
-        owner=row.owner,
-        lease_until_us=row.lease_until_us,
-        answer=StoredAnswer(data=row.answer, key=row.answer_key),
+        digest=digest,
+        state=CallState(state),
+        owner=owner,
+        lease_until_us=lease_until_us,
+        answer=StoredAnswer(data=answer, key=answer_key),
     )
 
 
 def _book(connection: Connection, records: Sequence[ExchangeRecord]) -> None:
-    if records:
-        ordered = sorted(records, key=lambda record: record.exchange_id)
-        rows = [exchange_columns(record) for record in ordered]
-        connection.execute(_BOOKING[connection.dialect.name], rows)
+    ordered = sorted(records, key=lambda record: record.exchange_id)
+    _BOOKING.run(connection, [exchange_columns(record) for record in ordered])
 
 
-def _many(connection: Connection, statement: Executable, values: list[dict[str, Any]]) -> None:
-    if values:
-        ordered = sorted(values, key=lambda v: (v["key_tenant"], v["key_run"], v["key_request_id"]))
-        connection.execute(statement, ordered)
+def _many(connection: Connection, statement: Prepared, values: list[dict[str, Any]]) -> None:
+    ordered = sorted(values, key=lambda v: (v["key_tenant"], v["key_run"], v["key_request_id"]))
+    statement.run(connection, ordered)

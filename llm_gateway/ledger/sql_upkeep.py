@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, or_, select, tuple_
+from collections.abc import Sequence
 
+from sqlalchemy import (
+    Connection,
+    Integer,
+    bindparam,
+    cast,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from llm_gateway.answers import Booked, Spend, Tokens
 from llm_gateway.ledger.entries import CallKey, CallState
-from llm_gateway.ledger.operations import Bury, FindDead, Forget, KeepLease, RunSum, SumRun
-from llm_gateway.ledger.sql_rows import DROP_OPEN, insert_into, key_columns, key_values
+from llm_gateway.ledger.operations import (
+    Bury,
+    FindDead,
+    Forget,
+    KeepLease,
+    Presume,
+    RunSum,
+    SumCall,
+    SumRun,
+)
+from llm_gateway.ledger.sql_rows import (
+    THIS_OPEN,
+    exchange_columns,
+    insert_into,
+    key_columns,
+    key_values,
+)
 from llm_gateway.ledger.tables import calls, exchanges, owners
 
 _KEY = tuple_(calls.c.tenant, calls.c.run, calls.c.request_id)
-_BURY = DROP_OPEN.returning(
-    calls.c.tier,
-    calls.c.exchange_id,
-    calls.c.model,
-    calls.c.held_input_tokens,
-    calls.c.held_output_tokens,
-    calls.c.held_cost_usd_nanos,
+_ENDED = (CallState.ANSWERED, CallState.SPENT)
+_BURY = (
+    update(calls)
+    .where(THIS_OPEN)
+    .values(state=CallState.SPENT, changed_us=bindparam("new_changed_us"))
+    .returning(
+        calls.c.tier,
+        calls.c.exchange_id,
+        calls.c.model,
+        calls.c.held_input_tokens,
+        calls.c.held_output_tokens,
+        calls.c.held_cost_usd_nanos,
+    )
 )
 
 
 def bury(connection: Connection, burial: Bury) -> bool:
     """See Bury."""
-    row = connection.execute(_BURY, key_values(burial.key, burial.owner)).one_or_none()
+    values = key_values(burial.key, burial.owner) | {"new_changed_us": burial.now_us}
+    row = connection.execute(_BURY, values).one_or_none()
     if row is None:
         return False
     if row.held_input_tokens or row.held_cost_usd_nanos:
@@ -42,6 +78,14 @@ def bury(connection: Connection, burial: Bury) -> bool:
         }
         connection.execute(insert_into(connection, exchanges).on_conflict_do_nothing(), values)
     return True
+
+
+def presume(connection: Connection, presumed: Sequence[Presume]) -> list[None]:
+    """See Presume."""
+    ordered = sorted(presumed, key=lambda each: each.exchange.exchange_id)
+    insert = insert_into(connection, exchanges).on_conflict_do_nothing()
+    connection.execute(insert, [exchange_columns(each.exchange) for each in ordered])
+    return [None] * len(presumed)
 
 
 def keep_lease(connection: Connection, lease: KeepLease) -> None:
@@ -81,6 +125,24 @@ def sum_run(connection: Connection, asked: SumRun) -> RunSum:
     )
 
 
+def sum_call(connection: Connection, asked: SumCall) -> Booked:
+    """See SumCall."""
+    taken, key = exchanges.c, asked.key
+    sums = select(
+        func.sum(taken.input_tokens),
+        func.sum(taken.output_tokens),
+        func.sum(taken.cached_input_tokens),
+        func.sum(taken.reasoning_tokens),
+        func.sum(taken.cost_usd_nanos),
+        func.sum(cast(taken.is_answer, Integer)),
+        func.max(cast(taken.is_estimated, Integer)),
+    ).where(taken.tenant == key.tenant, taken.run == key.run, taken.request_id == key.request_id)
+    row = [int(each or 0) for each in connection.execute(sums).one()]
+    tokens = Tokens(input=row[0], output=row[1], cached_input=row[2], reasoning=row[3])
+    spend = Spend(tokens=tokens, cost_usd_nanos=row[4], is_estimated=bool(row[6]))
+    return Booked(spend, answers=row[5])
+
+
 def find_dead(connection: Connection, asked: FindDead) -> list[Bury]:
     """See FindDead."""
     is_dead = or_(owners.c.lease_until_us.is_(None), owners.c.lease_until_us <= asked.now_us)
@@ -98,7 +160,7 @@ def forget(connection: Connection, asked: Forget) -> int:
     """See Forget."""
     old = (
         select(calls.c.tenant, calls.c.run, calls.c.request_id)
-        .where(calls.c.state == CallState.ANSWERED, calls.c.changed_us < asked.before_us)
+        .where(calls.c.state.in_(_ENDED), calls.c.changed_us < asked.before_us)
         .limit(asked.rows_max)
     )
     old_exchanges = (

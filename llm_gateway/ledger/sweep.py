@@ -13,7 +13,8 @@ from llm_gateway.errors import LedgerUnavailableError
 from llm_gateway.ledger.answer_store import AnswerStore
 from llm_gateway.ledger.group_commit import GroupCommit
 from llm_gateway.ledger.ledger import Ledger
-from llm_gateway.ledger.operations import FindDead, Forget
+from llm_gateway.ledger.lives import Lives
+from llm_gateway.ledger.operations import FindDead, Forget, KeepLease
 
 _ROWS_MAX = 200
 """Touched in one transaction."""
@@ -34,6 +35,7 @@ class Sweep:
         *,
         owner: str,
         retention_days: int,
+        lives: Lives | None = None,
         interval_s: float,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -43,6 +45,7 @@ class Sweep:
         self._owner = owner
         self._commits = commits
         self._answers = answers
+        self._lives = lives
         self._retention_s = retention_days * _DAY_S
         self._interval_s = interval_s
         self._now = now
@@ -62,9 +65,15 @@ class Sweep:
 
     async def bury_dead(self) -> None:
         """End every open call whose gateway is dead."""
+        seen = [] if self._lives is None else self._lives.dead()
+        for dead in seen:
+            await self._commits.post(KeepLease(dead, 0))
         while burials := await self._commits.post(FindDead(self._owner, self._now_us(), _ROWS_MAX)):
             for burial in burials:
                 await self._ledger.bury(burial)
+        for dead in seen:
+            assert self._lives is not None
+            self._lives.forget(dead)
 
     async def forget_old(self) -> None:
         """Delete all that is older than the retention."""

@@ -26,7 +26,8 @@ VERSION_TABLE = "gateway_version"
 """Where Alembic notes what was applied."""
 metadata = MetaData()
 
-# One row a call that is under way or answered. A call that failed has none: its key is free.
+# One row a call that is under way or answered, or that ended without an answer and not for nothing.
+# The key of one that failed for nothing has none.
 calls = Table(
     "calls",
     metadata,
@@ -38,7 +39,7 @@ calls = Table(
     Column("state", Integer, nullable=False),
     Column("owner", String(64), nullable=False),
     Column("changed_us", BigInteger, nullable=False),
-    # The exchange under way and its worst case; zeros between two exchanges.
+    # The exchange under way and its worst case; zeros between two exchanges. Of an open call only.
     Column("exchange_id", String(96), nullable=False),
     Column("model", String(256), nullable=False),
     Column("held_input_tokens", BigInteger, nullable=False),
@@ -71,7 +72,7 @@ exchanges = Table(
     Column("is_estimated", Boolean, nullable=False),
     # No exchange: the call got an answer from the cache.
     Column("is_cached", Boolean, nullable=False, server_default=false()),
-    Index("exchanges_by_run", "tenant", "run"),
+    Index("exchanges_by_call", "tenant", "run", "request_id"),
     Index("exchanges_by_time", "ended_us"),
 )
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Integer, Select, cast, func, select
-from sqlalchemy.exc import InterfaceError, OperationalError
 
-from common.database import Database
+from common.database import Database, DatabaseAwayError
 from llm_gateway.answers import Spend, Tokens
 from llm_gateway.errors import LedgerUnavailableError
 from llm_gateway.ledger.tables import exchanges
@@ -82,7 +81,7 @@ class UsageReports:
         try:
             async with self._database.reading() as connection:
                 rows = (await connection.execute(statement)).all()
-        except (OperationalError, InterfaceError) as error:
+        except DatabaseAwayError as error:
             raise LedgerUnavailableError from error
         return [_sum(query, row) for row in rows if row.rows]
 

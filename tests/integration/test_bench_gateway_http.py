@@ -9,6 +9,7 @@ import pytest
 from fathom_demo.scripted_model import Script, ScriptedModel
 
 from bench.gateway_http import HttpEndpoint
+from tests.support.eventually import eventually
 
 
 @pytest.fixture
@@ -32,6 +33,28 @@ async def test_answers_are_read_over_one_connection(model: ScriptedModel) -> Non
 
     assert bare.connections == 1
     await bare.close()
+
+
+async def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
+    """Peers close theirs after a few seconds, while something else is measured."""
+    body = b'{"choices": [{"message": {"content": "yes"}}]}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + body)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    bare = HttpEndpoint(f"{host}:{port}", model="m", stream_model="m", path="/", key="none")
+    async with server:
+        for _ in range(2):
+            await bare.ask(["hello"])
+            await eventually(lambda: bare.idle == 0)
+        await bare.close()
+
+    assert bare.connections == 2
 
 
 async def test_a_streams_first_piece_comes_after_the_models_time(model: ScriptedModel) -> None:

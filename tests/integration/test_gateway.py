@@ -18,18 +18,6 @@ from common.config import Secret
 from common.errors import ReceivedError, received
 from common.run_token import RUN_TOKEN_METADATA, RunTokenSigner
 from tests.support.eventually import eventually
-from tests.support.fake_provider import (
-    Behaviour,
-    FakeProvider,
-    Gate,
-    answers,
-    ends,
-    fails,
-    resets,
-    sends,
-    streams,
-    text_chunk,
-)
 from tests.support.gateway import (
     config_file,
     gateway_service,
@@ -39,34 +27,44 @@ from tests.support.gateway import (
     token,
     violated_fields,
 )
+from tests.support.played_model import (
+    Behaviour,
+    Gate,
+    PlayedModel,
+    answers,
+    ends,
+    fails,
+    resets,
+    sends,
+    streams,
+    text_chunk,
+)
 
 TIMEOUT_S = 10
 STOPPED = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as serving:
+async def provider() -> AsyncIterator[PlayedModel]:
+    async with PlayedModel() as serving:
         yield serving
 
 
 @pytest.fixture
-async def second() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider(answers("from the second")) as serving:
+async def second() -> AsyncIterator[PlayedModel]:
+    async with PlayedModel(answers("from the second")) as serving:
         yield serving
 
 
 @pytest.fixture
-async def stub(provider: FakeProvider, tmp_path: Path) -> AsyncIterator[Any]:
+async def stub(provider: PlayedModel, tmp_path: Path) -> AsyncIterator[Any]:
     """A gateway with one deployment, `m0`."""
     async with gateway_service(config_file(tmp_path / "c.toml", [provider.base_url])) as serving:
         yield serving
 
 
 @pytest.fixture
-async def pooled(
-    provider: FakeProvider, second: FakeProvider, tmp_path: Path
-) -> AsyncIterator[Any]:
+async def pooled(provider: PlayedModel, second: PlayedModel, tmp_path: Path) -> AsyncIterator[Any]:
     """A gateway whose tiers have `m0` and then `m1`, at two providers."""
     urls = [provider.base_url, second.base_url]
     async with gateway_service(config_file(tmp_path / "c.toml", urls)) as serving:
@@ -95,7 +93,7 @@ async def generation(stub: Any, **fields: Any) -> generation_pb2.Generation:
 
 
 async def test_a_prompt_is_answered_with_its_usage_and_cost(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     answer = await generation(stub)
 
@@ -117,7 +115,7 @@ async def test_a_deployment_can_be_asked_by_name(pooled: Any) -> None:
 
 
 async def test_a_stream_begins_with_start_and_ends_with_the_whole(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     provider.plan(answers("one two three", reasoning="hmm"))
 
@@ -133,7 +131,7 @@ async def test_a_stream_begins_with_start_and_ends_with_the_whole(
     assert events[-1].generation.usage.cost_usd_nanos == 16_000
 
 
-async def test_an_empty_answer_still_has_a_start(stub: Any, provider: FakeProvider) -> None:
+async def test_an_empty_answer_still_has_a_start(stub: Any, provider: PlayedModel) -> None:
     provider.plan(answers(""))
 
     call = stub.StreamGenerate(stream_generate(), metadata=metadata(), timeout=TIMEOUT_S)
@@ -142,7 +140,7 @@ async def test_an_empty_answer_still_has_a_start(stub: Any, provider: FakeProvid
 
 
 async def test_a_provider_that_does_not_stream_is_taken_whole(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     """Some compatible servers ignore `stream`."""
     body = (
@@ -156,13 +154,13 @@ async def test_a_provider_that_does_not_stream_is_taken_whole(
     assert [event async for event in call][-1].generation.text == "whole"
 
 
-async def test_a_connection_is_used_again(stub: Any, provider: FakeProvider) -> None:
+async def test_a_connection_is_used_again(stub: Any, provider: PlayedModel) -> None:
     """Streams are read past [DONE]; else each call would pay for a new connection."""
     ports = set()
 
-    async def remember(request: Any, body: Any) -> Any:
-        ports.add(request.transport.get_extra_info("peername")[1])
-        return await answers("x")(request, body)
+    async def remember(http: Any, request: Any) -> Any:
+        ports.add(http.transport.get_extra_info("peername")[1])
+        return await answers("x")(http, request)
 
     provider.usual = remember
     for _ in range(3):
@@ -193,7 +191,7 @@ async def test_a_connection_is_used_again(stub: Any, provider: FakeProvider) -> 
 )
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 async def test_a_passing_fault_is_retried(
-    stub: Any, provider: FakeProvider, fault: Behaviour, name: str, streamed: bool
+    stub: Any, provider: PlayedModel, fault: Behaviour, name: str, streamed: bool
 ) -> None:
     """The gateway owns the retries; its callers see the answer only."""
     if streamed and name == "no finish reason":
@@ -210,7 +208,7 @@ async def test_a_passing_fault_is_retried(
 
 
 async def test_retries_end_with_the_providers_name_and_the_attempts(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     provider.usual = fails(500, {"message": "internal detail of the provider"})
 
@@ -225,7 +223,7 @@ async def test_retries_end_with_the_providers_name_and_the_attempts(
 
 async def test_an_unreachable_provider_is_unavailable(tmp_path: Path) -> None:
     """Nothing of the libraries' words, which hold addresses, reaches the caller."""
-    async with FakeProvider() as gone:
+    async with PlayedModel() as gone:
         url = gone.base_url
     async with gateway_service(config_file(tmp_path / "c.toml", [url])) as stub:
         error = await error_of(stub.Generate(generate(), metadata=metadata(), timeout=TIMEOUT_S))
@@ -237,7 +235,7 @@ async def test_an_unreachable_provider_is_unavailable(tmp_path: Path) -> None:
 
 
 async def test_a_failing_deployment_is_replaced_by_the_next(
-    pooled: Any, provider: FakeProvider
+    pooled: Any, provider: PlayedModel
 ) -> None:
     provider.usual = fails(500)
 
@@ -246,7 +244,7 @@ async def test_a_failing_deployment_is_replaced_by_the_next(
     assert (answer.text, answer.model, answer.attempts) == ("from the second", "models/m1", 4)
 
 
-async def test_a_long_rate_limit_is_not_waited_for(pooled: Any, provider: FakeProvider) -> None:
+async def test_a_long_rate_limit_is_not_waited_for(pooled: Any, provider: PlayedModel) -> None:
     provider.usual = fails(429, headers={"retry-after": "60"})
 
     first, second_answer = await generation(pooled), await generation(pooled)
@@ -257,7 +255,7 @@ async def test_a_long_rate_limit_is_not_waited_for(pooled: Any, provider: FakePr
 
 
 async def test_a_rate_limit_without_an_alternative_says_when_to_come_back(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     provider.usual = fails(429, headers={"retry-after": "60"})
 
@@ -274,7 +272,7 @@ async def test_a_rate_limit_without_an_alternative_says_when_to_come_back(
     "fault", [fails(401), fails(402), fails(403), fails(429, {"code": "insufficient_quota"})]
 )
 async def test_a_refused_credential_is_not_tried_again(
-    stub: Any, provider: FakeProvider, fault: Behaviour
+    stub: Any, provider: PlayedModel, fault: Behaviour
 ) -> None:
     provider.usual = fault
 
@@ -288,7 +286,7 @@ async def test_a_refused_credential_is_not_tried_again(
 
 @pytest.mark.parametrize("status", [302, 400, 404, 422])
 async def test_a_rejected_request_is_neither_retried_nor_sent_elsewhere(
-    pooled: Any, provider: FakeProvider, second: FakeProvider, status: int
+    pooled: Any, provider: PlayedModel, second: PlayedModel, status: int
 ) -> None:
     provider.usual = fails(status, headers={"location": second.base_url + "/chat/completions"})
 
@@ -301,7 +299,7 @@ async def test_a_rejected_request_is_neither_retried_nor_sent_elsewhere(
 
 
 async def test_messages_that_do_not_fit_the_window_are_named_so(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     provider.usual = fails(400, {"code": "context_length_exceeded"})
 
@@ -313,7 +311,7 @@ async def test_messages_that_do_not_fit_the_window_are_named_so(
 
 
 async def test_messages_that_do_not_fit_go_to_a_deployment_that_may_take_them(
-    pooled: Any, provider: FakeProvider
+    pooled: Any, provider: PlayedModel
 ) -> None:
     provider.usual = fails(400, {"code": "context_length_exceeded"})
 
@@ -325,7 +323,7 @@ async def test_messages_that_do_not_fit_go_to_a_deployment_that_may_take_them(
     [(sends(b"{oops"), "not_json"), (answers("half", finish_reason=None), "no_finish_reason")],
 )
 async def test_a_reply_that_stays_broken_is_named_so(
-    stub: Any, provider: FakeProvider, fault: Behaviour, problem: str
+    stub: Any, provider: PlayedModel, fault: Behaviour, problem: str
 ) -> None:
     provider.usual = fault
 
@@ -348,7 +346,7 @@ async def test_a_reply_that_stays_broken_is_named_so(
     ids=["reset", "ended", "garbage", "error"],
 )
 async def test_a_stream_that_breaks_after_its_first_piece_is_an_error(
-    pooled: Any, provider: FakeProvider, second: FakeProvider, fault: Behaviour, problem: str
+    pooled: Any, provider: PlayedModel, second: PlayedModel, fault: Behaviour, problem: str
 ) -> None:
     """Another deployment's words cannot continue the first one's; a clean end would be a lie."""
     provider.usual = fault
@@ -366,7 +364,7 @@ async def test_a_stream_that_breaks_after_its_first_piece_is_an_error(
 
 
 async def test_a_silent_provider_is_given_up_and_replaced(
-    provider: FakeProvider, second: FakeProvider, tmp_path: Path
+    provider: PlayedModel, second: PlayedModel, tmp_path: Path
 ) -> None:
     path = config_file(tmp_path / "c.toml", [provider.base_url, second.base_url])
     path.write_text(path.read_text().replace("timeout_s = 5", "timeout_s = 0.2"))
@@ -379,7 +377,7 @@ async def test_a_silent_provider_is_given_up_and_replaced(
     assert answer.usage.estimated, "a provider that was asked may bill for it"
 
 
-async def test_a_deadline_that_passes_is_the_callers_own(stub: Any, provider: FakeProvider) -> None:
+async def test_a_deadline_that_passes_is_the_callers_own(stub: Any, provider: PlayedModel) -> None:
     provider.usual = Gate(answers("too late"))
 
     error = await error_of(stub.Generate(generate(), metadata=metadata(), timeout=0.2))
@@ -388,7 +386,7 @@ async def test_a_deadline_that_passes_is_the_callers_own(stub: Any, provider: Fa
     assert len(provider.bodies) == 1
 
 
-async def test_usage_that_is_not_reported_is_estimated(stub: Any, provider: FakeProvider) -> None:
+async def test_usage_that_is_not_reported_is_estimated(stub: Any, provider: PlayedModel) -> None:
     provider.plan(answers("twelve bytes", usage=None))
 
     usage = (await generation(stub, text="x" * 400)).usage
@@ -398,7 +396,7 @@ async def test_usage_that_is_not_reported_is_estimated(stub: Any, provider: Fake
     assert usage.cost_usd_nanos == 101_000 + 6_000
 
 
-async def test_a_usage_of_zero_is_a_usage(stub: Any, provider: FakeProvider) -> None:
+async def test_a_usage_of_zero_is_a_usage(stub: Any, provider: PlayedModel) -> None:
     """Cached answers of some providers are free."""
     provider.plan(answers("free", usage={"prompt_tokens": 0, "completion_tokens": 0}))
 
@@ -408,7 +406,7 @@ async def test_a_usage_of_zero_is_a_usage(stub: Any, provider: FakeProvider) -> 
 
 
 async def test_a_failed_attempt_that_reported_its_usage_is_counted(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     provider.plan(answers("half", finish_reason=None))
 
@@ -429,7 +427,7 @@ async def test_a_failed_attempt_that_reported_its_usage_is_counted(
     ids=["missing", "malformed", "forged", "expired"],
 )
 async def test_a_call_without_a_good_run_token_is_refused(
-    stub: Any, provider: FakeProvider, text: str | None, problem: str
+    stub: Any, provider: PlayedModel, text: str | None, problem: str
 ) -> None:
     carried = [] if text is None else [(RUN_TOKEN_METADATA, text)]
     requests = iter([pb2.BatchGenerateRequest(start=pb2.BatchStart())])
@@ -497,16 +495,6 @@ async def test_every_bad_field_is_named(stub: Any) -> None:
     }
 
 
-async def test_what_is_not_built_says_so(stub: Any) -> None:
-    schema = generate(response_schema_json="{}")
-
-    error = await error_of(stub.Generate(schema, metadata=metadata(), timeout=5))
-
-    assert error.code is grpc.StatusCode.UNIMPLEMENTED
-    assert error.reason_name == "ERROR_REASON_NOT_IMPLEMENTED"
-    assert error.metadata == {"feature": "prompt.response_schema_json"}
-
-
 async def test_models_are_listed_by_name_in_pages(pooled: Any) -> None:
     request = pb2.ListModelsRequest(page_size=1)
     first = await pooled.ListModels(request, metadata=metadata(), timeout=TIMEOUT_S)
@@ -538,7 +526,7 @@ async def test_a_bad_page_is_refused(stub: Any, field: str, value: Any) -> None:
 
 
 async def test_a_caller_who_goes_away_leaves_the_real_usage_behind(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     """Otherwise a run could spend without end by hanging up."""
     gate = Gate(answers("paid all the same"))
@@ -560,7 +548,7 @@ async def test_a_caller_who_goes_away_leaves_the_real_usage_behind(
 
 
 async def test_a_stream_whose_reader_goes_away_is_paid_as_well(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     usage = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 90}}
     rest = Gate(ends)
@@ -580,7 +568,7 @@ async def test_a_stream_whose_reader_goes_away_is_paid_as_well(
 
 
 async def test_an_exchange_nobody_waits_for_ends_after_its_time(
-    provider: FakeProvider, tmp_path: Path
+    provider: PlayedModel, tmp_path: Path
 ) -> None:
     provider.plan(Gate(answers("never")))
     path = config_file(tmp_path / "c.toml", [provider.base_url])

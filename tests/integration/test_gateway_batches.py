@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import grpc
 import pytest
 from aiohttp import web
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
+from fathom_demo.scripted_model import ChatRequest
 
 from common.errors import ReceivedError, received
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, Gate, answers, fails
 from tests.support.gateway import (
     config_file,
     gateway_service,
@@ -23,19 +24,20 @@ from tests.support.gateway import (
     violated_fields,
     wire_prompt,
 )
+from tests.support.played_model import Gate, PlayedModel, answers, fails
 
 TIMEOUT_S = 20
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FakeProvider]:
+async def provider() -> AsyncIterator[PlayedModel]:
     """Answers with the prompt itself."""
-    async with FakeProvider(answers(lambda body: body["messages"][0]["content"])) as serving:
+    async with PlayedModel(answers(lambda request: request.messages[0].content)) as serving:
         yield serving
 
 
 @pytest.fixture
-async def stub(provider: FakeProvider, tmp_path: Path) -> AsyncIterator[Any]:
+async def stub(provider: PlayedModel, tmp_path: Path) -> AsyncIterator[Any]:
     async with gateway_service(config_file(tmp_path / "c.toml", [provider.base_url])) as serving:
         yield serving
 
@@ -73,7 +75,7 @@ async def test_a_batch_without_items_is_empty(stub: Any) -> None:
     assert await answered(stub, [start()]) == []
 
 
-async def test_answers_come_as_they_are_ready(stub: Any, provider: FakeProvider) -> None:
+async def test_answers_come_as_they_are_ready(stub: Any, provider: PlayedModel) -> None:
     slow = Gate(answers("slow"))
     provider.plan(slow)
     call = stub.BatchGenerate(metadata=metadata(), timeout=TIMEOUT_S)
@@ -91,7 +93,7 @@ async def test_answers_come_as_they_are_ready(stub: Any, provider: FakeProvider)
     assert await call.read() == grpc.aio.EOF
 
 
-async def test_one_items_failure_is_its_own(stub: Any, provider: FakeProvider) -> None:
+async def test_one_items_failure_is_its_own(stub: Any, provider: PlayedModel) -> None:
     """A batch of hundreds must not be lost for one refusal."""
     responses = await answered(stub, [start(), item(0), item(1, ""), item(2, tier="none")])
 
@@ -103,8 +105,26 @@ async def test_one_items_failure_is_its_own(stub: Any, provider: FakeProvider) -
     assert refused.reason_name == "ERROR_REASON_MODEL_NOT_OFFERED"
 
 
+async def test_a_stream_that_is_kept_open_does_not_keep_a_token_good(stub: Any) -> None:
+    """Whoever has got hold of a token could else use it for ever."""
+    expires_at = time.time() + 1.0
+    call = stub.BatchGenerate(metadata=metadata(expires_at=expires_at), timeout=TIMEOUT_S)
+    await call.write(start())
+    await call.write(item(0))
+    before = await call.read()
+    await eventually(lambda: time.time() > expires_at)
+    await call.write(item(1))
+    after = await call.read()
+    await call.done_writing()
+
+    assert before.generation.text == "x"
+    refused = ReceivedError(after.error)
+    assert refused.code is grpc.StatusCode.UNAUTHENTICATED
+    assert refused.metadata == {"problem": "expired"}
+
+
 async def test_a_provider_that_rejects_fails_the_items_only(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     provider.usual = fails(400)
 
@@ -116,7 +136,7 @@ async def test_a_provider_that_rejects_fails_the_items_only(
 
 
 async def test_a_batch_that_is_rate_limited_as_one_is_answered_in_the_end(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     """What a batch does to a new account: every call of the first wave is limited."""
     provider.plan(*[fails(429, headers={"retry-after-ms": "50"})] * 64)
@@ -128,17 +148,17 @@ async def test_a_batch_that_is_rate_limited_as_one_is_answered_in_the_end(
 
 
 async def test_a_batch_finds_the_concurrency_that_a_provider_bears(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     """Without it most of the items would be refused again and again until they fail."""
     refused = 0
 
-    async def bears_six(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def bears_six(http: web.Request, request: ChatRequest) -> web.StreamResponse:
         nonlocal refused
         if provider.under_way > 6:
             refused += 1
-            return await fails(429)(request, body)
-        return await answers("x", delay_s=0.02)(request, body)
+            return await fails(429)(http, request)
+        return await answers("x", delay_s=0.02)(http, request)
 
     provider.usual = bears_six
     responses = await answered(stub, [start(), *(item(index) for index in range(200))])
@@ -150,7 +170,7 @@ async def test_a_batch_finds_the_concurrency_that_a_provider_bears(
 
 @pytest.mark.parametrize("concurrency_max", [1, 7, None])
 async def test_no_more_items_are_worked_on_than_asked(
-    stub: Any, provider: FakeProvider, concurrency_max: int | None
+    stub: Any, provider: PlayedModel, concurrency_max: int | None
 ) -> None:
     at_a_time = 64 if concurrency_max is None else concurrency_max
     gate = Gate(answers("x"))
@@ -209,7 +229,7 @@ async def test_a_batch_out_of_order_is_refused_whole(
 
 
 async def test_a_cancelled_batch_asks_no_further_item(
-    provider: FakeProvider, tmp_path: Path
+    provider: PlayedModel, tmp_path: Path
 ) -> None:
     provider.usual = Gate(answers("never"))
     path = config_file(tmp_path / "c.toml", [provider.base_url])
@@ -224,16 +244,13 @@ async def test_a_cancelled_batch_asks_no_further_item(
 
 
 async def test_the_whole_batch_stays_under_the_limits_of_its_run(
-    stub: Any, provider: FakeProvider
+    stub: Any, provider: PlayedModel
 ) -> None:
     """The published failure: four of five concurrent calls were admitted over a cap."""
 
-    def costly(body: dict[str, Any]) -> Any:
-        tokens = {"prompt_tokens": 20, "completion_tokens": body["max_tokens"]}
-        return answers("x", usage=tokens)
-
-    async def spend_all(request: Any, body: dict[str, Any]) -> Any:
-        return await costly(body)(request, body)
+    async def spend_all(http: web.Request, request: ChatRequest) -> web.StreamResponse:
+        tokens = {"prompt_tokens": 20, "completion_tokens": request.completion_tokens_max}
+        return await answers("x", usage=tokens)(http, request)
 
     provider.usual = spend_all
     requests = [start(), *(item(i, "x" * 4, output_tokens_max=80) for i in range(50))]
@@ -251,7 +268,7 @@ async def test_the_whole_batch_stays_under_the_limits_of_its_run(
     assert len(provider.bodies) == 10, "refused before anything was sent"
 
 
-async def test_a_reader_that_pauses_holds_the_batch_up(stub: Any, provider: FakeProvider) -> None:
+async def test_a_reader_that_pauses_holds_the_batch_up(stub: Any, provider: PlayedModel) -> None:
     """Flow control reaches from the reader to the sender: nothing is piled up in between."""
     big = "x" * 500_000
     call = stub.BatchGenerate(metadata=metadata(), timeout=TIMEOUT_S)

@@ -11,10 +11,13 @@ from fathom.gateway.v1 import generation_pb2, quota_service_pb2
 from fathom.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
 from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
 from fathom_demo.scripted_model import Script, ScriptedModel
+from redis.asyncio import Redis
 
+from common.config import Secret
 from common.database import Database, DatabaseThread
 from llm_gateway.cache.operations import TrimCached
 from llm_gateway.cache.sql_store import SqlCacheStore
+from llm_gateway.cache.valkey_store import ValkeyCacheStore
 from llm_gateway.ledger.group_commit import GroupCommit
 from llm_gateway.ledger.sql_store import SqlCallStore
 from llm_gateway.ledger.tables import MIGRATIONS
@@ -28,6 +31,7 @@ from tests.support.gateway import (
     generate,
     metadata,
 )
+from tests.support.valkey import ValkeyServer
 
 
 def _model(latency_ms: float = 0) -> ScriptedModel:
@@ -55,6 +59,75 @@ class TestSqlCacheStore(CacheStoreContract):
     @pytest.fixture
     def store(self, commits: GroupCommit, clock: ManualClock) -> SqlCacheStore:
         return SqlCacheStore(commits, answers_max=1000, now=clock.now)
+
+
+class TestValkeyCacheStore(CacheStoreContract):
+    """In Valkey."""
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock()
+
+    @pytest.fixture
+    async def store(
+        self, valkey: ValkeyServer, clock: ManualClock
+    ) -> AsyncIterator[ValkeyCacheStore]:
+        client = Redis.from_url(valkey.new_database())
+        store = ValkeyCacheStore(client, answers_max=1000, now=clock.now)
+        yield store
+        await store.close()
+
+
+async def test_the_valkey_store_makes_room_by_itself(valkey: ValkeyServer) -> None:
+    """And keeps no trace of what it let go."""
+    clock, client = ManualClock(), Redis.from_url(valkey.new_database())
+    store = ValkeyCacheStore(client, answers_max=10, now=clock.now)
+    for number in range(128):
+        clock.advance(0.001)
+        await store.put(key(str(number)), b"x", TTL_S)
+
+    left = [number for number in range(128) if await store.get(key(str(number)))]
+
+    assert left == list(range(118, 128))
+    assert await client.dbsize() == 10 + 1
+    await store.close()
+
+
+async def test_valkey_itself_lets_go_of_what_has_expired(valkey: ValkeyServer) -> None:
+    """Also where no gateway looks after it any more."""
+    client = Redis.from_url(valkey.new_database())
+    store = ValkeyCacheStore(client, answers_max=10)
+    await store.put(key("a"), b"x", TTL_S)
+
+    (name,) = [name async for name in client.scan_iter() if b"expiry" not in name]
+
+    assert TTL_S * 1000 - 10_000 < await client.pttl(name) <= TTL_S * 1000
+    await store.close()
+
+
+async def test_two_gateways_share_answers_in_valkey_and_do_without_it(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    """A cache that is away costs a call its hit and nothing else."""
+    request, settings = generate(temperature=0.0), {"cache_url": Secret(valkey.new_database())}
+    async with _model() as model:
+        files = [tmp_path / name / "gateway.toml" for name in ("one", "other")]
+        for file in files:
+            file.parent.mkdir()
+            config_file(file, [model.base_url])
+        async with (
+            gateway_service(files[0], **settings) as one,
+            gateway_service(files[1], **settings) as other,
+        ):
+            first = await one.Generate(request, metadata=metadata(), timeout=10)
+            again = await other.Generate(request, metadata=metadata(), timeout=10)
+        gone = {"cache_url": Secret(f"unix://{tmp_path}/nobody")}
+        async with gateway_service(files[0], **gone) as alone:
+            asked = await alone.Generate(request, metadata=metadata(), timeout=10)
+
+    assert (first.generation.attempts, again.generation.attempts) == (1, 0)
+    assert again.generation.text == first.generation.text
+    assert asked.generation.attempts == 1
 
 
 async def test_the_oldest_above_the_number_and_what_has_expired_go(commits: GroupCommit) -> None:

@@ -26,7 +26,6 @@ from llm_gateway.failures import FailureKind, ProviderError
 from llm_gateway.openai_provider import OpenAIProvider
 from llm_gateway.tls import Tls
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, fails
 from tests.support.gateway import (
     config_file,
     deployment,
@@ -36,6 +35,7 @@ from tests.support.gateway import (
     opened_gateway,
     prompt,
 )
+from tests.support.played_model import PlayedModel, fails
 
 
 def keyed_config(folder: Path, base_url: str) -> Path:
@@ -46,7 +46,7 @@ def keyed_config(folder: Path, base_url: str) -> Path:
     return path
 
 
-async def keys_used(stub: Any, provider: FakeProvider) -> str:
+async def keys_used(stub: Any, provider: PlayedModel) -> str:
     await stub.Generate(generate(), metadata=metadata(), timeout=10)
     return provider.headers[-1]["authorization"]
 
@@ -54,7 +54,7 @@ async def keys_used(stub: Any, provider: FakeProvider) -> str:
 async def test_a_key_that_changes_in_its_file_is_used_without_a_restart(tmp_path: Path) -> None:
     """Keys are rotated by whoever mounts them; the gateway is not told."""
     (tmp_path / "key").write_text("sk-first\n")
-    async with FakeProvider() as provider:
+    async with PlayedModel() as provider:
         path = keyed_config(tmp_path, provider.base_url)
         async with opened_gateway(path, credentials_check_s=0.02) as (stub, _):
             assert await keys_used(stub, provider) == "Bearer sk-first"
@@ -73,7 +73,7 @@ async def test_a_key_file_that_is_no_good_leaves_the_key_before_in_use(
     """A file is empty for a moment while it is written."""
     key = tmp_path / "key"
     key.write_text("sk-first")
-    async with FakeProvider() as provider:
+    async with PlayedModel() as provider:
         path = keyed_config(tmp_path, provider.base_url)
         async with opened_gateway(path, credentials_check_s=0.02) as (stub, _):
             with caplog.at_level(logging.ERROR, "llm_gateway.reload"):
@@ -92,7 +92,7 @@ async def test_a_changed_key_file_does_not_bring_in_the_rest_of_a_changed_config
 ) -> None:
     """An edit that nobody has signalled yet may be half done."""
     (tmp_path / "key").write_text("sk-first")
-    async with FakeProvider() as provider:
+    async with PlayedModel() as provider:
         path = keyed_config(tmp_path, provider.base_url)
         async with opened_gateway(path, credentials_check_s=0.02) as (stub, opened):
             path.write_text("[[")
@@ -145,16 +145,8 @@ async def tls_server(certificates: Path, *, asks_client: bool = False) -> AsyncI
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
     context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
     context.verify_mode = ssl.CERT_REQUIRED if asks_client else ssl.CERT_NONE
-    serving = FakeProvider()
-    application = web.Application()
-    application.router.add_post("/v1/chat/completions", serving._handle)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    try:
-        yield f"https://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+    async with PlayedModel(tls=context) as serving:
+        yield serving.base_url
 
 
 async def text_from(of: Provider) -> str:
@@ -237,7 +229,10 @@ async def test_a_certificate_that_is_renewed_in_its_place_is_noticed(
     assert before.read() != before
 
 
-async def test_an_endpoint_is_reached_through_its_proxy() -> None:
+@pytest.mark.parametrize("by_environment", [False, True])
+async def test_an_endpoint_is_reached_through_its_proxy(
+    monkeypatch: pytest.MonkeyPatch, by_environment: bool
+) -> None:
     """The proxy sees the whole URL and the credential for it; the endpoint itself is never met."""
     seen: dict[str, str] = {}
 
@@ -255,6 +250,9 @@ async def test_an_endpoint_is_reached_through_its_proxy() -> None:
     try:
         proxy = Secret(f"http://user:password@127.0.0.1:{runner.addresses[0][1]}")
         of = endpoint(base_url="http://model.invalid/v1", proxy=proxy)
+        if by_environment:
+            monkeypatch.setenv("HTTP_PROXY", proxy.reveal())
+            of = endpoint(base_url="http://model.invalid/v1")
         assert await text_from(of) == "by proxy"
     finally:
         await runner.cleanup()
@@ -279,7 +277,7 @@ async def test_no_key_is_told_to_anybody(
     (tmp_path / "key").write_text(secrets[0])
     told = ""
     with caplog.at_level(logging.DEBUG):
-        async with FakeProvider() as provider:
+        async with PlayedModel() as provider:
             provider.usual = fails(401, {"message": f"bad key {secrets[0]} or {secrets[1]}"})
             path = keyed_config(tmp_path, provider.base_url)
             async with opened_gateway(path, credentials_check_s=0.02) as (stub, opened):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import grpc
@@ -12,8 +13,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from common.errors import received
 from llm_gateway import call_telemetry
-from tests.support.fake_provider import FakeProvider, answers
 from tests.support.gateway import config_file, gateway_service, generate, metadata
+from tests.support.played_model import PlayedModel, answers
 
 KEY = "AKIA" + "Q" * 16
 """Put together, so that no scanner takes it for a leak."""
@@ -27,7 +28,7 @@ def with_egress(path: Path, base_url: str, rules: str) -> Path:
 
 async def test_a_redacted_key_never_reaches_the_provider(tmp_path: Path) -> None:
     """The point of the guard, seen from the other end of the wire."""
-    async with FakeProvider() as provider:
+    async with PlayedModel() as provider:
         path = with_egress(tmp_path / "c.toml", provider.base_url, '[egress]\nsecrets = "redact"')
         async with gateway_service(path) as stub:
             await stub.Generate(generate(f"the key is {KEY}."), metadata=metadata(), timeout=10)
@@ -38,7 +39,7 @@ async def test_a_redacted_key_never_reaches_the_provider(tmp_path: Path) -> None
 
 async def test_a_refused_prompt_is_never_sent_and_costs_nothing(tmp_path: Path) -> None:
     """The error tells message and kind, so that the caller can mend it without a log."""
-    async with FakeProvider() as provider:
+    async with PlayedModel() as provider:
         rules = '[egress.tenants.acme]\nsecrets = "refuse"'
         path = with_egress(tmp_path / "c.toml", provider.base_url, rules)
         async with gateway_service(path) as stub:
@@ -63,7 +64,7 @@ async def test_content_is_in_traces_only_for_tenants_that_have_it_captured(
     tracing = TracerProvider()
     tracing.add_span_processor(SimpleSpanProcessor(spans))
     monkeypatch.setattr(call_telemetry, "tracer", tracing.get_tracer)
-    async with FakeProvider(answers("an answer in confidence")) as provider:
+    async with PlayedModel(answers("an answer in confidence")) as provider:
         rules = "[egress.tenants.acme]\ncaptures_content = true"
         path = with_egress(tmp_path / "c.toml", provider.base_url, rules)
         tenant = "acme" if captured else "other"
@@ -75,3 +76,25 @@ async def test_content_is_in_traces_only_for_tenants_that_have_it_captured(
     expected = ("user: a prompt in confidence", "an answer in confidence")
     values = (chat.get("input.value"), chat.get("output.value"))
     assert values == (expected if captured else (None, None))
+
+
+@pytest.mark.parametrize(("reaction", "captured"), [("redact", True), ("refuse", False)])
+async def test_a_secret_that_must_not_leave_is_in_no_trace(
+    reaction: str, captured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is captured is what left: traces go to a collector, which is outside as well."""
+    spans = InMemorySpanExporter()
+    tracing = TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(call_telemetry, "tracer", tracing.get_tracer)
+    async with PlayedModel() as provider:
+        rules = f'[egress]\ncaptures_content = true\nsecrets = "{reaction}"'
+        path = with_egress(tmp_path / "c.toml", provider.base_url, rules)
+        async with gateway_service(path) as stub:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await stub.Generate(generate(KEY), metadata=metadata(), timeout=10)
+
+    chat = dict(spans.get_finished_spans()[-1].attributes or {})
+    expected = "user: [redacted: aws_access_key]" if captured else None
+    assert chat.get("input.value") == expected
+    assert KEY not in "".join(span.to_json() for span in spans.get_finished_spans())

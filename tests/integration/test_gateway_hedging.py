@@ -15,7 +15,6 @@ from fathom.gateway.v1.generation_pb2 import Generation
 
 from llm_gateway.ledger.usage import UsageQuery
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, Gate, answers, fails
 from tests.support.gateway import (
     config_file,
     generate,
@@ -23,6 +22,7 @@ from tests.support.gateway import (
     opened_gateway,
     stream_generate,
 )
+from tests.support.played_model import Gate, PlayedModel, answers, fails
 
 KNOWN = 20
 """Answers after which a deployment's usual time is known."""
@@ -32,7 +32,7 @@ COST = 10 * 1000 + 3 * 2000
 class Scene:
     """A gateway that may hedge, with a usual deployment `m0` and another, `m1`."""
 
-    def __init__(self, stub: Any, opened: Any, first: FakeProvider, second: FakeProvider) -> None:
+    def __init__(self, stub: Any, opened: Any, first: PlayedModel, second: PlayedModel) -> None:
         self.stub = stub
         self.opened = opened
         self.first = first
@@ -60,7 +60,7 @@ class Scene:
 @contextlib.asynccontextmanager
 async def scene(folder: Path, *, share: float = 1.0, **settings: Any) -> AsyncIterator[Scene]:
     usual = answers("first", delay_s=0.02)
-    async with FakeProvider(usual) as first, FakeProvider(answers("second")) as second:
+    async with PlayedModel(usual) as first, PlayedModel(answers("second")) as second:
         path = config_file(folder / "c.toml", [first.base_url, second.base_url])
         path.write_text(f"{path.read_text()}\n[routing]\nhedge_share = {share}\n")
         async with opened_gateway(path, **settings) as (stub, opened):

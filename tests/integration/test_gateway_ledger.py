@@ -19,7 +19,6 @@ from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
 from common.config import Secret
 from common.errors import ReceivedError, received
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, Gate, answers, fails, sends
 from tests.support.gateway import (
     KEY,
     config_file,
@@ -31,6 +30,7 @@ from tests.support.gateway import (
     violated_fields,
     wire_prompt,
 )
+from tests.support.played_model import Gate, PlayedModel, answers, fails, sends
 from tests.support.postgres import PostgresServer
 
 TIMEOUT_S = 20
@@ -40,13 +40,13 @@ COST = 10 * 1_000 + 3 * 2_000
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as serving:
+async def provider() -> AsyncIterator[PlayedModel]:
+    async with PlayedModel() as serving:
         yield serving
 
 
 @pytest.fixture
-def config(provider: FakeProvider, tmp_path: Path) -> Path:
+def config(provider: PlayedModel, tmp_path: Path) -> Path:
     return config_file(tmp_path / "c.toml", [provider.base_url])
 
 
@@ -69,7 +69,7 @@ async def error_of(call: Any) -> ReceivedError:
 
 
 async def test_a_repeat_gets_the_same_answer_and_pays_nothing(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     async with gateway_service(config, database_url=Secret(database_url)) as stub:
         first = await ask(stub, asked())
@@ -87,7 +87,7 @@ async def test_a_repeat_gets_the_same_answer_and_pays_nothing(
 
 
 async def test_a_hundred_identical_calls_at_once_ask_the_provider_once(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     async with gateway_service(config, database_url=Secret(database_url)) as stub:
         generations = await asyncio.gather(*(ask(stub, asked()) for _ in range(100)))
@@ -97,7 +97,7 @@ async def test_a_hundred_identical_calls_at_once_ask_the_provider_once(
     assert sum(each.usage.cost_usd_nanos for each in generations) == COST
 
 
-async def test_another_prompt_under_one_id_is_aborted(config: Path, provider: FakeProvider) -> None:
+async def test_another_prompt_under_one_id_is_aborted(config: Path, provider: PlayedModel) -> None:
     async with gateway_service(config) as stub:
         await ask(stub, asked())
         error = await error_of(
@@ -111,7 +111,7 @@ async def test_another_prompt_under_one_id_is_aborted(config: Path, provider: Fa
 
 
 async def test_a_streamed_call_is_repeated_in_one_piece(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     """Also by a caller who asks for it whole: it is the same call."""
     request = stream_generate()
@@ -139,7 +139,7 @@ async def test_a_streamed_call_is_repeated_in_one_piece(
 
 
 async def test_items_of_a_batch_with_one_id_are_one_call(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     start = pb2.BatchGenerateRequest(start=pb2.BatchStart())
     items = [
@@ -157,7 +157,7 @@ async def test_items_of_a_batch_with_one_id_are_one_call(
 
 
 async def test_a_failed_call_is_made_again_and_both_are_paid(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     cut = sends(b'{"usage": {"prompt_tokens": 10, "completion_tokens": 3}}')
     provider.plan(cut, cut, cut)
@@ -170,10 +170,42 @@ async def test_a_failed_call_is_made_again_and_both_are_paid(
 
     assert (again.attempts, len(provider.bodies)) == (1, 4)
     assert (row.usage.cost_usd_nanos, row.usage.calls) == (4 * COST, 1)
+    assert again.usage.cost_usd_nanos == COST
+    assert again.recorded_usage == row.usage
+
+
+async def test_a_call_that_fails_again_tells_of_all_that_was_paid_for_it(
+    config: Path, provider: PlayedModel
+) -> None:
+    """Who asks again may not have heard of the first failure."""
+    cut = sends(b'{"usage": {"prompt_tokens": 10, "completion_tokens": 3}}')
+    provider.plan(*[cut] * 6)
+    async with gateway_service(config) as stub:
+        errors = [
+            await error_of(stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S))
+            for _ in range(2)
+        ]
+
+    told = [error.metadata["cost_usd_nanos"] for error in errors]
+    assert told == [str(3 * COST), str(len(provider.bodies) * COST)]
+    assert len(provider.bodies) > 3
+
+
+async def test_a_call_that_is_new_has_no_recorded_usage(
+    config: Path, provider: PlayedModel
+) -> None:
+    """Nor has one that is repeated after it failed for nothing."""
+    provider.plan(fails(400, {"message": "no"}))
+    async with gateway_service(config) as stub:
+        await error_of(stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S))
+        mended = await ask(stub, asked())
+        unnamed = await ask(stub, asked(request_id=""))
+
+    assert [each.HasField("recorded_usage") for each in (mended, unnamed)] == [False, False]
 
 
 async def test_a_rejected_call_frees_its_id_for_another_prompt(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     provider.plan(fails(400, {"message": "no"}))
     async with gateway_service(config) as stub:
@@ -183,7 +215,7 @@ async def test_a_rejected_call_frees_its_id_for_another_prompt(
 
 
 async def test_after_a_restart_answers_are_there_and_limits_hold(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     """The token says that nothing was spent: the books know better."""
     settings = {"database_url": Secret(database_url)}
@@ -206,7 +238,7 @@ async def test_after_a_restart_answers_are_there_and_limits_hold(
 
 
 async def test_an_answer_is_served_where_nothing_is_left_to_spend(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     """A repeat costs nothing, so no limit can stand before it."""
     async with gateway_service(config) as stub:
@@ -216,7 +248,7 @@ async def test_an_answer_is_served_where_nothing_is_left_to_spend(
 
 
 async def test_what_a_caller_left_under_way_is_recorded_for_its_repeat(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     gate = Gate(answers("drained"))
     provider.plan(gate)
@@ -233,7 +265,7 @@ async def test_what_a_caller_left_under_way_is_recorded_for_its_repeat(
 
 
 async def test_a_gateway_that_stops_in_order_leaves_no_call_open(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     """What it breaks off is booked by an estimate, and nobody waits for its lease."""
     provider.plan(Gate(answers("never seen")))
@@ -250,23 +282,28 @@ async def test_a_gateway_that_stops_in_order_leaves_no_call_open(
     assert row.usage.cost_usd_nanos == COST + 3 * 1_000, "two tokens of text and one around it"
 
 
-async def test_a_large_answer_is_repeated_whole(config: Path, provider: FakeProvider) -> None:
+def stored(config: Path) -> list[Path]:
+    """Return the files of large answers, which have digests as names."""
+    return [*(config.parent / "answers").glob("?" * 64)]
+
+
+async def test_a_large_answer_is_repeated_whole(config: Path, provider: PlayedModel) -> None:
     provider.plan(answers("x" * 3_000_000))
     async with gateway_service(config) as stub:
         await ask(stub, asked())
         again = await ask(stub, asked())
 
     assert (again.attempts, again.text) == (0, "x" * 3_000_000)
-    assert len([*(config.parent / "answers").iterdir()]) == 1
+    assert len(stored(config)) == 1
 
 
 async def test_a_lost_file_is_data_loss_and_no_second_payment(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     provider.plan(answers("x" * 100_000))
     async with gateway_service(config) as stub:
         await ask(stub, asked())
-        for path in (config.parent / "answers").iterdir():
+        for path in stored(config):
             path.unlink()
         error = await error_of(stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S))
 
@@ -277,7 +314,7 @@ async def test_a_lost_file_is_data_loss_and_no_second_payment(
 
 
 async def test_without_its_ledger_the_gateway_asks_nobody(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     """Fail closed, say so, and go on when it is back."""
     with PostgresServer() as server:
@@ -318,7 +355,7 @@ async def test_an_id_that_cannot_be_one_is_refused(config: Path, request_id: str
 
 
 async def test_usage_is_summed_by_what_was_asked_for(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     provider.plan(answers("a"), answers("b"), answers("c", usage=None))
     async with gateway_channel(
@@ -353,7 +390,7 @@ async def test_usage_is_summed_by_what_was_asked_for(
     assert not nothing.rows
 
 
-async def test_usage_has_pages_and_a_range_of_time(config: Path, provider: FakeProvider) -> None:
+async def test_usage_has_pages_and_a_range_of_time(config: Path, provider: PlayedModel) -> None:
     by_run = quota_pb2.GetUsageRequest.GROUP_BY_RUN
     async with gateway_channel(config, operator_key=KEY) as channel:
         for number in range(5):

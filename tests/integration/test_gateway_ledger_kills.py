@@ -17,13 +17,14 @@ from fathom.gateway.v1 import gateway_service_pb2 as pb2
 from fathom.gateway.v1 import quota_service_pb2 as quota_pb2
 from fathom.gateway.v1.generation_pb2 import Generation
 from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
+from fathom_demo.scripted_model import ChatRequest
 from sqlalchemy import create_engine, make_url, text
 
 from common.errors import received
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, Gate, answers, sends
 from tests.support.gateway import KEY, config_file, generate, metadata
 from tests.support.gateway_process import GatewayProcess
+from tests.support.played_model import Gate, PlayedModel, answers, sends
 
 TIMEOUT_S = 40
 OPERATOR = (("fathom-operator-key", KEY.reveal()),)
@@ -34,13 +35,13 @@ WORST = (len("hello") + 16) * 1_000 + 3 * 2_000
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as serving:
+async def provider() -> AsyncIterator[PlayedModel]:
+    async with PlayedModel() as serving:
         yield serving
 
 
 @pytest.fixture
-def config(provider: FakeProvider, tmp_path: Path) -> Path:
+def config(provider: PlayedModel, tmp_path: Path) -> Path:
     return config_file(tmp_path / "c.toml", [provider.base_url])
 
 
@@ -100,7 +101,7 @@ async def killed(gateway: GatewayProcess, call: asyncio.Task[Generation]) -> Non
 
 
 async def test_killed_before_the_hold_is_written_nothing_was_asked_or_booked(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     """The provider is never asked before the ledger says so."""
     async with GatewayProcess(config, database_url) as gateway:
@@ -121,7 +122,7 @@ async def test_killed_before_the_hold_is_written_nothing_was_asked_or_booked(
 
 
 async def test_killed_while_the_provider_works_the_worst_case_is_booked(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     gate = Gate(answers("never seen"))
     provider.plan(gate)
@@ -136,10 +137,13 @@ async def test_killed_while_the_provider_works_the_worst_case_is_booked(
         assert await booked(gateway) == WORST + COST
 
     assert (again.attempts, again.text) == (1, "hello there")
+    assert (again.usage.cost_usd_nanos, again.usage.estimated) == (COST, False)
+    recorded = again.recorded_usage
+    assert (recorded.cost_usd_nanos, recorded.calls, recorded.estimated) == (WORST + COST, 1, True)
 
 
 async def test_killed_before_the_answer_is_written_the_worst_case_is_booked(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     """The provider has answered, and nobody knows."""
     gate = Gate(answers("never seen"))
@@ -161,7 +165,7 @@ async def test_killed_before_the_answer_is_written_the_worst_case_is_booked(
 
 
 async def test_killed_after_the_answer_it_is_not_paid_again(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     async with GatewayProcess(config, database_url) as gateway:
         first = await ask(gateway)
@@ -172,11 +176,12 @@ async def test_killed_after_the_answer_it_is_not_paid_again(
         assert await booked(gateway) == COST
 
     assert (again.attempts, again.text) == (0, first.text)
+    assert (again.usage.cost_usd_nanos, again.recorded_usage) == (0, first.usage)
     assert len(provider.bodies) == 1
 
 
 async def test_killed_in_the_second_attempt_the_first_is_booked_as_it_was(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     broken = sends(b'{"usage": {"prompt_tokens": 10, "completion_tokens": 3}}')
     gate = Gate(answers("never seen"))
@@ -187,12 +192,14 @@ async def test_killed_in_the_second_attempt_the_first_is_booked_as_it_was(
         await killed(gateway, call)
 
     async with GatewayProcess(config, database_url) as gateway:
-        await ask(gateway)
+        again = await ask(gateway)
         assert await booked(gateway) == COST + WORST + COST
+
+    assert again.recorded_usage.cost_usd_nanos == COST + WORST + COST
 
 
 async def test_what_a_dead_gateway_held_counts_against_the_run(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     """Also for other calls than the one it made; while it may still live they wait."""
     gate = Gate(answers("never seen"))
@@ -214,7 +221,7 @@ async def test_what_a_dead_gateway_held_counts_against_the_run(
 
 
 async def test_a_dead_gateways_calls_are_booked_without_a_repeat(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     gate = Gate(answers("never seen"))
     provider.plan(gate)
@@ -231,8 +238,57 @@ async def test_a_dead_gateways_calls_are_booked_without_a_repeat(
         await eventually(is_booked, within_s=20)
 
 
+@pytest.mark.parametrize("is_beside", [False, True])
+async def test_a_gateway_that_is_seen_to_be_dead_is_not_waited_for(
+    is_beside: bool, config: Path, provider: PlayedModel, database_url: str
+) -> None:
+    """One that is started again, or another on the machine, sees at once that the lease is vain."""
+    gate = Gate(answers("never seen"))
+    provider.plan(gate)
+    hour_s = 3_600
+    async with contextlib.AsyncExitStack() as stack:
+        one = await stack.enter_async_context(GatewayProcess(config, database_url, lease_s=hour_s))
+        if is_beside:
+            other = GatewayProcess(config, database_url, lease_s=hour_s)
+            await stack.enter_async_context(other)
+        call = asyncio.create_task(ask(one))
+        await gate.reached.wait()
+        await killed(one, call)
+        if not is_beside:
+            other = GatewayProcess(config, database_url, lease_s=hour_s)
+            await stack.enter_async_context(other)
+
+        assert (await ask(other)).text == "hello there"
+        assert await booked(other) == WORST + COST
+
+
+async def test_killed_with_two_attempts_under_way_both_are_booked_at_worst(
+    provider: PlayedModel, database_url: str, tmp_path: Path
+) -> None:
+    """A hedged call holds for two exchanges, and a row for one."""
+    async with PlayedModel() as second:
+        file = config_file(tmp_path / "c.toml", [provider.base_url, second.base_url])
+        file.write_text(f"{file.read_text()}\n[routing]\nhedge_share = 1.0\n")
+        gates = Gate(answers("never seen")), Gate(answers("never seen"))
+        async with GatewayProcess(file, database_url) as gateway:
+            for number in range(20):  # so many say how long is usual
+                await ask(gateway, asked(f"warm {number}"))
+            before = await booked(gateway)
+            provider.plan(gates[0])
+            second.plan(gates[1])
+            call = asyncio.create_task(ask(gateway))
+            for gate in gates:
+                await gate.reached.wait()
+            await killed(gateway, call)
+        async with GatewayProcess(file, database_url) as gateway:
+            await ask(gateway)
+            spent = await booked(gateway) - before
+
+    assert spent == 2 * WORST + COST
+
+
 async def test_two_gateways_make_a_hundred_identical_calls_once(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     async with (
         GatewayProcess(config, database_url, lease_s=15) as one,
@@ -248,7 +304,7 @@ async def test_two_gateways_make_a_hundred_identical_calls_once(
 
 
 async def test_a_gateway_takes_over_from_one_that_is_killed_beside_it(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     gate = Gate(answers("never seen"))
     provider.plan(gate)
@@ -266,16 +322,16 @@ async def test_a_gateway_takes_over_from_one_that_is_killed_beside_it(
 
 
 async def test_kills_at_any_moment_lose_nothing_and_overspend_nothing(
-    config: Path, provider: FakeProvider, database_url: str
+    config: Path, provider: PlayedModel, database_url: str
 ) -> None:
     """Whoever got an answer gets the same one again for nothing, and neither what providers bill
     nor what is booked passes the limit."""
     given: Counter[str] = Counter()
 
-    async def numbered(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def numbered(http: web.Request, request: ChatRequest) -> web.StreamResponse:
         """Answer in words that no other answer has."""
         given["all"] += 1
-        return await answers(f"answer {given['all']}")(request, body)
+        return await answers(f"answer {given['all']}")(http, request)
 
     provider.usual = numbered
     moments = random.Random(1)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, literal, select
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from common.config import ConfigError
 from common.database import Database, DatabaseThread
@@ -53,6 +54,22 @@ async def test_gateways_that_start_together_migrate_once(database_url: str) -> N
     databases = await asyncio.gather(*(Database.open(database_url, MIGRATIONS) for _ in range(4)))
 
     await asyncio.gather(*(database.close() for database in databases))
+
+
+async def test_a_statement_that_the_driver_refuses_fails_like_any_other(database_url: str) -> None:
+    """Stores know one kind of error, whoever ran the statement, and the next transaction works."""
+    thread = DatabaseThread.open(database_url)
+
+    def refused(connection: Connection) -> None:
+        connection.connection.cursor().execute("SELECT * FROM nowhere")
+
+    with pytest.raises(DBAPIError) as caught:
+        await thread.transact(refused)
+    works = await thread.transact(lambda connection: connection.scalar(select(literal(1))))
+    await thread.close()
+
+    assert isinstance(caught.value, OperationalError | ProgrammingError)
+    assert works == 1
 
 
 async def test_a_new_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:

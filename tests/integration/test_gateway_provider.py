@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
+from fathom_demo.scripted_model.openai_wire import ChatRequest
 
 from common.config import Secret
 from llm_gateway import openai_provider
@@ -18,15 +20,15 @@ from llm_gateway.failures import FailureKind, ProviderError
 from llm_gateway.openai_provider import OpenAIProvider
 from llm_gateway.provider import Provider
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, Gate, answers, ends, fails, sends, streams
-from tests.support.fake_provider import text_chunk as chunk
 from tests.support.gateway import MemoryProvider, completion, deployment, endpoint, prompt
+from tests.support.played_model import Gate, PlayedModel, answers, ends, fails, sends, streams
+from tests.support.played_model import text_chunk as chunk
 
 STOPPED = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
 
 
 @asynccontextmanager
-async def reaching(serving: FakeProvider, **changes: Any) -> AsyncIterator[OpenAIProvider]:
+async def reaching(serving: PlayedModel, **changes: Any) -> AsyncIterator[OpenAIProvider]:
     provider = OpenAIProvider(endpoint(base_url=serving.base_url, **changes))
     try:
         yield provider
@@ -43,7 +45,7 @@ async def contracted(request: pytest.FixtureRequest) -> AsyncIterator[Provider]:
         memory.plan(completion(), failure)
         yield memory
         return
-    async with FakeProvider() as serving, reaching(serving) as provider:
+    async with PlayedModel() as serving, reaching(serving) as provider:
         serving.plan(answers("hello there"), fails(500))
         yield provider
 
@@ -70,7 +72,7 @@ async def test_a_provider_answers_and_fails_as_its_contract_says(
 
 
 async def test_an_endpoint_gets_its_key_and_headers() -> None:
-    async with FakeProvider() as serving:
+    async with PlayedModel() as serving:
         changes = {"api_key": Secret("sk-1"), "headers": {"x-team": "search"}}
         async with reaching(serving, **changes) as provider:
             await provider.complete(deployment(), prompt(), 50, None)
@@ -79,12 +81,28 @@ async def test_an_endpoint_gets_its_key_and_headers() -> None:
     assert serving.headers[0]["x-team"] == "search"
 
 
+async def test_each_request_has_its_own_body_under_the_same_head() -> None:
+    """The head is made once."""
+    async with PlayedModel() as serving, reaching(serving, api_key=Secret("sk-1")) as provider:
+        for text in ("first", "the second, which is longer"):
+            await provider.complete(deployment(), prompt(text), 50, None)
+
+    sent = [body["messages"][0]["content"] for body in serving.bodies]
+    heads = [
+        {name: value for name, value in headers.items() if name != "content-length"}
+        for headers in serving.headers
+    ]
+    assert sent == ["first", "the second, which is longer"]
+    assert heads[0] == heads[1]
+    assert heads[0]["authorization"] == "Bearer sk-1"
+
+
 async def test_an_endpoint_without_a_key_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the environment holds for OpenAI must not reach somebody else's server."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-environment")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-the-environment")
-    async with FakeProvider() as serving, reaching(serving) as provider:
+    async with PlayedModel() as serving, reaching(serving) as provider:
         await provider.complete(deployment(), prompt(), 50, None)
 
     assert "authorization" not in serving.headers[0]
@@ -92,7 +110,7 @@ async def test_an_endpoint_without_a_key_gets_none(monkeypatch: pytest.MonkeyPat
 
 
 async def test_an_organisation_is_sent_where_the_file_says_so() -> None:
-    async with FakeProvider() as serving:
+    async with PlayedModel() as serving:
         headers = {"OpenAI-Organization": "org-1"}
         async with reaching(serving, headers=headers) as provider:
             await provider.complete(deployment(), prompt(), 50, None)
@@ -106,7 +124,7 @@ async def test_a_reply_has_a_largest_size(
 ) -> None:
     monkeypatch.setattr(openai_provider, "REPLY_BYTES_MAX", bytes_max)
     body = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'.ljust(100)
-    async with FakeProvider(sends(body)) as serving, reaching(serving) as provider:
+    async with PlayedModel(sends(body)) as serving, reaching(serving) as provider:
         if is_read:
             assert (await provider.complete(deployment(), prompt(), 50, None)).text == "x"
         else:
@@ -118,9 +136,27 @@ async def test_a_reply_has_a_largest_size(
             )
 
 
+@pytest.mark.parametrize(("status", "kind"), [(500, "server_error"), (302, "rejected")])
+async def test_an_error_without_end_is_read_to_its_beginning(status: int, kind: str) -> None:
+    """The SDK reads errors whole: one of them could take all memory."""
+
+    async def behave(http: web.Request, request: ChatRequest) -> web.StreamResponse:
+        response = web.StreamResponse(status=status)
+        await response.prepare(http)
+        while True:
+            await response.write(b"x" * 65_536)
+
+    async with PlayedModel(behave) as serving, reaching(serving, timeout_s=60) as provider:
+        with pytest.raises(ProviderError) as caught:
+            await asyncio.wait_for(provider.complete(deployment(), prompt(), 50, None), 10)
+        await eventually(lambda: serving.under_way == 0)
+
+    assert (caught.value.kind.value, caught.value.http_status) == (kind, status)
+
+
 async def test_silence_is_given_up_also_in_the_middle_of_a_stream() -> None:
     stalled = streams([chunk("a")], then=Gate(ends))
-    async with FakeProvider(stalled) as serving, reaching(serving, timeout_s=0.3) as provider:
+    async with PlayedModel(stalled) as serving, reaching(serving, timeout_s=0.3) as provider:
         taken = asyncio.Event()
 
         async def take(delta: Delta) -> None:
@@ -136,7 +172,7 @@ async def test_silence_is_given_up_also_in_the_middle_of_a_stream() -> None:
 async def test_a_slow_reader_is_not_the_providers_silence() -> None:
     """A caller who reads slowly must not be told that the provider failed."""
     talking = streams([chunk("a"), chunk("b"), STOPPED])
-    async with FakeProvider(talking) as serving, reaching(serving, timeout_s=0.3) as provider:
+    async with PlayedModel(talking) as serving, reaching(serving, timeout_s=0.3) as provider:
 
         async def take(delta: Delta) -> None:
             until = asyncio.get_running_loop().time() + 0.4
@@ -150,7 +186,7 @@ async def test_a_slow_reader_is_not_the_providers_silence() -> None:
 async def test_a_cancelled_exchange_closes_its_connection() -> None:
     """Most providers stop, and stop billing, when the connection goes."""
     gate = Gate(answers("never"))
-    async with FakeProvider(gate) as serving, reaching(serving) as provider:
+    async with PlayedModel(gate) as serving, reaching(serving) as provider:
         asking = asyncio.create_task(provider.complete(deployment(), prompt(), 50, None))
         await gate.reached.wait()
         asking.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from google.rpc import error_details_pb2
 
 from common.config import Secret
 from common.errors import ReceivedError, received
-from tests.support.fake_provider import FakeProvider, Gate, answers
 from tests.support.gateway import (
     KEY,
     config_file,
@@ -25,6 +25,7 @@ from tests.support.gateway import (
     metadata,
     violated_fields,
 )
+from tests.support.played_model import Gate, PlayedModel, answers
 
 TIMEOUT_S = 20
 OPERATOR = (("fathom-operator-key", KEY.reveal()),)
@@ -36,14 +37,14 @@ WORST = (len("hello") + 16) * 1_000 + 3 * 2_000
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as serving:
+async def provider() -> AsyncIterator[PlayedModel]:
+    async with PlayedModel() as serving:
         yield serving
 
 
 @pytest.fixture(params=["database", "memory"])
 async def channel(
-    request: pytest.FixtureRequest, provider: FakeProvider, tmp_path: Path
+    request: pytest.FixtureRequest, provider: PlayedModel, tmp_path: Path
 ) -> AsyncIterator[grpc.aio.Channel]:
     config = config_file(tmp_path / "c.toml", [provider.base_url])
     accounts = Secret(request.param)
@@ -110,7 +111,7 @@ async def test_setting_again_replaces_the_limits_and_keeps_the_count(
 
 
 async def test_a_call_over_a_quota_is_refused_and_not_made(
-    channel: grpc.aio.Channel, provider: FakeProvider
+    channel: grpc.aio.Channel, provider: PlayedModel
 ) -> None:
     """On either side, with code, reason, metadata, QuotaFailure and RetryInfo."""
     await set_quota(channel, calls_max=2, window_s=3_600)
@@ -154,7 +155,7 @@ async def test_what_is_used_is_what_was_really_taken(channel: grpc.aio.Channel) 
 
 
 async def test_at_most_so_many_calls_are_under_way(
-    channel: grpc.aio.Channel, provider: FakeProvider
+    channel: grpc.aio.Channel, provider: PlayedModel
 ) -> None:
     """The others wait, whatever run they are of."""
     gates = [Gate(answers("one")), Gate(answers("two")), Gate(answers("three"))]
@@ -255,7 +256,9 @@ async def test_quotas_are_listed_by_name_page_by_page(channel: grpc.aio.Channel)
         (DAILY, {}, "quota"),
         (DAILY, {"calls_max": -1}, "quota.calls_max"),
         (DAILY, {"concurrency_max": -1}, "quota.concurrency_max"),
+        ("tenants/a\0/quotas/daily", {"calls_max": 1}, "quota.name"),
         (DAILY, {"calls_max": 1, "tier": "x" * 257}, "quota.tier"),
+        (DAILY, {"calls_max": 1, "tier": "sub\0"}, "quota.tier"),
         (DAILY, {"calls_max": 1, "scope": 9}, "quota.scope"),
         (DAILY, {"calls_max": 1, "window_s": 0.999}, "quota.window"),
         (DAILY, {"calls_max": 1, "window_s": 31 * 86_400 + 0.001}, "quota.window"),
@@ -280,11 +283,16 @@ async def test_a_limit_has_a_ceiling(channel: grpc.aio.Channel) -> None:
 
 @pytest.mark.parametrize("method", ["SetQuota", "GetQuota", "ListQuotas", "DeleteQuota"])
 async def test_only_operators_may_set_and_read_quotas(
-    channel: grpc.aio.Channel, method: str
+    channel: grpc.aio.Channel, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run token is no operator's key."""
+    """A run token is no operator's key; and who tries one is written down."""
     request = getattr(pb2, f"{method}Request")()
-    for brought in (None, metadata(), (("fathom-operator-key", "x" * 40),)):
-        call = getattr(QuotaServiceStub(channel), method)
-        error = await error_of(call(request, metadata=brought, timeout=TIMEOUT_S))
-        assert error.code is grpc.StatusCode.UNAUTHENTICATED
+    with caplog.at_level(logging.WARNING, logger="fathom.audit"):
+        for brought in (None, metadata(), (("fathom-operator-key", "x" * 40),)):
+            call = getattr(QuotaServiceStub(channel), method)
+            error = await error_of(call(request, metadata=brought, timeout=TIMEOUT_S))
+            assert error.code is grpc.StatusCode.UNAUTHENTICATED
+
+    problems = [record.__dict__["problem"] for record in caplog.records]
+    assert problems == ["missing", "missing", "forged"]
+    assert "x" * 40 not in caplog.text

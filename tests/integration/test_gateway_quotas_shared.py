@@ -19,9 +19,9 @@ from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
 from common.config import Secret
 from common.errors import received
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, Gate, answers
 from tests.support.gateway import KEY, config_file, gateway_channel, generate, metadata
 from tests.support.gateway_process import GatewayProcess
+from tests.support.played_model import Gate, PlayedModel, answers
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
 
@@ -35,13 +35,13 @@ WORST = (len("hello") + 16) * 1_000 + 3 * 2_000
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as serving:
+async def provider() -> AsyncIterator[PlayedModel]:
+    async with PlayedModel() as serving:
         yield serving
 
 
 @pytest.fixture
-def config(provider: FakeProvider, tmp_path: Path) -> Path:
+def config(provider: PlayedModel, tmp_path: Path) -> Path:
     return config_file(tmp_path / "c.toml", [provider.base_url])
 
 
@@ -89,7 +89,7 @@ async def cost_of(channel: grpc.aio.Channel, reason: str, **claims: Any) -> int:
 
 
 async def test_two_gateways_at_a_runs_cap_spend_not_a_billionth_more(
-    config: Path, provider: FakeProvider, stores: tuple[str, str]
+    config: Path, provider: PlayedModel, stores: tuple[str, str]
 ) -> None:
     """Bifrost #3547: N replicas spent N times the cap."""
     database_url, accounts = stores
@@ -109,7 +109,7 @@ async def test_two_gateways_at_a_runs_cap_spend_not_a_billionth_more(
 
 
 async def test_two_gateways_at_a_tenants_cap_spend_not_a_billionth_more(
-    config: Path, provider: FakeProvider, stores: tuple[str, str]
+    config: Path, provider: PlayedModel, stores: tuple[str, str]
 ) -> None:
     """LiteLLM #26672 spent $99 of a $30 cap, and #40002 let 4 of 5 concurrent calls over one."""
     database_url, accounts = stores
@@ -134,7 +134,7 @@ async def test_two_gateways_at_a_tenants_cap_spend_not_a_billionth_more(
 
 
 async def test_what_a_killed_gateway_had_reserved_is_counted_when_its_lease_ends(
-    config: Path, provider: FakeProvider, stores: tuple[str, str]
+    config: Path, provider: PlayedModel, stores: tuple[str, str]
 ) -> None:
     """No reservation is left behind, no spend is lost, and the place is free for others."""
     database_url, accounts = stores
@@ -160,7 +160,7 @@ async def test_what_a_killed_gateway_had_reserved_is_counted_when_its_lease_ends
 
 
 async def test_without_the_store_nothing_is_sent_and_with_it_all_goes_on(
-    config: Path, provider: FakeProvider
+    config: Path, provider: PlayedModel
 ) -> None:
     """Fail closed."""
     with ValkeyServer() as server:
@@ -182,7 +182,7 @@ async def test_without_the_store_nothing_is_sent_and_with_it_all_goes_on(
 
 
 async def test_a_run_goes_on_from_the_ledger_where_the_store_has_lost_it(
-    config: Path, provider: FakeProvider, valkey: ValkeyServer
+    config: Path, provider: PlayedModel, valkey: ValkeyServer
 ) -> None:
     """A new gateway on an empty server: durable spend stays in SQL."""
     for wanted in (COST, 0):
@@ -194,11 +194,11 @@ async def test_a_run_goes_on_from_the_ledger_where_the_store_has_lost_it(
 
 
 async def test_a_call_that_is_cancelled_at_any_step_leaves_no_reservation(
-    config: Path, provider: FakeProvider, stores: tuple[str, str]
+    config: Path, provider: PlayedModel, stores: tuple[str, str]
 ) -> None:
     database_url, accounts = stores
     settings = {"database_url": Secret(database_url), "accounts": Secret(accounts)}
-    async with gateway_channel(config, operator_key=KEY, **settings) as channel:
+    async with gateway_channel(config, credentials=None, operator_key=KEY, **settings) as channel:
         await set_quota(channel, concurrency_max=4, cost_usd_nanos_max=10**12)
         for number in range(40):
             call = asyncio.create_task(ask(channel, run=f"runs/{number % 3}"))

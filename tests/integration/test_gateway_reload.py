@@ -19,10 +19,11 @@ from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
 
 from common.errors import received
-from llm_gateway.reload import Reloads
+from llm_gateway import reload
+from llm_gateway.catalog import Catalog
+from llm_gateway.reload import Connections, Reloads
 from tests.support.child_processes import end_with_parent
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, Gate, answers, fails
 from tests.support.gateway import (
     config_file,
     generate,
@@ -30,6 +31,7 @@ from tests.support.gateway import (
     opened_gateway,
 )
 from tests.support.gateway_process import GatewayProcess
+from tests.support.played_model import Gate, PlayedModel, answers, fails
 
 
 @dataclasses.dataclass
@@ -39,10 +41,10 @@ class Scene:
     stub: Any
     reloads: Reloads
     path: Path
-    first: FakeProvider
-    second: FakeProvider
+    first: PlayedModel
+    second: PlayedModel
 
-    def write(self, provider: FakeProvider, **changes: str) -> None:
+    def write(self, provider: PlayedModel, **changes: str) -> None:
         config_file(self.path, [provider.base_url], **changes)
 
     async def ask(self, **fields: Any) -> pb2.GenerateResponse:
@@ -56,7 +58,7 @@ class Scene:
 @contextlib.asynccontextmanager
 async def scene(folder: Path, **settings: Any) -> AsyncIterator[Scene]:
     path = folder / "c.toml"
-    async with FakeProvider(answers("first")) as first, FakeProvider(answers("second")) as second:
+    async with PlayedModel(answers("first")) as first, PlayedModel(answers("second")) as second:
         config_file(path, [first.base_url])
         async with opened_gateway(path, **settings) as (stub, opened):
             yield Scene(stub, opened.reloads, path, first, second)
@@ -129,6 +131,26 @@ async def test_a_file_that_is_not_valid_changes_nothing(
     assert "c.toml" in caplog.records[0].__dict__["problem"]
 
 
+async def test_a_defect_of_ours_changes_nothing_and_does_not_end_the_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else keys that are changed later would be missed, until somebody wonders."""
+    async with scene(tmp_path, credentials_check_s=0.01) as played:
+        looks = []
+
+        def broken(*given: object) -> Catalog:
+            looks.append(given)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(reload, "refreshed", broken)
+        monkeypatch.setattr(Connections, "offering", broken)
+        await eventually(lambda: len(looks) > 2)
+        played.write(played.second)
+
+        assert not await played.reloads.reload()
+        assert (await played.ask()).generation.text == "first"
+
+
 async def test_a_deployment_that_is_left_alone_stays_so(tmp_path: Path) -> None:
     """A reload must not send everybody back to a provider that is down."""
     async with scene(tmp_path) as played:
@@ -168,7 +190,7 @@ async def test_what_may_leave_and_what_is_listed_are_renewed_too(tmp_path: Path)
 async def test_sighup_has_the_file_read_again(tmp_path: Path) -> None:
     """The whole way, in a process of its own."""
     path = tmp_path / "c.toml"
-    async with FakeProvider(answers("first")) as first, FakeProvider(answers("second")) as second:
+    async with PlayedModel(answers("first")) as first, PlayedModel(answers("second")) as second:
         config_file(path, [first.base_url])
         database = f"sqlite+aiosqlite:///{tmp_path}/gateway.sqlite"
         async with GatewayProcess(path, database) as process:

@@ -13,8 +13,8 @@ from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.gateway.v1.generation_pb2 import Generation
 
 from common.errors import received
-from tests.support.fake_provider import FakeProvider, answers, fails
 from tests.support.gateway import config_file, gateway_service, generate, metadata
+from tests.support.played_model import PlayedModel, answers, fails
 
 TOO_LONG = fails(400, {"code": "context_length_exceeded", "message": "too long"})
 
@@ -22,7 +22,7 @@ TOO_LONG = fails(400, {"code": "context_length_exceeded", "message": "too long"}
 class Scene:
     """A gateway with a deployment at each of three providers, `m0` to `m2`."""
 
-    def __init__(self, stub: Any, providers: list[FakeProvider]) -> None:
+    def __init__(self, stub: Any, providers: list[PlayedModel]) -> None:
         self.stub = stub
         self.providers = providers
 
@@ -43,7 +43,7 @@ async def scene(path: Path, tiers: str, *, first_window: int = 0) -> AsyncIterat
     """Serve with the tiers, and the tables after them, that a test gives."""
     async with contextlib.AsyncExitStack() as stack:
         providers = [
-            await stack.enter_async_context(FakeProvider(answers(f"by m{number}")))
+            await stack.enter_async_context(PlayedModel(answers(f"by m{number}")))
             for number in range(3)
         ]
         file = config_file(path / "c.toml", [provider.base_url for provider in providers])

@@ -14,6 +14,8 @@ import grpc
 import pytest
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
 from fathom.gateway.v1 import gateway_service_pb2_grpc as pb2_grpc
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -21,7 +23,6 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llm_gateway import call_telemetry
 from tests.support.eventually import eventually
-from tests.support.fake_provider import FakeProvider, answers, fails
 from tests.support.gateway import (
     KEY,
     config_file,
@@ -31,6 +32,7 @@ from tests.support.gateway import (
     stream_generate,
     wire_prompt,
 )
+from tests.support.played_model import PlayedModel, answers, fails
 
 SECRETS = ("sk-provider-secret", KEY.reveal(), "a prompt in confidence", "an answer in confidence")
 
@@ -46,7 +48,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 async def spans_of(
-    exporter: InMemorySpanExporter, provider: FakeProvider, path: Path, request: Any
+    exporter: InMemorySpanExporter, provider: PlayedModel, path: Path, request: Any
 ) -> list[ReadableSpan]:
     async with gateway_service(config_file(path, [provider.base_url])) as stub:
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -60,7 +62,7 @@ async def test_one_chat_span_covers_all_attempts(
     request = generate(temperature=0.0)
     request.call.turn = 4
     request.call.batch_index = 2
-    async with FakeProvider() as provider:
+    async with PlayedModel() as provider:
         provider.plan(fails(503))
         spans = await spans_of(exporter, provider, tmp_path / "c.toml", request)
 
@@ -96,7 +98,7 @@ async def test_one_chat_span_covers_all_attempts(
 async def test_a_streamed_call_says_when_its_first_piece_came(
     exporter: InMemorySpanExporter, tmp_path: Path
 ) -> None:
-    async with FakeProvider() as provider:
+    async with PlayedModel() as provider:
         path = config_file(tmp_path / "c.toml", [provider.base_url])
         async with gateway_service(path) as stub:
             call = stub.StreamGenerate(stream_generate(), metadata=metadata(), timeout=10)
@@ -113,7 +115,7 @@ async def test_a_streamed_call_says_when_its_first_piece_came(
 async def test_a_failed_call_is_a_failed_span(
     exporter: InMemorySpanExporter, tmp_path: Path
 ) -> None:
-    async with FakeProvider(fails(400)) as provider:
+    async with PlayedModel(fails(400)) as provider:
         spans = await spans_of(exporter, provider, tmp_path / "c.toml", generate())
 
     chat = spans[-1]
@@ -124,7 +126,7 @@ async def test_a_failed_call_is_a_failed_span(
 async def test_spans_hold_no_prompt_no_answer_and_no_key(
     exporter: InMemorySpanExporter, tmp_path: Path
 ) -> None:
-    async with FakeProvider(answers(SECRETS[3])) as provider:
+    async with PlayedModel(answers(SECRETS[3])) as provider:
         provider.plan(fails(500, {"message": " ".join(SECRETS)}))
         spans = await spans_of(exporter, provider, tmp_path / "c.toml", generate(SECRETS[2]))
 
@@ -174,7 +176,7 @@ async def test_the_log_of_a_process_holds_no_prompt_no_answer_and_no_key(tmp_pat
         "FATHOM_GATEWAY_METRICS_LISTEN": "127.0.0.1:0",
         "FATHOM_GATEWAY_METRICS_ADDRESS_FILE": str(metrics),
     }
-    async with FakeProvider(answers(SECRETS[3])) as provider:
+    async with PlayedModel(answers(SECRETS[3])) as provider:
         provider.plan(fails(401, {"message": f"incorrect key {SECRETS[0]}"}))
         path = config_file(tmp_path / "c.toml", [provider.base_url])
         async with process(path, tmp_path, **settings) as running:
@@ -251,3 +253,27 @@ async def test_a_process_that_is_not_configured_refuses_to_start(
     assert running.returncode != 0
     assert last_line.startswith("fathom-gateway: ")
     assert expected in last_line
+
+
+@pytest.mark.parametrize("newer", [False, True])
+async def test_the_newer_metric_names_are_told_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, newer: bool
+) -> None:
+    """Older tools read the older names, which are always there."""
+    reader = InMemoryMetricReader()
+    metrics = MeterProvider(metric_readers=[reader])
+    monkeypatch.setattr(call_telemetry, "meter", metrics.get_meter)
+    async with PlayedModel(answers("yes")) as provider:
+        path = config_file(tmp_path / "gateway.toml", [provider.base_url])
+        async with gateway_service(path, newer_metric_names=newer) as stub:
+            await stub.Generate(generate(), metadata=metadata(), timeout=10)
+    data = reader.get_metrics_data()
+    assert data is not None
+    told = {m.name for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}
+    assert {"gen_ai.client.operation.duration", "gen_ai.client.token.usage"} <= told
+    names = {
+        "gen_ai.client.inference.duration",
+        "gen_ai.client.inference.usage.input_tokens",
+        "gen_ai.client.inference.usage.output_tokens",
+    }
+    assert told & names == (names if newer else set())

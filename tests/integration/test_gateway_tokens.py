@@ -9,6 +9,7 @@ import grpc
 import pytest
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
 
+from common.errors import received
 from tests.support.gateway import config_file, gateway_service, metadata, wire_prompt
 
 NOBODY = "http://127.0.0.1:1/v1"
@@ -52,3 +53,19 @@ async def test_counting_is_refused_where_asking_is(
             )
 
     assert caught.value.code() is code
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("x" * 101, "LIMIT_ABOVE_CEILING"), ("AKIA" + "Q" * 16, "EGRESS_REFUSED")],
+)
+async def test_what_may_not_leave_is_not_counted(path: Path, text: str, reason: str) -> None:
+    """Counting takes time, and a prompt that is refused anyway has no count that is of use."""
+    path.write_text(path.read_text() + '[egress]\nprompt_bytes_max = 100\nsecrets = "refuse"\n')
+    async with gateway_service(path) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.CountTokens(
+                pb2.CountTokensRequest(prompt=wire_prompt(text)), metadata=metadata(), timeout=10
+            )
+
+    assert received(caught.value).reason_name == f"ERROR_REASON_{reason}"

@@ -192,6 +192,38 @@ async def test_health_tells_of_each_service() -> None:
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_calls_above_the_number_are_told_when_to_come_back() -> None:
+    """Each of our own refusals says whether waiting helps; gRPC's says nothing."""
+    probe = Probe()
+    server = Server("test", ServerConfig(concurrent_rpcs_max=2, drain_s=1.0))
+    registers(probe)(server)
+    # Each connection by itself is within what it may have open at a time.
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        server,
+        grpc.aio.insecure_channel(server.address, options=own) as one,
+        grpc.aio.insecure_channel(server.address, options=own) as other,
+    ):
+        stub: Any = pb_grpc.GatewayServiceStub(one)
+        streams = [stub.StreamGenerate(pb.StreamGenerateRequest(), timeout=20) for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+        stub = pb_grpc.GatewayServiceStub(other)
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Generate(pb.GenerateRequest(), timeout=5)
+        probe.release.set()
+        for stream in streams:
+            assert await stream.code() is grpc.StatusCode.OK
+        await stub.Generate(pb.GenerateRequest(), timeout=5)
+
+    error = received(caught.value)
+    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.reason_name == "ERROR_REASON_SERVER_BUSY"
+    assert error.metadata == {"concurrent_rpcs_max": "2"}
+    assert error.retry_after_s == 1.0
+
+
 async def test_draining_lets_calls_end_and_runs_the_callbacks() -> None:
     probe = Probe()
     server = Server("test", ServerConfig(drain_s=5))

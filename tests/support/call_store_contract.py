@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from llm_gateway.answers import Spend, Tokens
+from llm_gateway.answers import Booked, Spend, Tokens
 from llm_gateway.ledger.entries import (
     CallEntry,
     CallKey,
@@ -28,8 +28,10 @@ from llm_gateway.ledger.operations import (
     LookUp,
     OpenCall,
     Operation,
+    Presume,
     Release,
     RunSum,
+    SumCall,
     SumRun,
 )
 
@@ -74,6 +76,11 @@ def exchange(key: CallKey = KEY, **changes: Any) -> ExchangeRecord:
         "is_answer": True,
     }
     return ExchangeRecord(**values | changes)
+
+
+def presumed() -> Presume:
+    worst = Spend(tokens=Tokens(input=100, output=50), cost_usd_nanos=200_000, is_estimated=True)
+    return Presume(exchange(spend=worst, is_answer=False))
 
 
 def answering(key: CallKey = KEY, **changes: Any) -> KeepAnswer:
@@ -198,8 +205,42 @@ class CallStoreContract:
         assert await one(store, Bury(KEY, "here", 3_000)) is True
 
         assert await booked(store) == (150, 200_000)
-        assert await one(store, LookUp(KEY)) is None
+        assert (await one(store, LookUp(KEY))).state is CallState.SPENT
         assert await one(store, Bury(KEY, "here", 3_000)) is False
+        assert await one(store, opening(owner="there", is_again=True)) is True
+
+    async def test_who_takes_a_key_that_was_spent_under_has_to_know(self, store: CallStore) -> None:
+        """Else it would tell its caller of its own spend alone."""
+        await store.apply([opening(), opening(OTHERS[0])])
+        await store.apply([Release(KEY, "here", is_spent=True), Bury(OTHERS[0], "here", 3_000)])
+
+        for key in (KEY, OTHERS[0]):
+            assert await one(store, opening(key, owner="there")) is False
+            assert await one(store, HoldAgain(key, "here", hold(2))) is False
+            assert await one(store, opening(key, owner="there", is_again=True)) is True
+            assert await one(store, opening(key, is_again=True)) is False, "it is taken"
+
+    async def test_a_call_is_summed_up_by_its_key(self, store: CallStore) -> None:
+        """Whatever was spent under it, by whomever, and of no other call."""
+        await store.apply([opening(), opening(OTHERS[0], owner="there")])
+        await store.apply([Bury(KEY, "here", 3_000)])
+        await store.apply([opening(hold=hold(2), is_again=True)])
+        await store.apply(
+            [
+                answering(exchange_id="here-2"),
+                KeepAnswer(
+                    owner="there", exchange=exchange(OTHERS[0], exchange_id="x"), answer=ANSWER
+                ),
+            ]
+        )
+
+        first, second, third = await store.apply([SumCall(key) for key in (KEY, *OTHERS[:2])])
+
+        tokens = Tokens(input=110, output=53, cached_input=2, reasoning=1)
+        worst = Spend(tokens=tokens, cost_usd_nanos=216_000, is_estimated=True)
+        assert first == Booked(worst, answers=1)
+        assert second == Booked(SPEND, answers=1)
+        assert third == Booked(Spend(), answers=0)
 
     async def test_an_answered_call_is_not_buried(self, store: CallStore) -> None:
         await store.apply([opening()])
@@ -217,7 +258,29 @@ class CallStoreContract:
         await store.apply([answering()])
 
         assert await booked(store) == (13, 16_000)
-        assert await one(store, LookUp(KEY)) is None
+        assert (await one(store, LookUp(KEY))).state is CallState.SPENT
+
+    async def test_what_is_presumed_of_an_exchange_counts_until_it_ends(
+        self, store: CallStore
+    ) -> None:
+        """Of two at a time a call holds for one; the other is in the books at its worst case."""
+        await store.apply([opening(), HoldAgain(KEY, "here", hold(2)), presumed()])
+        both = await store.apply([SumRun("acme", "runs/1", "there")])
+        await store.apply([Fail("here", exchange(is_answer=False, is_presumed=True))])
+
+        one = await store.apply([presumed(), SumRun("acme", "runs/1", "there")])
+
+        assert both == [RunSum(tokens=300, cost_usd_nanos=400_000)]
+        assert one[1] == RunSum(tokens=13, cost_usd_nanos=16_000), "once settled it stays so"
+
+    async def test_what_was_presumed_and_took_nothing_is_nothing(self, store: CallStore) -> None:
+        await store.apply([opening(), presumed()])
+
+        await store.apply([Fail("here", exchange(spend=Spend(), is_presumed=True))])
+
+        assert await store.apply([SumRun("acme", "runs/1", "here")]) == [
+            RunSum(tokens=0, cost_usd_nanos=0)
+        ]
 
     async def test_a_burial_between_two_exchanges_books_neither_again(
         self, store: CallStore
@@ -271,18 +334,20 @@ class CallStoreContract:
 
     async def test_old_answers_are_forgotten_and_open_calls_are_not(self, store: CallStore) -> None:
         old, young = OTHERS[0], OTHERS[1]
-        await store.apply([opening(KEY), opening(old), opening(young)])
+        spent = OTHERS[2]
+        await store.apply([opening(KEY), opening(old), opening(young), opening(spent)])
         await store.apply(
             [
                 answering(old, exchange_id="a", ended_us=1_999),
                 answering(young, exchange_id="b", ended_us=2_000),
+                Release(spent, "here", is_spent=True),
             ]
         )
 
-        assert await one(store, Forget(2_000, 10)) == 2
+        assert await one(store, Forget(2_000, 10)) == 3
 
-        entries = await store.apply([LookUp(key) for key in (KEY, old, young)])
-        assert [entry is None for entry in entries] == [False, True, False]
+        entries = await store.apply([LookUp(key) for key in (KEY, old, young, spent)])
+        assert [entry is None for entry in entries] == [False, True, False, True]
         assert await booked(store) == (150 + 13, 200_000 + 16_000)
 
     async def test_outcomes_come_in_the_order_of_the_operations(self, store: CallStore) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 from fathom.gateway.v1 import gateway_service_pb2 as pb
 from fathom.gateway.v1 import gateway_service_pb2_grpc
-from fathom.gateway.v1.generation_pb2 import Generation, Usage
+from fathom.gateway.v1.generation_pb2 import Generation, Prompt, Usage
 
 from common.config import Secret
 from common.errors import NotBuiltYetError, ServiceError
-from common.run_token import RUN_TOKEN_METADATA, RunToken, RunTokenSigner
+from common.run_token import RUN_TOKEN_METADATA, RunToken, RunTokenVerifier
 from common.server import Server
 
 TOKEN_KEY = "a key of tests that is 32 bytes long"
@@ -37,6 +37,8 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
             pb.Model(name="models/large", tiers=["root"], context_tokens_max=100_000),
             pb.Model(name="models/small", tiers=["sub"], context_tokens_max=20_000),
         ]
+        self.bytes_per_token = 3.0
+        self.counts = 0
         self.lists = 0
         self.list_failures: list[Exception] = []
         """Raised by the next calls of ListModels."""
@@ -45,7 +47,7 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         self.hold.set()
         self.asked = asyncio.Event()
         """Set once a call has come in."""
-        self._signer = RunTokenSigner(Secret(TOKEN_KEY))
+        self._tokens = RunTokenVerifier(Secret(TOKEN_KEY))
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -99,8 +101,10 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
     async def CountTokens(
         self, request: pb.CountTokensRequest, context: Context
     ) -> pb.CountTokensResponse:
-        """Refuse."""
-        raise NotBuiltYetError("CountTokens", "the fake does not count")
+        """Count a token for so many bytes."""
+        self.counts += 1
+        tokens = int(prompt_bytes(request.prompt) / self.bytes_per_token)
+        return pb.CountTokensResponse(input_tokens=tokens, exact=True)
 
     def prompts(self) -> list[str]:
         """Return the newest message of each request."""
@@ -108,7 +112,7 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
 
     def _token(self, context: Context) -> RunToken:
         metadata = dict(context.invocation_metadata() or ())
-        return self._signer.verify(str(metadata.get(RUN_TOKEN_METADATA, "")), now=0.0)
+        return self._tokens.verify(str(metadata.get(RUN_TOKEN_METADATA, "")), now=0.0)
 
 
 class ScriptedError(ServiceError):
@@ -118,6 +122,11 @@ class ScriptedError(ServiceError):
         super().__init__("as the script says", retry_after_s=None, **metadata)
         self.code = code
         self.reason = reason  # type: ignore[assignment]
+
+
+def prompt_bytes(prompt: Prompt) -> int:
+    """Return the bytes of a prompt's texts."""
+    return sum(len(message.text.encode()) for message in prompt.messages)
 
 
 def generation(answer: str | Generation) -> Generation:

@@ -84,6 +84,7 @@ class FakeOrchestrator(_Runs, _Contexts):  # type: ignore[misc]
         """For each of the next watches, the events after which it breaks."""
         self.started: list[context_service_pb2.UploadStart] = []
         self.documents: list[dict[str, bytes]] = []
+        self.estimate_requests: list[orchestrator_service_pb2.EstimateRunRequest] = []
         self.create_requests: list[orchestrator_service_pb2.CreateRunRequest] = []
         self.watched_after: list[int] = []
         self.runs: dict[str, run_pb2.Run] = {}
@@ -100,6 +101,22 @@ class FakeOrchestrator(_Runs, _Contexts):  # type: ignore[misc]
         """Add both services to a server."""
         orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(self, server.grpc)
         context_service_pb2_grpc.add_ContextServiceServicer_to_server(self, server.grpc)
+
+    async def EstimateRun(
+        self, request: orchestrator_service_pb2.EstimateRunRequest, context: Any
+    ) -> orchestrator_service_pb2.EstimateRunResponse:
+        """Foretell a call a byte."""
+        self.estimate_requests.append(request)
+        size = request.context_bytes
+        estimate = orchestrator_service_pb2.EstimateRunResponse(
+            calls=orchestrator_service_pb2.Range(low=1, high=size),
+            tokens=orchestrator_service_pb2.Range(low=100, high=2_000),
+            cost_usd_nanos=orchestrator_service_pb2.Range(low=10_000_000, high=2_000_000_000),
+            runs_considered=3,
+        )
+        estimate.time_low.FromSeconds(2)
+        estimate.time_high.FromSeconds(90)
+        return estimate
 
     async def UploadContext(
         self, requests: AsyncIterator[context_service_pb2.UploadContextRequest], context: Any

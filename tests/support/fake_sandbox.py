@@ -7,6 +7,9 @@ Cells see `context`, `print`, `llm_query`, `FINAL`, `FINAL_VAR`, and three ways 
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
+import copy
 import dataclasses
 import json
 import threading
@@ -52,10 +55,13 @@ class LimitError(ServiceError):
 class FakeSession:
     """One session."""
 
-    request: pb.CreateSessionRequest
+    labels: dict[str, str]
     namespace: dict[str, Any]
+    name: str = ""
     sub_calls: int = 0
+    sub_calls_max: int = 0
     executions: int = 0
+    is_busy: bool = False
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
@@ -74,6 +80,15 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         self.created: list[pb.CreateSessionRequest] = []
         self.executed: list[pb.ExecuteRequest] = []
         self.deleted: list[str] = []
+        self.refreshed: list[str] = []
+        """Run tokens that came while code ran."""
+        self.lost: collections.Counter[str] = collections.Counter()
+        """How often code has lost its session, by code."""
+        self.restored: list[pb.RestoreSessionRequest] = []
+        self.checkpoint_failures: list[Exception] = []
+        """Raised by CheckpointSession, one after the other."""
+        self.checkpoints: dict[str, FakeSession] = {}
+        self._names = 0
         self.failures: list[Exception] = []
         """Raised by CreateSession, one after the other."""
         self.execute_failures: list[Exception] = []
@@ -94,10 +109,10 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         self.created.append(request)
         if self.failures:
             raise self.failures.pop(0)
-        name = f"sessions/s{len(self.created)}"
+        name = self._next_name()
         namespace = {mount.variable: self._mount(mount) for mount in request.contexts}
-        self.sessions[name] = FakeSession(request, namespace)
-        return pb.CreateSessionResponse(session=Session(name=name))
+        self.sessions[name] = FakeSession(dict(request.labels), namespace, name=name)
+        return pb.CreateSessionResponse(session=_described(self.sessions[name]))
 
     async def Execute(
         self, request: pb.ExecuteRequest, context: Context
@@ -109,6 +124,8 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         session = self._find(request.name)
         session.stop.clear()
         session.executions += 1
+        session.is_busy = True
+        session.sub_calls_max = session.sub_calls + request.sub_calls_max
         events: asyncio.Queue[ex.ExecutionEvent | None] = asyncio.Queue()
         execution = _Execution(self, session, request, events, asyncio.get_running_loop())
         running = asyncio.create_task(asyncio.to_thread(execution.run))
@@ -119,11 +136,20 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
                 yield pb.ExecuteResponse(event=event)
             await running
         finally:
+            session.is_busy = False
             session.stop.set()
         if execution.is_lost:
             del self.sessions[request.name]
             raise SessionGoneError("the worker died", session=request.name)
         yield pb.ExecuteResponse(event=ex.ExecutionEvent(result=execution.result))
+
+    async def RefreshRunToken(
+        self, request: pb.RefreshRunTokenRequest, context: Context
+    ) -> pb.RefreshRunTokenResponse:
+        """Note another run token."""
+        self._find(request.name)
+        self.refreshed.append(request.run_token)
+        return pb.RefreshRunTokenResponse()
 
     async def InterruptExecution(
         self, request: pb.InterruptExecutionRequest, context: Context
@@ -151,32 +177,56 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
     async def CheckpointSession(
         self, request: pb.CheckpointSessionRequest, context: Context
     ) -> pb.CheckpointSessionResponse:
-        """Refuse."""
-        raise NotBuiltYetError("CheckpointSession", "the fake has none")
+        """Keep a copy of a session."""
+        if self.checkpoint_failures:
+            raise self.checkpoint_failures.pop(0)
+        session = self._find(request.name)
+        key = f"checkpoints/{len(self.checkpoints) + 1:064x}"
+        self.checkpoints[key] = FakeSession(
+            {}, _copied(session.namespace), executions=session.executions
+        )
+        stored = pb.Checkpoint(key=key, size_bytes=1, executions=session.executions)
+        return pb.CheckpointSessionResponse(checkpoint=stored)
 
     async def RestoreSession(
         self, request: pb.RestoreSessionRequest, context: Context
     ) -> pb.RestoreSessionResponse:
-        """Refuse."""
-        raise NotBuiltYetError("RestoreSession", "the fake has none")
+        """Make a session from such a copy."""
+        self.restored.append(request)
+        if request.checkpoint_key not in self.checkpoints:
+            raise NotFoundError(request.checkpoint_key)
+        stored, name = self.checkpoints[request.checkpoint_key], self._next_name()
+        self.sessions[name] = FakeSession(
+            dict(request.labels),
+            _copied(stored.namespace),
+            name=name,
+            executions=stored.executions,
+        )
+        return pb.RestoreSessionResponse(session=_described(self.sessions[name]))
 
     async def GetSession(
         self, request: pb.GetSessionRequest, context: Context
     ) -> pb.GetSessionResponse:
-        """Refuse."""
-        raise NotBuiltYetError("GetSession", "the fake has none")
+        """Describe a session."""
+        return pb.GetSessionResponse(session=_described(self._find(request.name)))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
-        """Refuse."""
-        raise NotBuiltYetError("ListSessions", "the fake has none")
+        """Describe the sessions that have the labels."""
+        wanted = dict(request.labels).items()
+        found = [each for each in self.sessions.values() if wanted <= each.labels.items()]
+        return pb.ListSessionsResponse(sessions=map(_described, found))
 
     async def GetSandboxInfo(
         self, request: pb.GetSandboxInfoRequest, context: Context
     ) -> pb.GetSandboxInfoResponse:
         """Refuse."""
         raise NotBuiltYetError("GetSandboxInfo", "the fake has none")
+
+    def _next_name(self) -> str:
+        self._names += 1
+        return f"sessions/s{self._names}"
 
     def _find(self, name: str) -> FakeSession:
         if name not in self.sessions:
@@ -195,6 +245,27 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
             part.name: data[part.offset_bytes :][: part.size_bytes].decode(errors="replace")
             for part in mount.documents
         }
+
+
+def _described(session: FakeSession) -> Session:
+    state = Session.STATE_BUSY if session.is_busy else Session.STATE_IDLE
+    return Session(
+        name=session.name,
+        state=state,
+        executions=session.executions,
+        sub_calls=session.sub_calls,
+        labels=session.labels,
+    )
+
+
+def _copied(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Return a namespace that shares no value with the original; what cannot be copied is left
+    out, as are the functions that each execution gets anew."""
+    copied: dict[str, Any] = {}
+    for name, value in namespace.items():
+        with contextlib.suppress(TypeError, AttributeError):
+            copied[name] = copy.deepcopy(value)
+    return copied
 
 
 class _Execution:
@@ -221,6 +292,7 @@ class _Execution:
         provided = {
             "print": self._print,
             "llm_query": self._llm_query,
+            "cite": self._cite,
             "FINAL": self._final,
             "FINAL_VAR": self._final_var,
             "hang": self._hang,
@@ -264,7 +336,7 @@ class _Execution:
         self._emit(ex.ExecutionEvent(output=chunk))
 
     def _llm_query(self, prompt: str) -> str:
-        if self._session.sub_calls >= self._session.request.limits.sub_calls_max:
+        if self._session.sub_calls >= self._session.sub_calls_max:
             self._fail(LimitError("sub_calls_max"))
         self._session.sub_calls += 1
         number = self._session.sub_calls
@@ -287,14 +359,20 @@ class _Execution:
             self.result.limit_reached.CopyFrom(error.to_status())
         raise RuntimeError(str(error))
 
-    def _final(self, value: object) -> None:
+    def _cite(self, document: str, start: int, end: int, quote: str) -> None:
+        """Cite whatever is said, also what is a lie."""
+        self.result.final.citations.add(document=document, start=start, end=end, quote=quote)
+
+    def _final(self, value: object, *, confidence: float | None = None) -> None:
         self.result.final.text = value if isinstance(value, str) else json.dumps(value)
         self.result.final.is_json = not isinstance(value, str)
+        if confidence is not None:
+            self.result.final.confidence = confidence
 
-    def _final_var(self, name: str) -> None:
+    def _final_var(self, name: str, *, confidence: float | None = None) -> None:
         if name not in self._session.namespace:
             raise NameError(f"FINAL_VAR: there is no variable {name!r}")
-        self._final(self._session.namespace[name])
+        self._final(self._session.namespace[name], confidence=confidence)
         self.result.final.variable = name
 
     def _hang(self) -> None:
@@ -309,6 +387,11 @@ class _Execution:
     def _time_out(self) -> None:
         raise _StoppedError(Result.ENDING_TIMED_OUT)
 
-    def _lose(self) -> None:
+    def _lose(self, times: int | None = None) -> None:
+        """Take the session along: always, or only the first few times."""
+        code = self._request.code
+        self._sandbox.lost[code] += 1
+        if times is not None and self._sandbox.lost[code] > times:
+            return
         self.is_lost = True
         raise _StoppedError(Result.ENDING_TRAPPED)

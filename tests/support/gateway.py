@@ -237,9 +237,11 @@ def memory_books(store: CallStore, **changes: Any) -> Books:
 
 
 @asynccontextmanager
-async def gateway_channel(path: Path, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
+async def gateway_channel(
+    path: Path, *, credentials: grpc.ChannelCredentials | None = None, **settings: Any
+) -> AsyncIterator[grpc.aio.Channel]:
     """Serve the gateway of a configuration file on a real port and yield a channel to it."""
-    async with _serving(path, **settings) as (channel, _):
+    async with _serving(path, credentials=credentials, **settings) as (channel, _):
         yield channel
 
 
@@ -254,7 +256,7 @@ async def opened_gateway(
 
 @asynccontextmanager
 async def _serving(
-    path: Path, **settings: Any
+    path: Path, *, credentials: grpc.ChannelCredentials | None = None, **settings: Any
 ) -> AsyncIterator[tuple[grpc.aio.Channel, OpenGateway]]:
     usual: dict[str, Any] = {
         "database_url": Secret(f"sqlite+aiosqlite:///{path.parent}/gateway.sqlite"),
@@ -272,6 +274,7 @@ async def _serving(
             lambda server: register(server, gateway, config),
             config=config,
             message_bytes_max=32 << 20,
+            credentials=credentials,
         ) as channel,
     ):
         yield channel, gateway

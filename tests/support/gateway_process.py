@@ -43,6 +43,8 @@ class GatewayProcess:
             "PROVIDER_KEY": "sk-provider-secret",
         }
         self._process: asyncio.subprocess.Process | None = None
+        self.address = ""
+        """`host:port`."""
         self._channel: grpc.aio.Channel | None = None
 
     @property
@@ -75,7 +77,8 @@ class GatewayProcess:
             lambda: address.exists() or running.returncode is not None, within_s=_START_S
         )
         assert running.returncode is None, (self._folder / "gateway.log").read_text()
-        self._channel = grpc.aio.insecure_channel(address.read_text().strip())
+        self.address = address.read_text().strip()
+        self._channel = grpc.aio.insecure_channel(self.address)
         return self
 
     async def __aexit__(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from llm_gateway.answers import Spend, Tokens
+from llm_gateway.answers import Booked, Spend, Tokens
 from llm_gateway.ledger.entries import (
     CallEntry,
     CallKey,
@@ -26,8 +26,10 @@ from llm_gateway.ledger.operations import (
     LookUp,
     OpenCall,
     Operation,
+    Presume,
     Release,
     RunSum,
+    SumCall,
     SumRun,
 )
 
@@ -42,6 +44,13 @@ class Row:
     hold: Hold | None
     changed_us: int
     answer: StoredAnswer | None = None
+    is_spent: bool = False
+
+    @property
+    def state(self) -> CallState:
+        if self.is_spent:
+            return CallState.SPENT
+        return CallState.OPEN if self.answer is None else CallState.ANSWERED
 
 
 class MemoryCallStore:
@@ -65,7 +74,8 @@ class MemoryCallStore:
         return [outcomes[i] for i in range(len(operations))]
 
     def open_call(self, asked: OpenCall) -> bool:
-        if asked.key in self.calls:
+        known = self.calls.get(asked.key)
+        if known is not None and not (known.is_spent and asked.is_again):
             return False
         self.calls[asked.key] = Row(asked.digest, asked.tier, asked.owner, asked.hold, asked.now_us)
         return True
@@ -81,7 +91,7 @@ class MemoryCallStore:
             row.answer, row.hold, row.changed_us = kept.answer, None, kept.exchange.ended_us
 
     def fail(self, failure: Fail) -> None:
-        if failure.exchange.is_something:
+        if failure.exchange.is_to_be_booked:
             self.exchanges[failure.exchange.exchange_id] = failure.exchange
         if (row := self._own(failure.exchange.key, failure.owner)) is not None:
             row.hold = None
@@ -92,14 +102,20 @@ class MemoryCallStore:
         row.hold = again.hold
         return True
 
+    def presume(self, presumed: Presume) -> None:
+        self.exchanges.setdefault(presumed.exchange.exchange_id, presumed.exchange)
+
     def release(self, released: Release) -> None:
-        if self._own(released.key, released.owner) is not None:
+        if (row := self._own(released.key, released.owner)) is None:
+            return
+        row.is_spent = released.is_spent
+        if not row.is_spent:
             del self.calls[released.key]
 
     def bury(self, burial: Bury) -> bool:
         if (row := self._own(burial.key, burial.owner)) is None:
             return False
-        del self.calls[burial.key]
+        row.is_spent, row.changed_us = True, burial.now_us
         if row.hold is not None and row.hold.exchange_id not in self.exchanges:
             self.exchanges[row.hold.exchange_id] = _worst(burial, row, row.hold)
         return True
@@ -111,7 +127,7 @@ class MemoryCallStore:
         old = [
             key
             for key, row in self.calls.items()
-            if row.answer is not None and row.changed_us < asked.before_us
+            if row.state is not CallState.OPEN and row.changed_us < asked.before_us
         ][: asked.rows_max]
         old_exchanges = [
             name for name, each in self.exchanges.items() if each.ended_us < asked.before_us
@@ -128,7 +144,7 @@ class MemoryCallStore:
             return None
         return CallEntry(
             digest=row.digest,
-            state=CallState.OPEN if row.answer is None else CallState.ANSWERED,
+            state=row.state,
             owner=row.owner,
             lease_until_us=self.leases.get(row.owner, 0),
             answer=row.answer or StoredAnswer(),
@@ -144,6 +160,7 @@ class MemoryCallStore:
             row.hold
             for key, row in self.calls.items()
             if row.hold is not None
+            and row.state is CallState.OPEN
             and row.owner != asked.owner
             and (key.tenant, key.run) == (asked.tenant, asked.run)
         ]
@@ -154,11 +171,17 @@ class MemoryCallStore:
             + sum(h.cost_usd_nanos for h in holds),
         )
 
+    def sum_call(self, asked: SumCall) -> Booked:
+        records = [each for each in self.exchanges.values() if each.key == asked.key]
+        return Booked(
+            sum((each.spend for each in records), Spend()), sum(each.is_answer for each in records)
+        )
+
     def find_dead(self, asked: FindDead) -> list[Bury]:
         dead = [
             Bury(key, row.owner, asked.now_us)
             for key, row in self.calls.items()
-            if row.answer is None
+            if row.state is CallState.OPEN
             and row.owner != asked.owner
             and self.leases.get(row.owner, 0) <= asked.now_us
         ]
@@ -166,7 +189,8 @@ class MemoryCallStore:
 
     def _own(self, key: CallKey, owner: str) -> Row | None:
         row = self.calls.get(key)
-        return row if row is not None and row.owner == owner and row.answer is None else None
+        is_own = row is not None and row.owner == owner and row.state is CallState.OPEN
+        return row if is_own else None
 
 
 class MemoryAnswerStore:
@@ -210,11 +234,13 @@ _WORK: dict[type, Any] = {
     KeepAnswer: MemoryCallStore.keep_answer,
     Fail: MemoryCallStore.fail,
     HoldAgain: MemoryCallStore.hold_again,
+    Presume: MemoryCallStore.presume,
     Release: MemoryCallStore.release,
     Bury: MemoryCallStore.bury,
     KeepLease: MemoryCallStore.keep_lease,
     Forget: MemoryCallStore.forget,
     LookUp: MemoryCallStore.look_up,
     SumRun: MemoryCallStore.sum_run,
+    SumCall: MemoryCallStore.sum_call,
     FindDead: MemoryCallStore.find_dead,
 }

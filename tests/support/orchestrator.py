@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from fathom.orchestrator.v1 import (
@@ -35,13 +35,21 @@ from tests.support.serving import serve
 TIMEOUT_S = 20.0
 
 
+class Served(Protocol):
+    """What can be served."""
+
+    def register(self, server: Server) -> None:
+        """Add it to a server."""
+
+
 @dataclasses.dataclass
 class Stack:
     """A running orchestrator and its neighbours."""
 
     channel: grpc.aio.Channel
     gateway: FakeGateway
-    sandbox: FakeSandbox
+    sandbox: Any
+    """A FakeSandbox, unless the test brings another one."""
     server: Server
     config: OrchestratorConfig
 
@@ -108,7 +116,7 @@ async def orchestrator(
     folder: Path,
     *,
     gateway: FakeGateway | None = None,
-    sandbox: FakeSandbox | None = None,
+    sandbox: Served | None = None,
     **settings: Any,
 ) -> AsyncIterator[Stack]:
     """Serve the orchestrator with its state in a folder."""
@@ -124,7 +132,7 @@ async def orchestrator(
             "gateway_address": gateway_address,
             "sandbox_address": sandbox_address,
             "database_url": Secret(f"sqlite+aiosqlite:///{folder}/orchestrator.sqlite"),
-            "object_store": folder / "objects",
+            "object_store": str(folder / "objects"),
             "run_token_key": Secret(TOKEN_KEY),
         }
         config = OrchestratorConfig(**values | settings)
@@ -133,7 +141,7 @@ async def orchestrator(
 
 
 @asynccontextmanager
-async def serve_on_address(servicer: FakeGateway | FakeSandbox) -> AsyncIterator[str]:
+async def serve_on_address(servicer: Served) -> AsyncIterator[str]:
     """Serve a fake and yield its address."""
     server: Server | None = None
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,8 @@ _START_S = 30
 class PostgresServer:
     """A server that runs while its block lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, connections_max: int = 50) -> None:
+        self._connections_max = connections_max
         self._folder = Path(tempfile.mkdtemp(prefix="fathom-pg-"))
         self._data = self._folder / "data"
         self._packages = _PACKAGES
@@ -72,7 +74,8 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 [
                     *(self._program("postgres"), "-D", str(self._data), "-k", str(self._folder)),
-                    *("-c", "listen_addresses=", "-c", "max_connections=50", "-c", "fsync=off"),
+                    *("-c", "listen_addresses=", "-c", "fsync=off"),
+                    *("-c", f"max_connections={self._connections_max}"),
                 ],
                 stdout=log,
                 stderr=log,
@@ -92,6 +95,23 @@ class PostgresServer:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(timeout=_START_S)
             self._process = None
+
+    def kill(self) -> None:
+        """End the server and its backends with SIGKILL, so that it can be started again at once."""
+        assert self._process is not None
+        with contextlib.ExitStack() as closing:
+            backends = []
+            for pid in _children(self._process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    backends.append(os.pidfd_open(pid))
+                    closing.callback(os.close, backends[-1])
+            self._process.kill()
+            self._process.wait(timeout=_START_S)
+            self._process = None
+            for backend in backends:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(backend, signal.SIGKILL)
+                select.select([backend], [], [], _START_S)
 
     def new_database(self) -> str:
         """Make an empty database and return its URL for SQLAlchemy."""
@@ -114,3 +134,8 @@ class PostgresServer:
 
     def _program(self, name: str) -> str:
         return str(self._packages / _PROGRAMS / "bin" / name)
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fathom.gateway.v1.gateway_service_pb2_grpc import (
     GatewayServiceServicer,
     add_GatewayServiceServicer_to_server,
 )
-from fathom.gateway.v1.generation_pb2 import Generation
+from fathom.gateway.v1.generation_pb2 import Generation, Message
 from fathom.sandbox.v1 import execution_pb2, session_pb2
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
 from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
@@ -25,10 +25,13 @@ from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from common.config import load
 from common.errors import ServiceError, received
 from common.run_token import RUN_TOKEN_METADATA
+from common.server import Server
 from sandbox_service.audit import AuditTrail
+from sandbox_service.child_runs import ChildRuns
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.guest_build import GuestBuild
+from sandbox_service.host_tools import HostTools
 from sandbox_service.memory_watch import MemoryGauge, MemoryWatch
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
@@ -51,6 +54,10 @@ class FakeGateway(GatewayServiceServicer):
         self.tokens: list[str] = []
         self.errors: dict[str, ServiceError] = {}
         """By prompt."""
+        self.answer: Callable[[Sequence[Message]], str] = lambda messages: (
+            f"re: {messages[-1].text}"
+        )
+        """What it answers to a conversation."""
         self.hold = asyncio.Event()
         """Prompts that begin with `hold` wait for it."""
         self.held = asyncio.Event()
@@ -66,7 +73,8 @@ class FakeGateway(GatewayServiceServicer):
         await self._wait(text)
         if text in self.errors:
             raise self.errors[text]
-        return gateway_wire.GenerateResponse(generation=Generation(text=f"re: {text}"))
+        answer = self.answer(request.prompt.messages)
+        return gateway_wire.GenerateResponse(generation=Generation(text=answer))
 
     async def BatchGenerate(
         self, requests: AsyncIterator[gateway_wire.BatchGenerateRequest], context: Any
@@ -80,7 +88,7 @@ class FakeGateway(GatewayServiceServicer):
             if text in self.errors:
                 response.error.CopyFrom(self.errors[text].to_status())
             else:
-                response.generation.text = f"re: {text}"
+                response.generation.text = self.answer(item.prompt.messages)
             yield response
 
     async def StreamGenerate(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -143,6 +151,8 @@ class Sandbox:
         self.stub = stub
         self.table = table
         self.gateway = gateway
+        self.address = ""
+        """Where it listens, `host:port`, for other services."""
         self._objects = objects
         self._blobs = 0
 
@@ -221,10 +231,16 @@ def guest() -> GuestBuild:
 
 @contextlib.asynccontextmanager
 async def sandbox(
-    build: GuestBuild, objects: Path, *, workers: int = 1, **settings: Any
+    build: GuestBuild,
+    objects: Path,
+    *,
+    workers: int = 1,
+    child_runs: ChildRuns | None = None,
+    host_tools: HostTools | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Sandbox]:
     """Run the service and yield a client of it."""
-    config = SandboxConfig(object_store=objects, drain_s=1.0, **settings)
+    config = SandboxConfig(object_store=str(objects), drain_s=1.0, **settings)
     gateway = FakeGateway()
     pool = WorkerPool(
         build,
@@ -257,10 +273,20 @@ async def sandbox(
                 call_timeout_s=config.sub_call_timeout_s,
                 concurrency_max=config.sub_call_concurrency_max,
             )
-            servicer = SandboxServicer(table, sub_models, config, audit, gauge)
+            servicer = SandboxServicer(
+                table, sub_models, config, audit, gauge, child_runs, host_tools
+            )
 
-            async with serve(servicer.register) as channel:
-                yield Sandbox(SandboxServiceStub(channel), table, gateway, objects)
+            servers: list[Server] = []
+
+            def add_sandbox(server: Server) -> None:
+                servers.append(server)
+                servicer.register(server)
+
+            async with serve(add_sandbox) as channel:
+                box = Sandbox(SandboxServiceStub(channel), table, gateway, objects)
+                box.address = servers[0].address
+                yield box
                 gateway.hold.set()
 
 

@@ -18,6 +18,7 @@ async def serve(
     *,
     config: ServerConfig | None = None,
     message_bytes_max: int = MESSAGE_BYTES_MAX,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve what `register` adds to the server and yield a channel to it.
 
@@ -28,6 +29,8 @@ async def serve(
     register(server)
     async with (
         server,
-        open_channel(server.address, message_bytes_max=message_bytes_max) as channel,
+        open_channel(
+            server.address, message_bytes_max=message_bytes_max, credentials=credentials
+        ) as channel,
     ):
         yield channel

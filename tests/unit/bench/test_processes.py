@@ -46,7 +46,7 @@ def test_an_anonymous_file_counts_once_and_while_it_is_held() -> None:
     pid = os.getpid()
     before = taken_bytes(pid, [])
     layer = os.memfd_create("layer")
-    os.pwrite(layer, bytes(8 * _MIB), 0)
+    os.pwrite(layer, bytes(64 * _MIB), 0)
     copy = os.dup(layer)
 
     held = taken_bytes(pid, []) - before
@@ -54,8 +54,8 @@ def test_an_anonymous_file_counts_once_and_while_it_is_held() -> None:
     os.close(layer)
     left = taken_bytes(pid, []) - before
 
-    assert 7 * _MIB < held < 12 * _MIB
-    assert left < 4 * _MIB
+    assert 60 * _MIB < held < 90 * _MIB
+    assert left < 30 * _MIB
 
 
 def test_workers_count_besides_the_service() -> None:

@@ -11,6 +11,7 @@ from common.page_tokens import (
     make_page_token,
     page_length,
     page_size,
+    read_page_number,
     read_page_token,
 )
 
@@ -32,6 +33,20 @@ def test_another_lists_token_is_refused(token: str) -> None:
         read_page_token("things", token)
 
     assert caught.value.metadata == {"field": "page_token"}
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "٣", "9" * 19, "1\0"])
+def test_a_made_up_number_is_refused(last: str) -> None:
+    """The check of a token is no signature: whoever reads the source can make one."""
+    with pytest.raises(InvalidFieldError) as caught:
+        read_page_number("things", make_page_token("things", last))
+
+    assert caught.value.metadata == {"field": "page_token"}
+
+
+def test_a_number_comes_back() -> None:
+    assert read_page_number("things", make_page_token("things", "9" * 18)) == 10**18 - 1
+    assert read_page_number("things", "") == 0
 
 
 @pytest.mark.parametrize(("asked", "given"), [(0, 50), (1, 1), (500, 500), (501, 500)])

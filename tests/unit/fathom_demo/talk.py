@@ -33,6 +33,7 @@ class Talk:
     replies: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     sub_prompts: list[str] = field(default_factory=list)
+    cited: list[tuple[str, int, int]] = field(default_factory=list)
 
     def run(self) -> Talk:
         """Talk until an answer is given; the answer stays None when none comes."""
@@ -71,6 +72,7 @@ class Talk:
             "context": self.context,
             "llm_query": query,
             "llm_query_batched": query_batched,
+            "cite": lambda *place: self.cited.append(place),
             "FINAL": final,
             "FINAL_VAR": lambda name: final(namespace[name]),
         }

@@ -32,6 +32,8 @@ def test_the_search_question_is_answered_right(corpus: tuple[str, CorpusTruth]) 
 
     assert search_is_right(str(talk.answer), truth)
     assert len(talk.replies) == 4
+    [(_, start, end)] = talk.cited
+    assert truth.needle_code in text[start:end]
 
 
 def test_the_count_question_is_answered_right(corpus: tuple[str, CorpusTruth]) -> None:

@@ -60,7 +60,7 @@ class Bench:
         self.store = MemoryCallStore()
         self.cache = AnswerCache(
             CacheRules(**rules),
-            None if shared is None else lambda _: shared,
+            lambda _: shared,
             make_memory=lambda size: MemoryCacheStore(size, now=self.clock.now),
         )
         providers = {d.provider.name: self.provider for d in offered.deployments.values()}
@@ -194,6 +194,7 @@ async def test_a_model_that_is_not_told_the_temperature_is_asked_each_time() -> 
         prompt(temperature=0.0, seed=1),
         prompt(temperature=0.0, stop=("a",)),
         prompt(temperature=0.0, output_tokens_max=7),
+        prompt(temperature=0.0, response_schema="{}"),
     ],
 )
 async def test_whatever_changes_the_answer_makes_it_another_question(other: Prompt) -> None:
@@ -223,6 +224,7 @@ def test_a_name_that_is_given_to_another_model_finds_nothing_of_the_old_one() ->
             deployment(model="another"),
             deployment(provider=endpoint(base_url="http://127.0.0.1:2/v1")),
             deployment(omit_parameters=frozenset({"seed"})),
+            deployment(structured_output=True),
         )
     ]
 

@@ -34,6 +34,7 @@ context_tokens_max = 1000
 output_tokens_max = 100
 concurrency_max = 7
 omit_parameters = ["temperature"]
+structured_output = true
 price = { input_usd_per_million = 1.25, output_usd_per_million = 10, \
 cached_input_usd_per_million = 0.125 }
 
@@ -69,6 +70,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     assert (big.provider.timeout_s, big.provider.headers) == (12.5, {"x-team": "search"})
     assert (big.model, big.context_tokens_max, big.output_tokens_max) == ("gpt-5", 1000, 100)
     assert (big.concurrency_max, big.omit_parameters) == (7, frozenset({"temperature"}))
+    assert (big.structured_output, little.structured_output) == (True, False)
     assert big.price == Price(
         (Rates(input=1_250_000_000, output=10_000_000_000, cached_input=125_000_000),)
     )
@@ -198,6 +200,19 @@ MISTAKES = {
     "unknown table": ("[tiers]", "[extra]\n[tiers]", "extra: there is no such key"),
     "no url": ('base_url = "https://one.example/v1/"', "", "base_url: is missing"),
     "bad url": ("https://one.example/v1/", "one.example", "must be an http or https URL"),
+    "no host at all": ("https://one.example/v1/", "https://[::1", "must be an http or https URL"),
+    "no such port": ("//one.example/", "//one.example:65536/", "must be an http or https URL"),
+    "no such name": ("//one.example/", "//one..example/", "must be an http or https URL"),
+    "space in url": ("//one.example/", "//one example/", "must be an http or https URL"),
+    "fragment": ("/v1/", "/v1#x", "must hold no credential, query or fragment"),
+    "line in header": ('"search"', '"a\\r\\nb"', "cannot stand in a header"),
+    "header of words": ("x-team", '"x team"', "cannot stand in a header"),
+    "proxy port": ("timeout_s = 12.5", 'proxy = "http://p:99999"', "proxy: must be an http URL"),
+    "timeout for ever": ("timeout_s = 12.5", "timeout_s = 1e400", "above 0, at most 1000000000"),
+    "timeout of nothing": ("timeout_s = 12.5", "timeout_s = 1e-400", "seconds above 0"),
+    "number of pages": ("concurrency_max = 7", "weight = 1" + "0" * 5_000, "is not TOML"),
+    "number beyond": ("concurrency_max = 7", "weight = 1" + "0" * 20, "at most 9007199254740992"),
+    "tables in tables": ("[tiers]", f"x = {'[' * 9_999}\n[tiers]", "is not TOML"),
     "key in url": ("https://one", "https://user:pw@one", "must hold no credential"),
     "unset key": ("ONE_KEY", "TWO_KEY", "environment variable TWO_KEY is not set"),
     "two keys": (
@@ -282,6 +297,18 @@ def test_a_mistake_is_told_with_its_place_and_remedy(
     assert str(caught.value).startswith(str(tmp_path / "gateway.toml"))
     assert message in str(caught.value)
     assert "sk-1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-1\nx-evil: 1", "sk-é"])
+def test_a_key_that_cannot_be_sent_is_refused(tmp_path: Path, key: str) -> None:
+    """Each call with it would fail, and say nothing of why."""
+    (tmp_path / "key").write_text(key)
+    in_file = replaced('api_key_env = "ONE_KEY"', f'api_key_file = "{tmp_path / "key"}"')
+
+    for text in (GOOD, in_file):
+        with pytest.raises(ConfigError) as caught:
+            load(text, tmp_path, ONE_KEY=key)
+        assert key not in str(caught.value)
 
 
 @pytest.mark.parametrize("table", ["providers", "deployments", "tiers"])

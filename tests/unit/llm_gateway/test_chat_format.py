@@ -63,6 +63,20 @@ def test_a_request_has_nothing_that_was_not_asked() -> None:
     assert set(body) == {"model", "messages", "max_tokens"}
 
 
+def test_a_schema_is_sent_to_deployments_that_take_one() -> None:
+    """Others refuse the parameter, or ignore it."""
+    asked = prompt(response_schema='{"type":"object"}')
+
+    taken = json.loads(request_body(deployment(structured_output=True), asked, 9, stream=False))
+    left_out = json.loads(request_body(deployment(), asked, 9, stream=False))
+
+    assert taken["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": {"type": "object"}},
+    }
+    assert "response_format" not in left_out
+
+
 def test_a_streamed_request_wants_its_usage() -> None:
     body = json.loads(request_body(deployment(), prompt(), 99, stream=True))
 
@@ -204,7 +218,7 @@ def test_a_stream_is_put_together() -> None:
     deltas = [*streamed.feed(data), *streamed.end()]
     completion = streamed.completion()
 
-    assert deltas == [Delta(reasoning="hmm"), Delta(text="he"), Delta(text="llo")]
+    assert deltas == [Delta(reasoning="hmm"), Delta(text="hello")], "what came together is one"
     assert (completion.text, completion.reasoning) == ("hello", "hmm")
     assert completion.finish_reason is FinishReason.LENGTH
     assert completion.tokens == Tokens(input=4, output=2)

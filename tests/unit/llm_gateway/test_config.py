@@ -40,6 +40,8 @@ def test_only_an_explicit_setting_admits_everyone() -> None:
         ("LEDGER_ANSWER_BYTES_INLINE_MAX", "-1", "0"),
         ("LEDGER_LEASE_S", "0.4", "0.5"),
         ("ACCOUNTS", "postgresql://host", "redis://host:6379/0"),
+        ("CACHE_URL", "database", "rediss://host:6379/0"),
+        ("RUN_TOKEN_LIFETIME_MAX_S", "0", "1"),
     ],
 )
 def test_a_setting_out_of_range_is_named(name: str, bad: str, good: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from typing import Any
@@ -92,11 +93,44 @@ async def test_a_recorded_secret_leaves_as_it_is(caplog: pytest.LogCaptureFixtur
         assert texts(await guard().inspect(asked)) == texts(asked)
 
     record = caplog.records[0]
-    assert (record.tenant, record.kind, record.message_index, record.offset_bytes) == (  # type: ignore[attr-defined]
-        *("acme", "aws_access_key", 1),
+    assert (record.tenant, record.kind, record.field, record.offset_bytes) == (  # type: ignore[attr-defined]
+        *("acme", "aws_access_key", "prompt.messages[1]"),
         4,
     )
     assert AWS not in str(vars(record))
+
+
+@pytest.mark.parametrize("reaction", [Reaction.REDACT, Reaction.REFUSE])
+async def test_a_schema_with_a_secret_is_refused_where_a_message_would_be_changed(
+    reaction: Reaction,
+) -> None:
+    """Its descriptions are text as any other; with a part replaced it would be another schema."""
+    asked = call("hello")
+    schema = f'{{"description":"{AWS}"}}'
+    asked = dataclasses.replace(
+        asked, prompt=dataclasses.replace(asked.prompt, response_schema=schema)
+    )
+
+    with pytest.raises(EgressRefusedError) as refused:
+        await guard(secrets=reaction).inspect(asked)
+
+    assert refused.value.metadata == {
+        "kind": "aws_access_key",
+        "field": "prompt.response_schema_json",
+    }
+    assert await guard(secrets=Reaction.RECORD).inspect(asked) == asked
+
+
+async def test_halves_of_a_secret_in_two_messages_are_no_finding(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Messages are looked through together first, and each for itself before anything is said."""
+    asked = call(AWS[:10], AWS[10:], "-----BEGIN PRIVATE KEY", "-----")
+
+    with caplog.at_level(logging.WARNING, logger="fathom.security"):
+        assert texts(await guard().inspect(asked)) == texts(asked)
+
+    assert caplog.records == []
 
 
 async def test_a_redacted_secret_is_replaced_by_what_it_was() -> None:
@@ -167,6 +201,54 @@ async def test_a_prompt_has_at_most_its_messages(limit: int, refused: bool) -> N
         return
     with pytest.raises(LimitAboveCeilingError):
         await guard(messages_max=limit).inspect(asked)
+
+
+async def test_thousands_of_findings_keep_nobody_waiting() -> None:
+    """Whoever makes a prompt of nothing but keys must not stop the gateway for everyone."""
+    asked = call(*[(AWS + " ") * 40] * 5_000)
+    started = time.perf_counter()
+
+    left = await guard(secrets=Reaction.REDACT).inspect(asked)
+
+    assert time.perf_counter() - started < 20  # 2 s; with one walk over all for each message, 50
+    assert texts(left)[-1] == "[redacted: aws_access_key] " * 40
+
+
+async def test_a_canary_is_redacted_wherever_it_stands() -> None:
+    """The second one would leave otherwise."""
+    planted = Secret("canary-canary")
+    kept = guard(canaries=(planted,), on_canary=Reaction.REDACT, secrets=Reaction.OFF)
+
+    left = await kept.inspect(call(f"a {planted.reveal()} b {planted.reveal()}"))
+
+    assert texts(left) == ["a [redacted: canary] b [redacted: canary]"]
+
+
+@pytest.mark.parametrize("reaction", [Reaction.REDACT, Reaction.REFUSE])
+async def test_a_stop_text_carries_no_secret_out(reaction: Reaction) -> None:
+    """It is sent like the rest of the prompt, and cannot be replaced in part."""
+    asked = dataclasses.replace(call("hello"), prompt=prompt(stop=("END", AWS)))
+
+    with pytest.raises(EgressRefusedError) as refused:
+        await guard(secrets=reaction).inspect(asked)
+
+    assert refused.value.metadata["field"] == "prompt.stop[1]"
+
+
+async def test_what_is_refused_for_its_size_or_its_model_is_a_security_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody who tries the walls is somebody to look at."""
+    narrow = guard(messages_max=1, prompt_bytes_max=3, tiers=frozenset({"root"}))
+    with caplog.at_level(logging.WARNING, logger="fathom.security"):
+        for asked in (call("a", "b"), call("long")):
+            with pytest.raises(LimitAboveCeilingError):
+                await narrow.inspect(asked)
+        with pytest.raises(PermissionDeniedError):
+            narrow.permitted(call("x"), [deployment()])
+
+    events = [(record.__dict__["kind"], record.__dict__["tenant"]) for record in caplog.records]
+    assert events == [("too_large", "acme"), ("too_large", "acme"), ("not_permitted", "acme")]
 
 
 def test_a_tenant_asks_only_what_its_policy_names() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.config import ConfigError
+from common.toml_table import Table
 from llm_gateway.egress.egress_table import egress_from
 from llm_gateway.egress.policy import EgressPolicies, EgressPolicy, Reaction
-from common.toml_table import Table
 
 OFFERED = ("root", "sub", "models/small")
 
@@ -67,6 +67,7 @@ def test_canaries_are_read_from_their_file_and_never_shown(tmp_path: Path) -> No
         ('on_canary = "off"', "on_canary: must be one of record, redact, refuse"),
         ("captures_content = 1", "captures_content: must be true or false"),
         ('tiers = ["models/big"]', "tiers: 'models/big' is not one of root, sub, models/small"),
+        ("messages_max = 10001", "messages_max: must be at most 10000"),
         ("messages_max = 0", "messages_max: must be a whole number of at least 1"),
         ('[tenants.a]\nsecret = "off"', "tenants: a: secret: there is no such key"),
         ('canaries_file = "/nowhere/canaries"', "canaries_file: /nowhere/canaries cannot be read"),

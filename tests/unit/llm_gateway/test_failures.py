@@ -66,6 +66,7 @@ def test_a_body_of_any_shape_is_recognised_by_its_status(body: bytes) -> None:
         ({"retry-after": "999999999"}, None, 86_400.0),
         ({"retry-after": "soon"}, None, None),
         ({"retry-after": "nan"}, None, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:30 +99999999999999999"}, None, None),
         ({}, [{"error": {"details": [{"x": 1}, {"retryDelay": "12.5s"}]}}], 12.5),
         ({}, {"error": {"retryDelay": "later"}}, None),
         ({"retry-after": "3"}, {"error": {"retryDelay": "12s"}}, 3.0),

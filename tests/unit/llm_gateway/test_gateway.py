@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
 from common.errors import ServiceError
-from llm_gateway import call_telemetry
+from llm_gateway import call_telemetry, upstreams
 from llm_gateway.answers import Answer, Completion, Delta, Spend, Tokens
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Deployment
@@ -199,6 +199,20 @@ async def test_an_answer_is_shortened_to_what_the_run_has_left() -> None:
     await bench.ask(prompt("x" * 84), token=token(tokens_max=1100))
 
     assert bench.provider.asked == [("small", 1000)]
+
+
+async def test_a_repeat_is_answered_while_its_deployment_is_left_alone() -> None:
+    """The answer is in the ledger: no provider is needed for it."""
+    bench = Bench()
+    await bench.ask(request_id="a")
+    breaker = bench.gateway.offering.upstreams["small"].breaker
+    for _ in range(5):
+        breaker.note_failure(asyncio.get_running_loop().time())
+    assert breaker.is_open
+
+    again = await bench.ask(request_id="a")
+
+    assert (again.attempts, len(bench.provider.asked)) == (0, 1)
 
 
 async def test_pieces_are_followed_by_the_whole() -> None:
@@ -415,6 +429,63 @@ async def test_a_refusal_is_no_sign_of_ill_health(kind: FailureKind) -> None:
             await bench.ask()
 
     assert (await bench.ask()).attempts == 1
+
+
+async def is_left_alone_when_hung(bench: Bench) -> bool:
+    """Ask somebody who never answers, for a moment each time; returns how the breaker is then."""
+    breaker = bench.gateway.offering.upstreams["a"].breaker
+    bench.provider.plan(*[Held(completion())] * 50)
+    asked = 0
+    # On a busy machine a moment may be over before anybody is asked.
+    while len(bench.provider.asked) < 10 and asked < 50 and not breaker.is_open:
+        asked += 1
+        deadline = asyncio.get_running_loop().time() + 0.01
+        with pytest.raises(ServiceError):
+            await bench.ask(deadline=deadline)
+        await asyncio.sleep(0)
+    await bench.gateway.close()
+    return breaker.is_open
+
+
+@pytest.mark.parametrize(("hung_s_min", "is_left_alone"), [(0.0, True), (10.0, False)])
+async def test_silence_that_outlasts_its_callers_opens_the_breaker(
+    monkeypatch: pytest.MonkeyPatch, hung_s_min: float, is_left_alone: bool
+) -> None:
+    """A provider that hangs for longer than anybody waits fails no exchange by itself. A caller in
+    a hurry is no proof of that: the silence must be long in itself."""
+    monkeypatch.setattr(upstreams, "_HUNG_S_MIN", hung_s_min)
+
+    assert await is_left_alone_when_hung(Bench(deployment("a"), drain_s=0.0)) is is_left_alone
+
+
+async def test_silence_must_be_longer_than_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow model is no broken one, even where its callers are impatient."""
+    monkeypatch.setattr(upstreams, "_HUNG_S_MIN", 0.0)
+    bench = Bench(deployment("a"), drain_s=0.0)
+    load = bench.gateway.offering.upstreams["a"].load
+    for _ in range(20):
+        load.begin()
+        load.end(30.0, is_good=True)
+
+    assert not await is_left_alone_when_hung(bench)
+
+
+async def test_callers_who_lose_interest_say_nothing_of_the_provider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that is cancelled drops all its calls at once, to a provider that is well."""
+    monkeypatch.setattr(upstreams, "_HUNG_S_MIN", 0.0)
+    bench = Bench(deployment("a"), drain_s=0.0)
+    for _ in range(5):
+        held = Held(completion())
+        bench.provider.plan(held)
+        asking = asyncio.create_task(bench.ask())
+        await held.reached.wait()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await bench.gateway.close()
+
+    assert not bench.gateway.offering.upstreams["a"].breaker.is_open
 
 
 async def test_operators_are_told_who_is_left_alone(

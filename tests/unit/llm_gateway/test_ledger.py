@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import RequestIdReusedError
-from llm_gateway.answers import Spend, Tokens
+from llm_gateway.answers import Booked, Spend, Tokens
 from llm_gateway.calls import Call
 from llm_gateway.demands import Demand
 from llm_gateway.errors import AnswerUnreadableError, LedgerUnavailableError
@@ -118,6 +118,47 @@ async def test_a_repeat_after_a_failure_is_a_call_of_its_own() -> None:
     await answer(retrying, "at last")
     assert isinstance(await third, RecordedAnswer)
     assert len(store.exchanges) == 2, "the failed attempt stays in the books"
+    assert retrying.has_past
+    assert await here.ledger.booked(call()) == Booked(TOOK + TOOK, answers=1)
+
+
+async def test_a_key_that_was_spent_under_stays_so_until_it_is_answered() -> None:
+    """Whoever comes last tells of all that was spent, however many gave up in between."""
+    here = Process(MemoryCallStore())
+    failed = await here.claim()
+    exchange = await failed.hold(await reservation(), "small")
+    await failed.settle(exchange, "small", TOOK, None)
+    failed.leave()
+    for _ in range(2):
+        given_up = await here.claim(prompt=prompt("another"))
+        assert given_up.has_past
+        await given_up.hold(await reservation(), "small")
+        given_up.leave()
+
+    await here.answer("at last")
+    again = await here.enter()
+
+    assert isinstance(again, RecordedAnswer)
+    assert await here.ledger.booked(call()) == Booked(TOOK + TOOK, answers=1)
+
+
+async def test_a_claim_on_a_key_that_was_spent_under_is_lost_once() -> None:
+    """A call is taken for a new one at first; it must learn of its past before it is made."""
+    here = Process(MemoryCallStore())
+    failed = await here.claim()
+    exchange = await failed.hold(await reservation(), "small")
+    await failed.settle(exchange, "small", TOOK, None)
+    failed.leave()
+    await here.books.commits.flush()
+    unaware = here.ledger.enter_new(call())
+    assert unaware is not None
+
+    with pytest.raises(ClaimLostError):
+        await unaware.hold(await reservation(), "small")
+    unaware.leave()
+
+    await here.answer("at last")
+    assert await here.ledger.booked(call()) == Booked(TOOK + TOOK, answers=1)
 
 
 async def test_another_prompt_under_one_id_is_refused() -> None:
@@ -399,3 +440,41 @@ async def test_an_id_is_not_free_for_another_prompt_while_its_answer_is_written_
     with pytest.raises(RequestIdReusedError):
         await here.enter(prompt=prompt("another"))
     await settling
+
+
+async def test_a_new_call_is_claimed_without_asking_the_books() -> None:
+    """Most calls are made once, and are told apart in the transaction that opens them."""
+    store = MemoryCallStore()
+    here = Process(store)
+
+    claim = here.ledger.enter_new(call())
+
+    assert isinstance(claim, Claim)
+    assert store.transactions == 0
+    assert here.ledger.enter_new(call()) is None, "somebody in this process makes it"
+
+
+async def test_a_claim_on_a_call_that_is_in_the_books_is_lost_where_it_is_checked() -> None:
+    """Who is about to wait or to fail has the recorded answer all the same."""
+    store = MemoryCallStore()
+    await Process(store, owner="there").answer()
+    claim = Process(store).ledger.enter_new(call())
+    assert claim is not None
+
+    with pytest.raises(ClaimLostError):
+        await claim.check()
+
+
+async def test_the_books_are_asked_for_a_claim_once() -> None:
+    store = MemoryCallStore()
+    here = Process(store)
+    claim = here.ledger.enter_new(call())
+    assert claim is not None
+
+    await claim.check()
+    await claim.check()
+    asked = store.transactions
+    await claim.hold(await reservation(), "small")
+    await claim.check()
+
+    assert (asked, store.transactions) == (1, 2), "and holding tells it, too"

@@ -13,10 +13,10 @@ import pytest
 from llm_gateway.answers import FinishReason
 from llm_gateway.errors import LedgerUnavailableError
 from llm_gateway.ledger.answer_store import FolderAnswerStore
-from llm_gateway.ledger.entries import RecordedAnswer, digest_of
+from llm_gateway.ledger.entries import CallState, RecordedAnswer, digest_of
 from llm_gateway.ledger.group_commit import GroupCommit
 from llm_gateway.ledger.ledger import Ledger
-from llm_gateway.ledger.operations import KeepLease, LookUp, Operation, StoreUnavailableError
+from llm_gateway.ledger.operations import KeepLease, Operation, StoreUnavailableError
 from llm_gateway.ledger.sweep import Sweep
 from llm_gateway.prompts import Message, Role
 from tests.support.call_store_contract import KEY, OTHERS, answering, opening
@@ -125,6 +125,7 @@ def test_everything_that_is_asked_makes_the_digest() -> None:
         {"stop": ("a",)},
         {"stop": ("a", "b")},
         {"seed": 0},
+        {"response_schema": "{}"},
         {"messages": (Message(Role.SYSTEM, "hello"),)},
         {"messages": (Message(Role.USER, "hel"), Message(Role.USER, "lo"))},
     ]
@@ -198,6 +199,6 @@ async def test_a_sweep_ends_the_calls_of_the_dead_and_forgets_what_is_old() -> N
     await sweep.bury_dead()
     await sweep.forget_old()
 
-    assert set(store.calls) == {OTHERS[1]}
+    assert set(store.calls) == {KEY, OTHERS[1]}
+    assert store.calls[KEY].state is CallState.SPENT
     assert set(store.exchanges) == {"young", "here-1"}
-    assert (await store.apply([LookUp(KEY)])) == [None]

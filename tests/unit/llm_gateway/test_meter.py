@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.run_token import RunToken, Subtree
+from llm_gateway import meter as meter_module
+from llm_gateway.accounts.caps import Cap, Holding, Shortage
 from llm_gateway.answers import Spend, Tokens
 from llm_gateway.demands import Demand
 from llm_gateway.errors import RunLimitExceededError
@@ -334,3 +336,41 @@ async def _spend_all(
     await asyncio.gather(*tasks, return_exceptions=True)
     spent = meter.spend_of(limited)
     return spent.tokens, spent.cost_usd_nanos, spent.tokens_held, spent.cost_usd_nanos_held
+
+
+class OneAtATime:
+    """A quota: each tenant has one call at a time."""
+
+    async def caps(self, token: RunToken, tier: str) -> list[Cap]:
+        account = f"{token.tenant}/quotas/one"
+        return [Cap(account=account, concurrency_max=1, quota=f"tenants/{account}")]
+
+
+async def test_of_many_runs_that_wait_a_few_look_each_time_and_all_get_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thousand runs of one tenant would else keep the gateway from everybody's calls: each look
+    is a step of the store."""
+    monkeypatch.setattr(meter_module, "_POLL_S", 60.0)
+    meter, runs, looks = MeterInView(quotas=OneAtATime()), 100, 0
+    reserve = meter.accounts.reserve
+
+    async def counted(holding: Holding) -> Shortage | None:
+        nonlocal looks
+        looks += 1
+        return await reserve(holding)
+
+    monkeypatch.setattr(meter.accounts, "reserve", counted)
+    done = list[str]()
+
+    async def take(run: str) -> None:
+        reservation = await meter.reserve(token(run=run), demand(60, 40))
+        await settled()
+        reservation.settle(spend(10, 5))
+        done.append(run)
+
+    names = [f"runs/{number}" for number in range(runs)]
+    await asyncio.gather(*map(take, names))
+
+    assert sorted(done) == sorted(names)
+    assert looks < runs * 15

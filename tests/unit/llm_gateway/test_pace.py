@@ -13,8 +13,8 @@ def begun(pace: Pace, arrivals: list[float], tokens: int = 0) -> list[float]:
     """Return when each of several requests begins that wait as they are told."""
     times = []
     for arrival in arrivals:
-        begins = arrival + pace.wait_s(arrival)
-        pace.begin(tokens, arrival)
+        begins = arrival + pace.wait_s(tokens, arrival)
+        pace.begin(tokens, begins)
         times.append(begins)
     return times
 
@@ -48,19 +48,44 @@ def test_tokens_that_a_request_took_hold_up_the_next() -> None:
     """Its output is known only when it has ended."""
     pace = Pace(0, 6600)
     pace.begin(100, 0.0)
-    assert pace.wait_s(0.0) == 0.0
+    assert pace.wait_s(0, 0.0) == 0.0
 
     pace.correct(900, 0.5)
 
-    assert pace.wait_s(0.5) == pytest.approx(10.0 - 6.0 - 0.5)
+    assert pace.wait_s(0, 0.5) == pytest.approx(10.0 - 6.0 - 0.5)
 
 
 def test_tokens_that_were_thought_and_not_taken_come_back() -> None:
     """A request that was refused took none."""
     pace = Pace(0, 6600)
     pace.begin(1000, 0.0)
-    assert pace.wait_s(0.0) == pytest.approx(4.0)
+    assert pace.wait_s(0, 0.0) == pytest.approx(4.0)
 
     pace.correct(-1000, 0.0)
 
-    assert pace.wait_s(0.0) == 0.0
+    assert pace.wait_s(0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("largest", [50, 700, 5_000])
+def test_no_minute_has_more_tokens_than_it_may(largest: int) -> None:
+    """A large request is no exception: it waits for silence enough before it."""
+    source, pace = random.Random(largest), Pace(0, 6_000)
+    begun_at: list[tuple[float, int]] = []
+    for arrival in sorted(source.uniform(0, 300.0) for _ in range(40_000 // largest)):
+        tokens = source.randint(1, largest)
+        begins = arrival + pace.wait_s(tokens, arrival)
+        pace.begin(tokens, begins)
+        begun_at.append((begins, tokens))
+
+    for first, _ in begun_at:
+        within = [taken for time, taken in begun_at if first <= time < first + 60 - 1e-6]
+        assert sum(within) <= 6_000
+
+
+def test_a_request_of_more_than_a_minutes_tokens_has_a_minute_to_itself() -> None:
+    """It would never fit; whether it is too much is for the provider to say."""
+    pace = Pace(0, 6_000)
+    assert pace.wait_s(50_000, 0.0) == 0.0
+    pace.begin(10, 0.0)
+
+    assert pace.wait_s(50_000, 0.0) == pytest.approx(60.0, abs=0.2)

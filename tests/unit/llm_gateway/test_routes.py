@@ -86,12 +86,34 @@ def test_the_wait_is_jittered_down_to_nothing() -> None:
     assert walk(route(pool("a"), jitter=0.0), *[SERVER_ERROR] * 2) == [("a", 0), ("a", 0)]
 
 
-def test_the_backoff_has_a_ceiling() -> None:
-    taken = route(pool("a"), attempts_max=9, attempts_per_deployment_max=9)
+def test_the_backoff_doubles_up_to_eight_seconds() -> None:
+    taken = route(pool("a"), attempts_max=9, attempts_per_deployment_max=9, wait_s_max=60)
 
-    waits = [wait_s for _, wait_s in walk(taken, *[SERVER_ERROR] * 6)]
+    waits = [wait_s for _, wait_s in walk(taken, *[SERVER_ERROR] * 8)]
 
-    assert waits == [0, 0.5, 1, 2, 2, 2]
+    assert waits == [0, 0.5, 1, 2, 4, 8, 8, 8]
+
+
+def test_a_backoff_beyond_two_seconds_is_spent_elsewhere() -> None:
+    """Whoever is left may answer at once; only where nobody is, the wait is cut to patience."""
+    taken = route(pool("a", "b"), attempts_max=9, attempts_per_deployment_max=9)
+
+    asked = walk(taken, *[SERVER_ERROR] * 9)
+
+    assert asked[:5] == [("a", 0), ("a", 0.5), ("a", 1), ("a", 2), ("b", 0)]
+    assert [wait_s for _, wait_s in asked[5:]] == [0.5, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("left_s", "is_waited"), [(2.0, True), (1.9, False)])
+def test_a_cut_backoff_does_not_outlast_the_deadline(left_s: float, is_waited: bool) -> None:
+    clock = ManualClock()
+    taken = route(pool("a"), clock, deadline=clock.now() + left_s, backoff_s=4.0)
+    walk(taken, SERVER_ERROR)
+
+    if is_waited:
+        assert taken.next_step().wait_s == 2.0
+    else:
+        assert end_of(taken).reason_name == "ERROR_REASON_PROVIDER_UNAVAILABLE"
 
 
 @pytest.mark.parametrize("attempts_max", [1, 4])

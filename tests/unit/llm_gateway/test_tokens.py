@@ -68,6 +68,18 @@ async def test_an_unknown_vocabulary_gives_an_estimate_and_says_so() -> None:
     assert counted == TokenCount(101, is_exact=False)
 
 
+async def test_with_a_schema_a_count_is_an_estimate() -> None:
+    """What a provider puts before its model for one is not known; the bound has all its bytes."""
+    schema = '{"type":"object"}'
+    with_schema = prompt("hello", response_schema=schema)
+
+    counted = await count_tokens(with_schema, deployment(model="gpt-4o"))
+
+    assert not counted.is_exact
+    assert counted.tokens > (await count_tokens(prompt("hello"), deployment(model="gpt-4o"))).tokens
+    assert with_schema.input_tokens_bound == prompt("hello").input_tokens_bound + len(schema)
+
+
 async def test_a_deployment_may_name_its_vocabulary() -> None:
     """An endpoint may call a known model by a name of its own."""
     named = deployment(model="prod-eu", vocabulary="cl100k_base")

@@ -8,7 +8,7 @@ import pytest
 from fathom.gateway.v1 import gateway_service_pb2 as service_pb2
 from fathom.gateway.v1 import generation_pb2 as pb2
 
-from common.errors import InvalidFieldError, NotBuiltYetError
+from common.errors import InvalidFieldError, LimitAboveCeilingError
 from llm_gateway.answers import Answer, FinishReason, Spend, Tokens
 from llm_gateway.prompts import Message, Role
 from llm_gateway.wire import generation_to, models_page, prompt_from
@@ -64,6 +64,7 @@ GOOD: list[dict[str, Any]] = [
     {"temperature": 0},
     {"temperature": 2},
     {"stop": ["a"] * 4},
+    {"stop": ["a" * 1_000]},
 ]
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"output_tokens_max": 0}, "prompt.output_tokens_max"),
@@ -72,6 +73,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"temperature": float("nan")}, "prompt.temperature"),
     ({"stop": ["a"] * 5}, "prompt.stop"),
     ({"stop": ["a", ""]}, "prompt.stop[1]"),
+    ({"stop": ["a", "a" * 1_001]}, "prompt.stop[1]"),
 ]
 
 
@@ -83,6 +85,18 @@ def test_a_limit_itself_is_accepted(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("fields", "named"), BAD)
 def test_a_value_beyond_its_limit_is_named(fields: dict[str, Any], named: str) -> None:
     assert violations(generate(**fields)) == {named}
+
+
+def test_a_prompt_has_at_most_ten_thousand_messages() -> None:
+    """Found before any of them is looked at: that took seconds for millions, for every caller."""
+    request = generate()
+    request.prompt.messages.extend([pb2.Message(role=USER, text="a")] * 9_999)
+    assert len(prompt_from(request).messages) == 10_000
+
+    request.prompt.messages.add()
+    with pytest.raises(LimitAboveCeilingError) as caught:
+        prompt_from(request)
+    assert caught.value.metadata["field"] == "prompt.messages"
 
 
 def test_a_request_id_has_at_most_256_characters() -> None:
@@ -102,9 +116,32 @@ def test_numbers_of_the_call_are_not_negative(field: str) -> None:
     assert violations(request) == {f"call.{field}"}
 
 
-def test_a_schema_is_not_silently_ignored() -> None:
-    with pytest.raises(NotBuiltYetError):
-        prompt_from(generate(response_schema_json="{}"))
+def test_a_schema_is_taken_without_its_white_space() -> None:
+    """Two forms of one schema are one question; the order of keys is the one models answer in."""
+    request = generate(
+        response_schema_json='{ "type": "object",\n "properties": {"b": {}, "a": {}}}'
+    )
+
+    schema = prompt_from(request).response_schema
+
+    assert schema == '{"type":"object","properties":{"b":{},"a":{}}}'
+
+
+def nested(levels: int) -> str:
+    return '{"not":' * (levels - 1) + "{}" + "}" * (levels - 1)
+
+
+@pytest.mark.parametrize(
+    "schema", ["{", "[]", "7", '"text"', nested(65), '{"a":"' + "x" * (65_536 - 7) + '"}']
+)
+def test_what_cannot_be_sent_as_a_schema_is_refused(schema: str) -> None:
+    """A provider would refuse it too, after the call has waited and been counted."""
+    assert violations(generate(response_schema_json=schema)) == {"prompt.response_schema_json"}
+
+
+@pytest.mark.parametrize("schema", ["{}", nested(64), '{"a":"' + "x" * (65_536 - 8) + '"}'])
+def test_a_schema_within_its_bounds_is_taken(schema: str) -> None:
+    assert prompt_from(generate(response_schema_json=schema)).response_schema == schema
 
 
 def test_an_answer_is_put_on_the_wire_whole() -> None:

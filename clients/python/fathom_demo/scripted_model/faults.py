@@ -28,6 +28,7 @@ EFFECTS = {
     "wrong_type": "answer 200 with a page of HTML",
     "duplicate": "send each piece of a streamed answer twice",
     "empty": "answer with empty content",
+    "ignore_schema": "answer as if no schema were asked for",
     "no_usage": "answer without usage",
     "zero_usage": "answer with a usage of zero tokens",
     "finish_reason": "end the answer for the rule's `finish_reason`; `none` leaves it out and"

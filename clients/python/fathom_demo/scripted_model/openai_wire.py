@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ class ChatRequest:
     """Whether a stream shall end with a chunk that holds the usage."""
     completion_tokens_max: int | None = None
     """Where the reply is cut off, in tokens; None leaves it whole."""
+    response_schema: dict[str, Any] | None = None
+    """JSON Schema that the reply is to satisfy; None for any text."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class Reply:
     """Whether the usage that it tells is of no tokens at all."""
     latency_ms: float | None = None
     """Time to the first byte; None takes the model's own."""
+    reasoning: str = ""
+    """What the model says to itself first, apart from the text; not counted in the usage."""
+    usage: Mapping[str, Any] | None = None
+    """The usage that the answer tells in place of its real one."""
+    model: str = ""
+    """Name of the model that the answer says it is of; the one that was asked where empty."""
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -91,7 +99,20 @@ def parse_request(body: bytes) -> ChatRequest:
         is_stream=fields.get("stream") is True,
         wants_stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         completion_tokens_max=most,
+        response_schema=_response_schema(fields.get("response_format")),
     )
+
+
+def _response_schema(wanted: Any) -> dict[str, Any] | None:
+    if wanted is None or (isinstance(wanted, dict) and wanted.get("type") == "text"):
+        return None
+    described = wanted.get("json_schema") if isinstance(wanted, dict) else None
+    if not isinstance(described, dict) or not isinstance(described.get("name"), str):
+        raise BadRequestError("response_format.json_schema: must be an object that has a name")
+    schema = described.get("schema")
+    if not isinstance(schema, dict):
+        raise BadRequestError("response_format.json_schema.schema: must be an object")
+    return schema
 
 
 def _message(number: int, fields: Any) -> Message:
@@ -114,8 +135,11 @@ def tokens_of(text: str) -> int:
     return -(-len(text) // _CHARACTERS_PER_TOKEN)
 
 
-def usage_of(request: ChatRequest, reply: Reply) -> dict[str, int]:
-    """Return the usage object of an exchange, from the sizes of its texts."""
+def usage_of(request: ChatRequest, reply: Reply) -> Mapping[str, Any]:
+    """Return the usage object of an exchange, from the sizes of its texts unless the reply has
+    another one."""
+    if reply.usage is not None:
+        return reply.usage
     if reply.is_usage_zero:
         return dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
     asked = sum(tokens_of(each.content) + _TOKENS_PER_MESSAGE for each in request.messages)
@@ -139,6 +163,8 @@ def cut_to_limit(request: ChatRequest, reply: Reply) -> Reply:
 def completion_body(request: ChatRequest, reply: Reply, completion_id: str) -> bytes:
     """Return the body of an answer that is not streamed."""
     message = {"role": "assistant", "content": reply.content, "refusal": None}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
     choice = {
         "index": 0,
         "message": message,
@@ -149,7 +175,7 @@ def completion_body(request: ChatRequest, reply: Reply, completion_id: str) -> b
         "id": completion_id,
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": request.model,
+        "model": reply.model or request.model,
         "choices": [choice],
     }
     if reply.has_usage:
@@ -163,7 +189,7 @@ def stream_chunks(request: ChatRequest, reply: Reply, completion_id: str) -> Ite
         "id": completion_id,
         "object": "chat.completion.chunk",
         "created": int(time.time()),
-        "model": request.model,
+        "model": reply.model or request.model,
     }
 
     def event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
@@ -171,6 +197,8 @@ def stream_chunks(request: ChatRequest, reply: Reply, completion_id: str) -> Ite
         return _event({**head, "choices": [choice]})
 
     yield event({"role": "assistant", "content": ""})
+    if reply.reasoning:
+        yield event({"reasoning_content": reply.reasoning})
     size = max(_PIECE_CHARACTERS_MIN, -(-len(reply.content) // _PIECES_MAX))
     for start in range(0, len(reply.content), size):
         yield event({"content": reply.content[start : start + size]})

@@ -6,10 +6,12 @@ It routes, waits, spoils answers by rule and records; what is said comes from po
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import itertools
 import ssl
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -32,10 +34,14 @@ from fathom_demo.scripted_model.openai_wire import (
 )
 from fathom_demo.scripted_model.policy_root import RootPolicy
 from fathom_demo.scripted_model.policy_sub import SubPolicy
+from fathom_demo.scripted_model.schema_answers import answer_in_form
 from fathom_demo.scripted_model.scripts import Policy, Script, ScriptEndedError
 
 ROOT_MODEL = "scripted-root"
 SUB_MODEL = "scripted-sub"
+
+Player = Callable[[web.Request, ChatRequest], Awaitable[web.StreamResponse]]
+"""Answers one request by hand, whose body was read."""
 
 _BODY_BYTES_MAX = 64 << 20
 _REQUESTS_KEPT = 1000
@@ -75,12 +81,14 @@ class ScriptedModel:
         listen: str = "127.0.0.1:0",
         tls: ssl.SSLContext | None = None,
         drain_s: float = 5,
+        player: Player | None = None,
     ) -> None:
         """Answer by the written policies, except for what is given.
 
         `replies` is a script for the root model, served once in order. `policies` adds models
         or takes the place of the written policies. `listen` is `host:port`; port 0 lets the
         system choose. Raises ValueError when `listen` is none. `tls` makes it speak HTTPS.
+        `player` answers whatever model is asked, in place of policies and rules.
         """
         host, separator, port = listen.rpartition(":")
         if not separator or not port.isdigit():
@@ -96,6 +104,7 @@ class ScriptedModel:
         self._latency_ms_by_model = dict(latency_ms_by_model or {})
         self._listen_at = (host, int(port))
         self._tls = tls
+        self._player = player
         self._ids = itertools.count(1)
         self._closing = asyncio.Event()
         self._runner = web.AppRunner(
@@ -148,9 +157,14 @@ class ScriptedModel:
             request = parse_request(raw)
         except BadRequestError as error:
             return _error(400, str(error), "invalid_request_error", None)
-        policy = self._policies.get(request.model)
-        if policy is None:
-            return _error(404, f"no model {request.model}", "not_found_error", "model_not_found")
+        answer = self._player
+        if answer is None:
+            policy = self._policies.get(request.model)
+            if policy is None:
+                return _error(
+                    404, f"no model {request.model}", "not_found_error", "model_not_found"
+                )
+            answer = functools.partial(self._answer, policy)
         self.requests.append(RecordedRequest(request.model, _shown_headers(http), raw))
         self.counters["requests"] += 1
         self.counters[f"requests.{request.model}"] += 1
@@ -159,12 +173,12 @@ class ScriptedModel:
             self.counters["in_flight_max"], self.counters["in_flight"]
         )
         try:
-            return await self._answer(http, request, policy)
+            return await answer(http, request)
         finally:
             self.counters["in_flight"] -= 1
 
     async def _answer(
-        self, http: web.Request, request: ChatRequest, policy: Policy
+        self, policy: Policy, http: web.Request, request: ChatRequest
     ) -> web.StreamResponse:
         fault = self._faults.next_fault(request)
         effect = fault.effect if fault else ""
@@ -179,14 +193,13 @@ class ScriptedModel:
         if effect == "reset":
             return delivery.broken_off()
         try:
-            reply = cut_to_limit(request, policy(request))
+            reply = _reply(policy, request, fault)
         except ScriptEndedError as error:
             return _error(500, str(error), "server_error", "script_ended")
-        if fault:
-            reply = fault.changed(reply)
         await self._wait(request, reply.latency_ms)
         for name, tokens in usage_of(request, reply).items():
-            self.counters[name] += tokens
+            if isinstance(tokens, int):
+                self.counters[name] += tokens
         if request.is_stream:
             return await delivery.stream(stream_chunks(request, reply, self._next_id()))
         return await delivery.whole(completion_body(request, reply, self._next_id()))
@@ -219,6 +232,17 @@ class ScriptedModel:
 
 
 _SCRIPT = "Replies written down beforehand, served in order. Not a language model."
+
+
+def _reply(policy: Policy, request: ChatRequest, fault: FaultRule | None) -> Reply:
+    """Return what is said, as the request's form and limit and a fault let it be said."""
+    reply, schema = policy(request), request.response_schema
+    is_ignored = fault is not None and fault.effect == "ignore_schema"
+    # A script is served as it is written.
+    if schema is not None and not is_ignored and isinstance(policy, RootPolicy | SubPolicy):
+        reply = dataclasses.replace(reply, content=answer_in_form(reply.content, schema))
+    reply = cut_to_limit(request, reply)
+    return fault.changed(reply) if fault else reply
 
 
 def _shown_headers(http: web.Request) -> dict[str, str]:

@@ -48,7 +48,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a defect of the server; the details are in its log."""
     ERROR_REASON_RUN_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 8
     """RESOURCE_EXHAUSTED: a limit of the run would be crossed by this call, so
-    it was not made. Final: repeating the call fails again.
+    it was not made. Final: repeating the call fails again, so that there is no
+    RetryInfo.
     metadata: `limit` (a name in Limits), `value` (the limit), `spent`.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 9
@@ -59,7 +60,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 10
     """UNAUTHENTICATED: no credential or run token, or one that does not verify.
     metadata: `problem` (`missing`, `malformed`, `forged`, `foreign`,
-    `expired`).
+    `expired`, `overlong`, `replayed`).
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 11
     """PERMISSION_DENIED: the credential does not allow this.
@@ -68,6 +69,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SERVICE_UNREACHABLE: _ErrorReason.ValueType  # 12
     """UNAVAILABLE, or DEADLINE_EXCEEDED: another service that this one needs
     could not be reached, or did not answer in time.
+    """
+    ERROR_REASON_SERVER_BUSY: _ErrorReason.ValueType  # 13
+    """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the server is serving as
+    many calls as it may. Nothing was begun. metadata: `concurrent_rpcs_max`.
     """
     ERROR_REASON_SANDBOX_CAPACITY: _ErrorReason.ValueType  # 20
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: no worker can take
@@ -159,13 +164,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CONTEXT_IN_USE: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION: the context is still used by a run that has not
-    ended. metadata: `context`, `run`. Not sent so far.
+    ended, or by a conversation. metadata: `context`, `run` or `conversation`.
     """
     ERROR_REASON_RUN_CANCELLED: _ErrorReason.ValueType  # 62
     """ABORTED: the run was cancelled. In a run's outcome. metadata: `run`."""
     ERROR_REASON_RUN_INTERRUPTED: _ErrorReason.ValueType  # 63
-    """ABORTED: the orchestrator stopped while the run was in progress. In a
-    run's outcome. metadata: `run`.
+    """ABORTED: the orchestrator stopped while the run was in progress. In the
+    outcome of runs that servers before durable runs have left behind; none
+    sends it since. metadata: `run`.
     """
     ERROR_REASON_RUN_NO_ANSWER: _ErrorReason.ValueType  # 64
     """FAILED_PRECONDITION: the model gave no usable reply within the run's
@@ -175,6 +181,72 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RUN_QUEUE_FULL: _ErrorReason.ValueType  # 65
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
     runs waiting as it may have. metadata: `limit`.
+    """
+    ERROR_REASON_DATABASE_AWAY: _ErrorReason.ValueType  # 70
+    """UNAVAILABLE, with a google.rpc.RetryInfo: the service's database does not
+    answer. Nothing is known of what was being stored; a request with a
+    `request_id` may be repeated.
+    """
+    ERROR_REASON_RUN_OVERDUE: _ErrorReason.ValueType  # 71
+    """ABORTED: the run outlived its limits by far and the server ended it: its
+    driving hung. In a run's outcome. metadata: `run`.
+    """
+    ERROR_REASON_CHILD_RUN_REFUSED: _ErrorReason.ValueType  # 80
+    """FAILED_PRECONDITION: the run may have no child run: none deeper, none at
+    all, or no longer, since it has ended. metadata: `run`, `limit`
+    (`depth_max` or `children_live_max` where that is why, else empty).
+    """
+    ERROR_REASON_CHILD_RUN_FAILED: _ErrorReason.ValueType  # 81
+    """In a guest alone: the child run ended without an answer; its own outcome
+    says why.
+    """
+    ERROR_REASON_CONVERSATION_BUSY: _ErrorReason.ValueType  # 97
+    """FAILED_PRECONDITION: another run of the conversation has not ended.
+    metadata: `conversation`, `run`.
+    """
+    ERROR_REASON_CONVERSATION_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 98
+    """RESOURCE_EXHAUSTED: the runs of the conversation have used up a limit of
+    it. metadata: `conversation`, `limit` (a field of Limits), `value`, `spent`.
+    """
+    ERROR_REASON_FORK_TURN_UNKNOWN: _ErrorReason.ValueType  # 75
+    """FAILED_PRECONDITION: the run has no such turn that has ended, or the turn
+    gave its answer. metadata: `run`, `turn`, `turns` (those that have ended).
+    """
+    ERROR_REASON_STORAGE_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 90
+    """RESOURCE_EXHAUSTED: the tenant's contexts and uploads would take more than
+    it may store; delete some. metadata: `value` (bytes that it may store),
+    `spent` (bytes that it stores).
+    """
+    ERROR_REASON_OBJECT_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 91
+    """UNAVAILABLE, with a google.rpc.RetryInfo: the object store cannot be
+    reached, or has no room. What is kept of an upload stays so.
+    """
+    ERROR_REASON_UPLOAD_SUPERSEDED: _ErrorReason.ValueType  # 92
+    """ABORTED: another stream has gone on with this upload. metadata:
+    `upload_id`.
+    """
+    ERROR_REASON_UPLOADS_TOO_MANY: _ErrorReason.ValueType  # 93
+    """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
+    unfinished uploads as it may have. metadata: `limit`.
+    """
+    ERROR_REASON_KILL_SWITCH: _ErrorReason.ValueType  # 100
+    """FAILED_PRECONDITION: an operator has stopped this run, tenant or profile.
+    metadata: `target`, `why`.
+    """
+    ERROR_REASON_HOST_TOOL_REFUSED: _ErrorReason.ValueType  # 110
+    """FAILED_PRECONDITION, or RESOURCE_EXHAUSTED where the run has made as many
+    calls as it may: the run may not call this host tool. Calling again is of no
+    use. metadata: `tool`, `why` (`not_offered`, `tenant`, `run_ended`,
+    `calls_max`).
+    """
+    ERROR_REASON_HOST_TOOL_FAILED: _ErrorReason.ValueType  # 111
+    """UNAVAILABLE, DEADLINE_EXCEEDED, or what the tool itself answered: the host
+    tool gave no result, or none that is as its schema says. metadata: `tool`,
+    `why` (`unreachable`, `time_max`, `error`, `result`).
+    """
+    ERROR_REASON_PROFILE_HELPER_FAILED: _ErrorReason.ValueType  # 112
+    """FAILED_PRECONDITION: a helper of the run's profile did not run to its end in
+    the session. In a run's outcome. metadata: `profile`, `helper`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -209,7 +281,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 7
 """INTERNAL: a defect of the server; the details are in its log."""
 ERROR_REASON_RUN_LIMIT_EXCEEDED: ErrorReason.ValueType  # 8
 """RESOURCE_EXHAUSTED: a limit of the run would be crossed by this call, so
-it was not made. Final: repeating the call fails again.
+it was not made. Final: repeating the call fails again, so that there is no
+RetryInfo.
 metadata: `limit` (a name in Limits), `value` (the limit), `spent`.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 9
@@ -220,7 +293,7 @@ of the tenant; without RetryInfo where waiting does not help. metadata:
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 10
 """UNAUTHENTICATED: no credential or run token, or one that does not verify.
 metadata: `problem` (`missing`, `malformed`, `forged`, `foreign`,
-`expired`).
+`expired`, `overlong`, `replayed`).
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 11
 """PERMISSION_DENIED: the credential does not allow this.
@@ -229,6 +302,10 @@ metadata: `permission`.
 ERROR_REASON_SERVICE_UNREACHABLE: ErrorReason.ValueType  # 12
 """UNAVAILABLE, or DEADLINE_EXCEEDED: another service that this one needs
 could not be reached, or did not answer in time.
+"""
+ERROR_REASON_SERVER_BUSY: ErrorReason.ValueType  # 13
+"""RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the server is serving as
+many calls as it may. Nothing was begun. metadata: `concurrent_rpcs_max`.
 """
 ERROR_REASON_SANDBOX_CAPACITY: ErrorReason.ValueType  # 20
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: no worker can take
@@ -320,13 +397,14 @@ metadata: `expected`, `actual`.
 """
 ERROR_REASON_CONTEXT_IN_USE: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION: the context is still used by a run that has not
-ended. metadata: `context`, `run`. Not sent so far.
+ended, or by a conversation. metadata: `context`, `run` or `conversation`.
 """
 ERROR_REASON_RUN_CANCELLED: ErrorReason.ValueType  # 62
 """ABORTED: the run was cancelled. In a run's outcome. metadata: `run`."""
 ERROR_REASON_RUN_INTERRUPTED: ErrorReason.ValueType  # 63
-"""ABORTED: the orchestrator stopped while the run was in progress. In a
-run's outcome. metadata: `run`.
+"""ABORTED: the orchestrator stopped while the run was in progress. In the
+outcome of runs that servers before durable runs have left behind; none
+sends it since. metadata: `run`.
 """
 ERROR_REASON_RUN_NO_ANSWER: ErrorReason.ValueType  # 64
 """FAILED_PRECONDITION: the model gave no usable reply within the run's
@@ -336,5 +414,71 @@ where a limit was reached.
 ERROR_REASON_RUN_QUEUE_FULL: ErrorReason.ValueType  # 65
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
 runs waiting as it may have. metadata: `limit`.
+"""
+ERROR_REASON_DATABASE_AWAY: ErrorReason.ValueType  # 70
+"""UNAVAILABLE, with a google.rpc.RetryInfo: the service's database does not
+answer. Nothing is known of what was being stored; a request with a
+`request_id` may be repeated.
+"""
+ERROR_REASON_RUN_OVERDUE: ErrorReason.ValueType  # 71
+"""ABORTED: the run outlived its limits by far and the server ended it: its
+driving hung. In a run's outcome. metadata: `run`.
+"""
+ERROR_REASON_CHILD_RUN_REFUSED: ErrorReason.ValueType  # 80
+"""FAILED_PRECONDITION: the run may have no child run: none deeper, none at
+all, or no longer, since it has ended. metadata: `run`, `limit`
+(`depth_max` or `children_live_max` where that is why, else empty).
+"""
+ERROR_REASON_CHILD_RUN_FAILED: ErrorReason.ValueType  # 81
+"""In a guest alone: the child run ended without an answer; its own outcome
+says why.
+"""
+ERROR_REASON_CONVERSATION_BUSY: ErrorReason.ValueType  # 97
+"""FAILED_PRECONDITION: another run of the conversation has not ended.
+metadata: `conversation`, `run`.
+"""
+ERROR_REASON_CONVERSATION_LIMIT_EXCEEDED: ErrorReason.ValueType  # 98
+"""RESOURCE_EXHAUSTED: the runs of the conversation have used up a limit of
+it. metadata: `conversation`, `limit` (a field of Limits), `value`, `spent`.
+"""
+ERROR_REASON_FORK_TURN_UNKNOWN: ErrorReason.ValueType  # 75
+"""FAILED_PRECONDITION: the run has no such turn that has ended, or the turn
+gave its answer. metadata: `run`, `turn`, `turns` (those that have ended).
+"""
+ERROR_REASON_STORAGE_QUOTA_EXCEEDED: ErrorReason.ValueType  # 90
+"""RESOURCE_EXHAUSTED: the tenant's contexts and uploads would take more than
+it may store; delete some. metadata: `value` (bytes that it may store),
+`spent` (bytes that it stores).
+"""
+ERROR_REASON_OBJECT_STORE_UNAVAILABLE: ErrorReason.ValueType  # 91
+"""UNAVAILABLE, with a google.rpc.RetryInfo: the object store cannot be
+reached, or has no room. What is kept of an upload stays so.
+"""
+ERROR_REASON_UPLOAD_SUPERSEDED: ErrorReason.ValueType  # 92
+"""ABORTED: another stream has gone on with this upload. metadata:
+`upload_id`.
+"""
+ERROR_REASON_UPLOADS_TOO_MANY: ErrorReason.ValueType  # 93
+"""RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
+unfinished uploads as it may have. metadata: `limit`.
+"""
+ERROR_REASON_KILL_SWITCH: ErrorReason.ValueType  # 100
+"""FAILED_PRECONDITION: an operator has stopped this run, tenant or profile.
+metadata: `target`, `why`.
+"""
+ERROR_REASON_HOST_TOOL_REFUSED: ErrorReason.ValueType  # 110
+"""FAILED_PRECONDITION, or RESOURCE_EXHAUSTED where the run has made as many
+calls as it may: the run may not call this host tool. Calling again is of no
+use. metadata: `tool`, `why` (`not_offered`, `tenant`, `run_ended`,
+`calls_max`).
+"""
+ERROR_REASON_HOST_TOOL_FAILED: ErrorReason.ValueType  # 111
+"""UNAVAILABLE, DEADLINE_EXCEEDED, or what the tool itself answered: the host
+tool gave no result, or none that is as its schema says. metadata: `tool`,
+`why` (`unreachable`, `time_max`, `error`, `result`).
+"""
+ERROR_REASON_PROFILE_HELPER_FAILED: ErrorReason.ValueType  # 112
+"""FAILED_PRECONDITION: a helper of the run's profile did not run to its end in
+the session. In a run's outcome. metadata: `profile`, `helper`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -358,6 +358,7 @@ class Model(_message.Message):
     OUTPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     INPUT_USD_NANOS_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_USD_NANOS_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
+    STRUCTURED_OUTPUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}`."""
     context_tokens_max: _builtins.int
@@ -368,6 +369,8 @@ class Model(_message.Message):
     """Price of a million input tokens, in billionths of a US dollar."""
     output_usd_nanos_per_million_tokens: _builtins.int
     """Price of a million output tokens, in billionths of a US dollar."""
+    structured_output: _builtins.bool
+    """Whether it is sent `Prompt.response_schema_json`."""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tiers whose pool it is in."""
@@ -381,10 +384,11 @@ class Model(_message.Message):
         output_tokens_max: _builtins.int = ...,
         input_usd_nanos_per_million_tokens: _builtins.int = ...,
         output_usd_nanos_per_million_tokens: _builtins.int = ...,
+        structured_output: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "input_usd_nanos_per_million_tokens", b"input_usd_nanos_per_million_tokens", "name", b"name", "output_tokens_max", b"output_tokens_max", "output_usd_nanos_per_million_tokens", b"output_usd_nanos_per_million_tokens", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "input_usd_nanos_per_million_tokens", b"input_usd_nanos_per_million_tokens", "name", b"name", "output_tokens_max", b"output_tokens_max", "output_usd_nanos_per_million_tokens", b"output_usd_nanos_per_million_tokens", "structured_output", b"structured_output", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

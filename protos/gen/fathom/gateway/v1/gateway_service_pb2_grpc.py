@@ -32,9 +32,11 @@ class GatewayServiceStub:
 
     Every call carries a run token in the metadata `fathom-run-token`: signed,
     short-lived, naming tenant, run, depth, permitted tiers and limits. Without
-    a valid one a call fails with UNAUTHENTICATED. A call that would cross a
-    limit of the token fails with RESOURCE_EXHAUSTED,
-    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent.
+    a valid one a call fails with UNAUTHENTICATED. Where the gateway asks callers
+    for certificates, a token that names services is good for these alone. A call
+    that would cross a limit of the token fails with RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent. Every other
+    RESOURCE_EXHAUSTED has a google.rpc.RetryInfo, unless waiting does not help.
 
     The gateway owns the retries towards providers; callers retry only
     UNAVAILABLE, and only with a `request_id`. Messages up to 32 MiB.
@@ -80,9 +82,11 @@ class GatewayServiceServicer:
 
     Every call carries a run token in the metadata `fathom-run-token`: signed,
     short-lived, naming tenant, run, depth, permitted tiers and limits. Without
-    a valid one a call fails with UNAUTHENTICATED. A call that would cross a
-    limit of the token fails with RESOURCE_EXHAUSTED,
-    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent.
+    a valid one a call fails with UNAUTHENTICATED. Where the gateway asks callers
+    for certificates, a token that names services is good for these alone. A call
+    that would cross a limit of the token fails with RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent. Every other
+    RESOURCE_EXHAUSTED has a google.rpc.RetryInfo, unless waiting does not help.
 
     The gateway owns the retries towards providers; callers retry only
     UNAVAILABLE, and only with a `request_id`. Messages up to 32 MiB.
@@ -110,6 +114,7 @@ class GatewayServiceServicer:
         ready, in no particular order. The first request message is `start`, each
         later one an `item`; answers begin before the client has sent them all.
         One item's failure is that item's `error`; the RPC fails only as a whole.
+        The run token is checked with each item: those after its end are refused.
         It ends with OK once the client has half-closed and every item has been
         answered. A stream that is cut off leaves the items not yet answered
         undecided: send them again with the same `request_id`.
@@ -176,9 +181,11 @@ class GatewayService:
 
     Every call carries a run token in the metadata `fathom-run-token`: signed,
     short-lived, naming tenant, run, depth, permitted tiers and limits. Without
-    a valid one a call fails with UNAUTHENTICATED. A call that would cross a
-    limit of the token fails with RESOURCE_EXHAUSTED,
-    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent.
+    a valid one a call fails with UNAUTHENTICATED. Where the gateway asks callers
+    for certificates, a token that names services is good for these alone. A call
+    that would cross a limit of the token fails with RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent. Every other
+    RESOURCE_EXHAUSTED has a google.rpc.RetryInfo, unless waiting does not help.
 
     The gateway owns the retries towards providers; callers retry only
     UNAVAILABLE, and only with a `request_id`. Messages up to 32 MiB.

@@ -33,9 +33,11 @@ class GatewayServiceStub:
 
     Every call carries a run token in the metadata `fathom-run-token`: signed,
     short-lived, naming tenant, run, depth, permitted tiers and limits. Without
-    a valid one a call fails with UNAUTHENTICATED. A call that would cross a
-    limit of the token fails with RESOURCE_EXHAUSTED,
-    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent.
+    a valid one a call fails with UNAUTHENTICATED. Where the gateway asks callers
+    for certificates, a token that names services is good for these alone. A call
+    that would cross a limit of the token fails with RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent. Every other
+    RESOURCE_EXHAUSTED has a google.rpc.RetryInfo, unless waiting does not help.
 
     The gateway owns the retries towards providers; callers retry only
     UNAVAILABLE, and only with a `request_id`. Messages up to 32 MiB.
@@ -58,6 +60,7 @@ class GatewayServiceStub:
     ready, in no particular order. The first request message is `start`, each
     later one an `item`; answers begin before the client has sent them all.
     One item's failure is that item's `error`; the RPC fails only as a whole.
+    The run token is checked with each item: those after its end are refused.
     It ends with OK once the client has half-closed and every item has been
     answered. A stream that is cut off leaves the items not yet answered
     undecided: send them again with the same `request_id`.
@@ -77,9 +80,11 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
 
     Every call carries a run token in the metadata `fathom-run-token`: signed,
     short-lived, naming tenant, run, depth, permitted tiers and limits. Without
-    a valid one a call fails with UNAUTHENTICATED. A call that would cross a
-    limit of the token fails with RESOURCE_EXHAUSTED,
-    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent.
+    a valid one a call fails with UNAUTHENTICATED. Where the gateway asks callers
+    for certificates, a token that names services is good for these alone. A call
+    that would cross a limit of the token fails with RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent. Every other
+    RESOURCE_EXHAUSTED has a google.rpc.RetryInfo, unless waiting does not help.
 
     The gateway owns the retries towards providers; callers retry only
     UNAVAILABLE, and only with a `request_id`. Messages up to 32 MiB.
@@ -99,6 +104,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     ready, in no particular order. The first request message is `start`, each
     later one an `item`; answers begin before the client has sent them all.
     One item's failure is that item's `error`; the RPC fails only as a whole.
+    The run token is checked with each item: those after its end are refused.
     It ends with OK once the client has half-closed and every item has been
     answered. A stream that is cut off leaves the items not yet answered
     undecided: send them again with the same `request_id`.
@@ -117,9 +123,11 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every call carries a run token in the metadata `fathom-run-token`: signed,
     short-lived, naming tenant, run, depth, permitted tiers and limits. Without
-    a valid one a call fails with UNAUTHENTICATED. A call that would cross a
-    limit of the token fails with RESOURCE_EXHAUSTED,
-    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent.
+    a valid one a call fails with UNAUTHENTICATED. Where the gateway asks callers
+    for certificates, a token that names services is good for these alone. A call
+    that would cross a limit of the token fails with RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED, before anything is spent. Every other
+    RESOURCE_EXHAUSTED has a google.rpc.RetryInfo, unless waiting does not help.
 
     The gateway owns the retries towards providers; callers retry only
     UNAVAILABLE, and only with a `request_id`. Messages up to 32 MiB.
@@ -155,6 +163,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         ready, in no particular order. The first request message is `start`, each
         later one an `item`; answers begin before the client has sent them all.
         One item's failure is that item's `error`; the RPC fails only as a whole.
+        The run token is checked with each item: those after its end are refused.
         It ends with OK once the client has half-closed and every item has been
         answered. A stream that is cut off leaves the items not yet answered
         undecided: send them again with the same `request_id`.

@@ -73,8 +73,11 @@ class Prompt(_message.Message):
     seed: _builtins.int
     """Optional. Repeatable sampling where the provider has it."""
     response_schema_json: _builtins.str
-    """Optional. A JSON Schema, as JSON text, that the answer must satisfy where
-    the provider can enforce one. Not built yet: UNIMPLEMENTED when set.
+    """Optional. A JSON Schema, as JSON text, that the answer is to satisfy: an
+    object of at most 64 KiB and 64 levels. It is sent to deployments that are
+    configured to take one (`Model.structured_output`), and left out for others.
+    Callers check the answer: the gateway does not, and providers hold their
+    models to a part of JSON Schema at most. It counts as input.
     """
     cache_use: Global___Prompt.CacheUse.ValueType
     """Optional. Whether the answer may be one that was given before, to the same
@@ -83,11 +86,11 @@ class Prompt(_message.Message):
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """Required. At least one; at most 32 MiB in all."""
+        """Required. 1 to 10,000; at most 32 MiB in all."""
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. At most 4 texts that end the answer."""
+        """Optional. At most 4 texts of at most 1,000 characters that end the answer."""
 
     def __init__(
         self,
@@ -258,6 +261,7 @@ class Generation(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
     TIER_SERVED_FIELD_NUMBER: _builtins.int
+    RECORDED_USAGE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The answer. May be empty."""
     reasoning: _builtins.str
@@ -286,11 +290,22 @@ class Generation(_message.Message):
     def usage(self) -> Global___Usage:
         """What it took and cost, retries included; nothing where it was recorded
         before (`attempts` is 0), so that a sum over answers counts each call once.
+        See also `recorded_usage`.
         """
 
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
         """From the request's arrival to the answer's end."""
+
+    @_builtins.property
+    def recorded_usage(self) -> Global___Usage:
+        """Where the call was begun before under its `request_id`, be it that it was
+        answered, failed, or lost with a gateway that died: all that the ledger has
+        booked under that id so far, this answer included. A caller that may have
+        died between an answer and its own record counts this in place of `usage`,
+        less what it has counted of that very call. Unset for a call that is new.
+        The error of a call that was begun before tells the same in its metadata.
+        """
 
     def __init__(
         self,
@@ -304,10 +319,11 @@ class Generation(_message.Message):
         attempts: _builtins.int = ...,
         elapsed: _duration_pb2.Duration | None = ...,
         tier_served: _builtins.str = ...,
+        recorded_usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "recorded_usage", b"recorded_usage", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "elapsed", b"elapsed", "finish_reason", b"finish_reason", "model", b"model", "reasoning", b"reasoning", "text", b"text", "tier", b"tier", "tier_served", b"tier_served", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "elapsed", b"elapsed", "finish_reason", b"finish_reason", "model", b"model", "reasoning", b"reasoning", "recorded_usage", b"recorded_usage", "text", b"text", "tier", b"tier", "tier_served", b"tier_served", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

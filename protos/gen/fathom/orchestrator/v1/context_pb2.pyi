@@ -22,7 +22,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Context(_message.Message):
-    """Context is input data, stored once for equal bytes and never changed."""
+    """Context is input data, stored once for equal bytes of a tenant and never
+    changed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from fathom.orchestrator.v1 import context_pb2 as fathom_dot_orchestrator_dot_v1_dot_context__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fathom/orchestrator/v1/context_service.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a$fathom/orchestrator/v1/context.proto\"\xc8\x01\n\x14UploadContextRequest\x12\x34\n\x05start\x18\x01 \x01(\x0b\x32#.fathom.orchestrator.v1.UploadStartH\x00\x12\x39\n\x08\x64ocument\x18\x02 \x01(\x0b\x32%.fathom.orchestrator.v1.DocumentStartH\x00\x12\x34\n\x05\x63hunk\x18\x03 \x01(\x0b\x32#.fathom.orchestrator.v1.UploadChunkH\x00\x42\t\n\x07message\"\x9b\x01\n\x0bUploadStart\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.fathom.orchestrator.v1.Context.Kind\x12\r\n\x05title\x18\x02 \x01(\t\x12\x17\n\nsize_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x62lake3\x18\x04 \x01(\t\x12\x11\n\tupload_id\x18\x05 \x01(\tB\r\n\x0b_size_bytes\"\x95\x01\n\rDocumentStart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x45\n\x08metadata\x18\x02 \x03(\x0b\x32\x33.fathom.orchestrator.v1.DocumentStart.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\x0bUploadChunk\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"a\n\x15UploadContextResponse\x12\x30\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.Context\x12\x16\n\x0e\x61lready_stored\x18\x02 \x01(\x08\"%\n\x10GetUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"\'\n\x11GetUploadResponse\x12\x12\n\nbytes_kept\x18\x01 \x01(\x03\"f\n\x14\x43reateContextRequest\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.fathom.orchestrator.v1.Context.Kind\x12\r\n\x05title\x18\x03 \x01(\t\"I\n\x15\x43reateContextResponse\x12\x30\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.Context\"!\n\x11GetContextRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x12GetContextResponse\x12\x30\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.Context\"<\n\x13ListContextsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x14ListContextsResponse\x12\x31\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\x1f.fathom.orchestrator.v1.Context\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"K\n\x14ListDocumentsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x15ListDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32 .fathom.orchestrator.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\x12ReadContextRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x17\n\nsize_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_size_bytes\"#\n\x13ReadContextResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\";\n\x14\x44\x65leteContextRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"\x17\n\x15\x44\x65leteContextResponse2\xe6\x06\n\x0e\x43ontextService\x12n\n\rUploadContext\x12,.fathom.orchestrator.v1.UploadContextRequest\x1a-.fathom.orchestrator.v1.UploadContextResponse(\x01\x12`\n\tGetUpload\x12(.fathom.orchestrator.v1.GetUploadRequest\x1a).fathom.orchestrator.v1.GetUploadResponse\x12l\n\rCreateContext\x12,.fathom.orchestrator.v1.CreateContextRequest\x1a-.fathom.orchestrator.v1.CreateContextResponse\x12\x63\n\nGetContext\x12).fathom.orchestrator.v1.GetContextRequest\x1a*.fathom.orchestrator.v1.GetContextResponse\x12i\n\x0cListContexts\x12+.fathom.orchestrator.v1.ListContextsRequest\x1a,.fathom.orchestrator.v1.ListContextsResponse\x12l\n\rListDocuments\x12,.fathom.orchestrator.v1.ListDocumentsRequest\x1a-.fathom.orchestrator.v1.ListDocumentsResponse\x12h\n\x0bReadContext\x12*.fathom.orchestrator.v1.ReadContextRequest\x1a+.fathom.orchestrator.v1.ReadContextResponse0\x01\x12l\n\rDeleteContext\x12,.fathom.orchestrator.v1.DeleteContextRequest\x1a-.fathom.orchestrator.v1.DeleteContextResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fathom/orchestrator/v1/context_service.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a$fathom/orchestrator/v1/context.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc8\x01\n\x14UploadContextRequest\x12\x34\n\x05start\x18\x01 \x01(\x0b\x32#.fathom.orchestrator.v1.UploadStartH\x00\x12\x39\n\x08\x64ocument\x18\x02 \x01(\x0b\x32%.fathom.orchestrator.v1.DocumentStartH\x00\x12\x34\n\x05\x63hunk\x18\x03 \x01(\x0b\x32#.fathom.orchestrator.v1.UploadChunkH\x00\x42\t\n\x07message\"\xc3\x01\n\x0bUploadStart\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.fathom.orchestrator.v1.Context.Kind\x12\r\n\x05title\x18\x02 \x01(\t\x12\x17\n\nsize_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x62lake3\x18\x04 \x01(\t\x12\x11\n\tupload_id\x18\x05 \x01(\t\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_size_bytes\"\x95\x01\n\rDocumentStart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x45\n\x08metadata\x18\x02 \x03(\x0b\x32\x33.fathom.orchestrator.v1.DocumentStart.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\x0bUploadChunk\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"a\n\x15UploadContextResponse\x12\x30\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.Context\x12\x16\n\x0e\x61lready_stored\x18\x02 \x01(\x08\"%\n\x10GetUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"q\n\x11GetUploadResponse\x12\x12\n\nbytes_kept\x18\x01 \x01(\x03\x12\x16\n\x0e\x64ocuments_kept\x18\x02 \x01(\x03\x12\x30\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.Context\"\x8e\x01\n\x14\x43reateContextRequest\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.fathom.orchestrator.v1.Context.Kind\x12\r\n\x05title\x18\x03 \x01(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x15\x43reateContextResponse\x12\x30\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.Context\"!\n\x11GetContextRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x12GetContextResponse\x12\x30\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.Context\"<\n\x13ListContextsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x14ListContextsResponse\x12\x31\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\x1f.fathom.orchestrator.v1.Context\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"K\n\x14ListDocumentsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x15ListDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32 .fathom.orchestrator.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\x12ReadContextRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\x12\x17\n\nsize_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_size_bytes\"#\n\x13ReadContextResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\";\n\x14\x44\x65leteContextRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"\x17\n\x15\x44\x65leteContextResponse2\xe6\x06\n\x0e\x43ontextService\x12n\n\rUploadContext\x12,.fathom.orchestrator.v1.UploadContextRequest\x1a-.fathom.orchestrator.v1.UploadContextResponse(\x01\x12`\n\tGetUpload\x12(.fathom.orchestrator.v1.GetUploadRequest\x1a).fathom.orchestrator.v1.GetUploadResponse\x12l\n\rCreateContext\x12,.fathom.orchestrator.v1.CreateContextRequest\x1a-.fathom.orchestrator.v1.CreateContextResponse\x12\x63\n\nGetContext\x12).fathom.orchestrator.v1.GetContextRequest\x1a*.fathom.orchestrator.v1.GetContextResponse\x12i\n\x0cListContexts\x12+.fathom.orchestrator.v1.ListContextsRequest\x1a,.fathom.orchestrator.v1.ListContextsResponse\x12l\n\rListDocuments\x12,.fathom.orchestrator.v1.ListDocumentsRequest\x1a-.fathom.orchestrator.v1.ListDocumentsResponse\x12h\n\x0bReadContext\x12*.fathom.orchestrator.v1.ReadContextRequest\x1a+.fathom.orchestrator.v1.ReadContextResponse0\x01\x12l\n\rDeleteContext\x12,.fathom.orchestrator.v1.DeleteContextRequest\x1a-.fathom.orchestrator.v1.DeleteContextResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,46 +35,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DOCUMENTSTART_METADATAENTRY']._loaded_options = None
   _globals['_DOCUMENTSTART_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_UPLOADCONTEXTREQUEST']._serialized_start=111
-  _globals['_UPLOADCONTEXTREQUEST']._serialized_end=311
-  _globals['_UPLOADSTART']._serialized_start=314
-  _globals['_UPLOADSTART']._serialized_end=469
-  _globals['_DOCUMENTSTART']._serialized_start=472
-  _globals['_DOCUMENTSTART']._serialized_end=621
-  _globals['_DOCUMENTSTART_METADATAENTRY']._serialized_start=574
-  _globals['_DOCUMENTSTART_METADATAENTRY']._serialized_end=621
-  _globals['_UPLOADCHUNK']._serialized_start=623
-  _globals['_UPLOADCHUNK']._serialized_end=672
-  _globals['_UPLOADCONTEXTRESPONSE']._serialized_start=674
-  _globals['_UPLOADCONTEXTRESPONSE']._serialized_end=771
-  _globals['_GETUPLOADREQUEST']._serialized_start=773
-  _globals['_GETUPLOADREQUEST']._serialized_end=810
-  _globals['_GETUPLOADRESPONSE']._serialized_start=812
-  _globals['_GETUPLOADRESPONSE']._serialized_end=851
-  _globals['_CREATECONTEXTREQUEST']._serialized_start=853
-  _globals['_CREATECONTEXTREQUEST']._serialized_end=955
-  _globals['_CREATECONTEXTRESPONSE']._serialized_start=957
-  _globals['_CREATECONTEXTRESPONSE']._serialized_end=1030
-  _globals['_GETCONTEXTREQUEST']._serialized_start=1032
-  _globals['_GETCONTEXTREQUEST']._serialized_end=1065
-  _globals['_GETCONTEXTRESPONSE']._serialized_start=1067
-  _globals['_GETCONTEXTRESPONSE']._serialized_end=1137
-  _globals['_LISTCONTEXTSREQUEST']._serialized_start=1139
-  _globals['_LISTCONTEXTSREQUEST']._serialized_end=1199
-  _globals['_LISTCONTEXTSRESPONSE']._serialized_start=1201
-  _globals['_LISTCONTEXTSRESPONSE']._serialized_end=1299
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1301
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1376
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1378
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1479
-  _globals['_READCONTEXTREQUEST']._serialized_start=1481
-  _globals['_READCONTEXTREQUEST']._serialized_end=1577
-  _globals['_READCONTEXTRESPONSE']._serialized_start=1579
-  _globals['_READCONTEXTRESPONSE']._serialized_end=1614
-  _globals['_DELETECONTEXTREQUEST']._serialized_start=1616
-  _globals['_DELETECONTEXTREQUEST']._serialized_end=1675
-  _globals['_DELETECONTEXTRESPONSE']._serialized_start=1677
-  _globals['_DELETECONTEXTRESPONSE']._serialized_end=1700
-  _globals['_CONTEXTSERVICE']._serialized_start=1703
-  _globals['_CONTEXTSERVICE']._serialized_end=2573
+  _globals['_UPLOADCONTEXTREQUEST']._serialized_start=143
+  _globals['_UPLOADCONTEXTREQUEST']._serialized_end=343
+  _globals['_UPLOADSTART']._serialized_start=346
+  _globals['_UPLOADSTART']._serialized_end=541
+  _globals['_DOCUMENTSTART']._serialized_start=544
+  _globals['_DOCUMENTSTART']._serialized_end=693
+  _globals['_DOCUMENTSTART_METADATAENTRY']._serialized_start=646
+  _globals['_DOCUMENTSTART_METADATAENTRY']._serialized_end=693
+  _globals['_UPLOADCHUNK']._serialized_start=695
+  _globals['_UPLOADCHUNK']._serialized_end=744
+  _globals['_UPLOADCONTEXTRESPONSE']._serialized_start=746
+  _globals['_UPLOADCONTEXTRESPONSE']._serialized_end=843
+  _globals['_GETUPLOADREQUEST']._serialized_start=845
+  _globals['_GETUPLOADREQUEST']._serialized_end=882
+  _globals['_GETUPLOADRESPONSE']._serialized_start=884
+  _globals['_GETUPLOADRESPONSE']._serialized_end=997
+  _globals['_CREATECONTEXTREQUEST']._serialized_start=1000
+  _globals['_CREATECONTEXTREQUEST']._serialized_end=1142
+  _globals['_CREATECONTEXTRESPONSE']._serialized_start=1144
+  _globals['_CREATECONTEXTRESPONSE']._serialized_end=1217
+  _globals['_GETCONTEXTREQUEST']._serialized_start=1219
+  _globals['_GETCONTEXTREQUEST']._serialized_end=1252
+  _globals['_GETCONTEXTRESPONSE']._serialized_start=1254
+  _globals['_GETCONTEXTRESPONSE']._serialized_end=1324
+  _globals['_LISTCONTEXTSREQUEST']._serialized_start=1326
+  _globals['_LISTCONTEXTSREQUEST']._serialized_end=1386
+  _globals['_LISTCONTEXTSRESPONSE']._serialized_start=1388
+  _globals['_LISTCONTEXTSRESPONSE']._serialized_end=1486
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1488
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1563
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1565
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1666
+  _globals['_READCONTEXTREQUEST']._serialized_start=1668
+  _globals['_READCONTEXTREQUEST']._serialized_end=1764
+  _globals['_READCONTEXTRESPONSE']._serialized_start=1766
+  _globals['_READCONTEXTRESPONSE']._serialized_end=1801
+  _globals['_DELETECONTEXTREQUEST']._serialized_start=1803
+  _globals['_DELETECONTEXTREQUEST']._serialized_end=1862
+  _globals['_DELETECONTEXTRESPONSE']._serialized_start=1864
+  _globals['_DELETECONTEXTRESPONSE']._serialized_end=1887
+  _globals['_CONTEXTSERVICE']._serialized_start=1890
+  _globals['_CONTEXTSERVICE']._serialized_end=2760
 # @@protoc_insertion_point(module_scope)

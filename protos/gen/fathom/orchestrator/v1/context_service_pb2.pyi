@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from fathom.orchestrator.v1 import context_pb2 as _context_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -68,6 +69,7 @@ class UploadStart(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     BLAKE3_FIELD_NUMBER: _builtins.int
     UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     kind: _context_pb2.Context.Kind.ValueType
     """Required."""
     title: _builtins.str
@@ -77,9 +79,19 @@ class UploadStart(_message.Message):
     blake3: _builtins.str
     """Optional. BLAKE3 of all chunks together, hexadecimal, checked at the end."""
     upload_id: _builtins.str
-    """Optional. A UUID that names the upload, so that it can be resumed.
-    Not built yet: UNIMPLEMENTED when set.
+    """Optional. A UUID that names the upload, so that it can be resumed: what has
+    come is kept when the stream breaks. Each stream of an upload has the same
+    `start`; another one under the same id is ABORTED,
+    ERROR_REASON_REQUEST_ID_REUSED. After the upload has ended, its id gives its
+    context at once, for as long as uploads are kept.
     """
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Optional. The context is deleted so long after it was stored, unless a run
+        uses it then; at least a minute. The server's own time when unset, which may
+        be never. Content that is there already lives for the longer of the two.
+        """
+
     def __init__(
         self,
         *,
@@ -88,10 +100,11 @@ class UploadStart(_message.Message):
         size_bytes: _builtins.int | None = ...,
         blake3: _builtins.str = ...,
         upload_id: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "size_bytes", b"size_bytes", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "blake3", b"blake3", "kind", b"kind", "size_bytes", b"size_bytes", "title", b"title", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes", "blake3", b"blake3", "kind", b"kind", "size_bytes", b"size_bytes", "title", b"title", "ttl", b"ttl", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size_bytes: _TypeAlias = _typing.Literal["size_bytes"]  # noqa: Y015
     _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015
@@ -234,16 +247,28 @@ class GetUploadResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BYTES_KEPT_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_KEPT_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     bytes_kept: _builtins.int
     """Bytes kept: send the next chunk with this offset."""
+    documents_kept: _builtins.int
+    """Documents that were begun, and must not be begun again; the bytes from
+    `bytes_kept` on belong to the last one of them until another one begins.
+    """
+    @_builtins.property
+    def context(self) -> _context_pb2.Context:
+        """The stored context where the upload has ended; nothing is left to send."""
+
     def __init__(
         self,
         *,
         bytes_kept: _builtins.int = ...,
+        documents_kept: _builtins.int = ...,
+        context: _context_pb2.Context | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_kept", b"bytes_kept"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_kept", b"bytes_kept", "context", b"context", "documents_kept", b"documents_kept"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,22 +283,30 @@ class CreateContextRequest(_message.Message):
     URI_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """Required. `s3://bucket/key` or another scheme that the server allows."""
+    """Required. `s3://bucket/key` in a bucket, or `file:///path` in a folder, that
+    the server's configuration names; at most 2,048 characters.
+    """
     kind: _context_pb2.Context.Kind.ValueType
-    """Required."""
+    """Required. KIND_TEXT or KIND_JSON."""
     title: _builtins.str
-    """Optional. At most 256 characters."""
+    """Optional. At most 256 characters; the URI when empty."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Optional. As in UploadStart."""
+
     def __init__(
         self,
         *,
         uri: _builtins.str = ...,
         kind: _context_pb2.Context.Kind.ValueType = ...,
         title: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "title", b"title", "ttl", b"ttl", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,7 +559,7 @@ class DeleteContextRequest(_message.Message):
     name: _builtins.str
     """Required. `contexts/{context}`."""
     allow_missing: _builtins.bool
-    """Optional. Succeed if there is none."""
+    """Optional. Succeed where there is none."""
     def __init__(
         self,
         *,

@@ -84,8 +84,14 @@ class ContextServiceServicer:
     def UploadContext(self, request_iterator, context):
         """UploadContext stores bytes sent in chunks. The first message is `start`;
         then `document` (before each document of KIND_DOCUMENTS) and `chunk`.
-        Nothing is stored unless the stream ends well: a digest or size that
+        No context is made unless the stream ends well: a digest or size that
         differs from the one announced is DATA_LOSS, ERROR_REASON_DIGEST_MISMATCH.
+        A stream that breaks is lost, unless `start.upload_id` names the upload:
+        then ask GetUpload what is kept, and send the same `start` and the rest.
+        ABORTED, ERROR_REASON_UPLOAD_SUPERSEDED: another stream has gone on with it.
+        RESOURCE_EXHAUSTED, ERROR_REASON_STORAGE_QUOTA_EXCEEDED or
+        ERROR_REASON_UPLOADS_TOO_MANY. UNAVAILABLE,
+        ERROR_REASON_OBJECT_STORE_UNAVAILABLE: what is kept stays so.
         Safe to repeat: the same content gives the same context.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -93,16 +99,19 @@ class ContextServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUpload(self, request, context):
-        """GetUpload says how much of a broken upload is kept, for resuming it.
-        UNIMPLEMENTED so far.
+        """GetUpload says how much of a named upload is kept, for resuming it, and
+        takes it from a stream that still sends. NOT_FOUND where there is none: it
+        was never begun, has failed, or was left alone for longer than the server
+        keeps uploads (a day by default).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateContext(self, request, context):
-        """CreateContext stores what a URI that the server may read holds.
-        UNIMPLEMENTED so far.
+        """CreateContext stores what a URI that the server may read holds: one text or
+        JSON value. Safe to repeat. PERMISSION_DENIED where the place is none that
+        the server's configuration allows, NOT_FOUND where nothing is there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,8 +146,10 @@ class ContextServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteContext(self, request, context):
-        """DeleteContext deletes a context that no unfinished run uses.
-        UNIMPLEMENTED so far.
+        """DeleteContext deletes a context, its documents, and its bytes unless another
+        context has the same ones. FAILED_PRECONDITION, ERROR_REASON_CONTEXT_IN_USE
+        while a run that has not ended, or a conversation, uses it. Finished runs
+        that used it stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,17 +36,26 @@ class ContextServiceStub:
     UploadContext: _grpc.StreamUnaryMultiCallable[_context_service_pb2.UploadContextRequest, _context_service_pb2.UploadContextResponse]
     """UploadContext stores bytes sent in chunks. The first message is `start`;
     then `document` (before each document of KIND_DOCUMENTS) and `chunk`.
-    Nothing is stored unless the stream ends well: a digest or size that
+    No context is made unless the stream ends well: a digest or size that
     differs from the one announced is DATA_LOSS, ERROR_REASON_DIGEST_MISMATCH.
+    A stream that breaks is lost, unless `start.upload_id` names the upload:
+    then ask GetUpload what is kept, and send the same `start` and the rest.
+    ABORTED, ERROR_REASON_UPLOAD_SUPERSEDED: another stream has gone on with it.
+    RESOURCE_EXHAUSTED, ERROR_REASON_STORAGE_QUOTA_EXCEEDED or
+    ERROR_REASON_UPLOADS_TOO_MANY. UNAVAILABLE,
+    ERROR_REASON_OBJECT_STORE_UNAVAILABLE: what is kept stays so.
     Safe to repeat: the same content gives the same context.
     """
     GetUpload: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.GetUploadRequest, _context_service_pb2.GetUploadResponse]
-    """GetUpload says how much of a broken upload is kept, for resuming it.
-    UNIMPLEMENTED so far.
+    """GetUpload says how much of a named upload is kept, for resuming it, and
+    takes it from a stream that still sends. NOT_FOUND where there is none: it
+    was never begun, has failed, or was left alone for longer than the server
+    keeps uploads (a day by default).
     """
     CreateContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.CreateContextRequest, _context_service_pb2.CreateContextResponse]
-    """CreateContext stores what a URI that the server may read holds.
-    UNIMPLEMENTED so far.
+    """CreateContext stores what a URI that the server may read holds: one text or
+    JSON value. Safe to repeat. PERMISSION_DENIED where the place is none that
+    the server's configuration allows, NOT_FOUND where nothing is there.
     """
     GetContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.GetContextRequest, _context_service_pb2.GetContextResponse]
     """GetContext returns a context's description."""
@@ -57,8 +66,10 @@ class ContextServiceStub:
     ReadContext: _grpc.UnaryStreamMultiCallable[_context_service_pb2.ReadContextRequest, _context_service_pb2.ReadContextResponse]
     """ReadContext streams a range of the stored bytes."""
     DeleteContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.DeleteContextRequest, _context_service_pb2.DeleteContextResponse]
-    """DeleteContext deletes a context that no unfinished run uses.
-    UNIMPLEMENTED so far.
+    """DeleteContext deletes a context, its documents, and its bytes unless another
+    context has the same ones. FAILED_PRECONDITION, ERROR_REASON_CONTEXT_IN_USE
+    while a run that has not ended, or a conversation, uses it. Finished runs
+    that used it stay.
     """
 
 @_typing.type_check_only
@@ -69,17 +80,26 @@ class ContextServiceAsyncStub(ContextServiceStub):
     UploadContext: _aio.StreamUnaryMultiCallable[_context_service_pb2.UploadContextRequest, _context_service_pb2.UploadContextResponse]  # type: ignore[assignment]
     """UploadContext stores bytes sent in chunks. The first message is `start`;
     then `document` (before each document of KIND_DOCUMENTS) and `chunk`.
-    Nothing is stored unless the stream ends well: a digest or size that
+    No context is made unless the stream ends well: a digest or size that
     differs from the one announced is DATA_LOSS, ERROR_REASON_DIGEST_MISMATCH.
+    A stream that breaks is lost, unless `start.upload_id` names the upload:
+    then ask GetUpload what is kept, and send the same `start` and the rest.
+    ABORTED, ERROR_REASON_UPLOAD_SUPERSEDED: another stream has gone on with it.
+    RESOURCE_EXHAUSTED, ERROR_REASON_STORAGE_QUOTA_EXCEEDED or
+    ERROR_REASON_UPLOADS_TOO_MANY. UNAVAILABLE,
+    ERROR_REASON_OBJECT_STORE_UNAVAILABLE: what is kept stays so.
     Safe to repeat: the same content gives the same context.
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_context_service_pb2.GetUploadRequest, _context_service_pb2.GetUploadResponse]  # type: ignore[assignment]
-    """GetUpload says how much of a broken upload is kept, for resuming it.
-    UNIMPLEMENTED so far.
+    """GetUpload says how much of a named upload is kept, for resuming it, and
+    takes it from a stream that still sends. NOT_FOUND where there is none: it
+    was never begun, has failed, or was left alone for longer than the server
+    keeps uploads (a day by default).
     """
     CreateContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.CreateContextRequest, _context_service_pb2.CreateContextResponse]  # type: ignore[assignment]
-    """CreateContext stores what a URI that the server may read holds.
-    UNIMPLEMENTED so far.
+    """CreateContext stores what a URI that the server may read holds: one text or
+    JSON value. Safe to repeat. PERMISSION_DENIED where the place is none that
+    the server's configuration allows, NOT_FOUND where nothing is there.
     """
     GetContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.GetContextRequest, _context_service_pb2.GetContextResponse]  # type: ignore[assignment]
     """GetContext returns a context's description."""
@@ -90,8 +110,10 @@ class ContextServiceAsyncStub(ContextServiceStub):
     ReadContext: _aio.UnaryStreamMultiCallable[_context_service_pb2.ReadContextRequest, _context_service_pb2.ReadContextResponse]  # type: ignore[assignment]
     """ReadContext streams a range of the stored bytes."""
     DeleteContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.DeleteContextRequest, _context_service_pb2.DeleteContextResponse]  # type: ignore[assignment]
-    """DeleteContext deletes a context that no unfinished run uses.
-    UNIMPLEMENTED so far.
+    """DeleteContext deletes a context, its documents, and its bytes unless another
+    context has the same ones. FAILED_PRECONDITION, ERROR_REASON_CONTEXT_IN_USE
+    while a run that has not ended, or a conversation, uses it. Finished runs
+    that used it stay.
     """
 
 class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -105,8 +127,14 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_context_service_pb2.UploadContextResponse, _abc.Awaitable[_context_service_pb2.UploadContextResponse]]:
         """UploadContext stores bytes sent in chunks. The first message is `start`;
         then `document` (before each document of KIND_DOCUMENTS) and `chunk`.
-        Nothing is stored unless the stream ends well: a digest or size that
+        No context is made unless the stream ends well: a digest or size that
         differs from the one announced is DATA_LOSS, ERROR_REASON_DIGEST_MISMATCH.
+        A stream that breaks is lost, unless `start.upload_id` names the upload:
+        then ask GetUpload what is kept, and send the same `start` and the rest.
+        ABORTED, ERROR_REASON_UPLOAD_SUPERSEDED: another stream has gone on with it.
+        RESOURCE_EXHAUSTED, ERROR_REASON_STORAGE_QUOTA_EXCEEDED or
+        ERROR_REASON_UPLOADS_TOO_MANY. UNAVAILABLE,
+        ERROR_REASON_OBJECT_STORE_UNAVAILABLE: what is kept stays so.
         Safe to repeat: the same content gives the same context.
         """
 
@@ -116,8 +144,10 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.GetUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.GetUploadResponse, _abc.Awaitable[_context_service_pb2.GetUploadResponse]]:
-        """GetUpload says how much of a broken upload is kept, for resuming it.
-        UNIMPLEMENTED so far.
+        """GetUpload says how much of a named upload is kept, for resuming it, and
+        takes it from a stream that still sends. NOT_FOUND where there is none: it
+        was never begun, has failed, or was left alone for longer than the server
+        keeps uploads (a day by default).
         """
 
     @_abc_1.abstractmethod
@@ -126,8 +156,9 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.CreateContextRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.CreateContextResponse, _abc.Awaitable[_context_service_pb2.CreateContextResponse]]:
-        """CreateContext stores what a URI that the server may read holds.
-        UNIMPLEMENTED so far.
+        """CreateContext stores what a URI that the server may read holds: one text or
+        JSON value. Safe to repeat. PERMISSION_DENIED where the place is none that
+        the server's configuration allows, NOT_FOUND where nothing is there.
         """
 
     @_abc_1.abstractmethod
@@ -168,8 +199,10 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.DeleteContextRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.DeleteContextResponse, _abc.Awaitable[_context_service_pb2.DeleteContextResponse]]:
-        """DeleteContext deletes a context that no unfinished run uses.
-        UNIMPLEMENTED so far.
+        """DeleteContext deletes a context, its documents, and its bytes unless another
+        context has the same ones. FAILED_PRECONDITION, ERROR_REASON_CONTEXT_IN_USE
+        while a run that has not ended, or a conversation, uses it. Finished runs
+        that used it stay.
         """
 
 def add_ContextServiceServicer_to_server(servicer: ContextServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

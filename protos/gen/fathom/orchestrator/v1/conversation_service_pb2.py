@@ -24,34 +24,35 @@ _sym_db = _symbol_database.Default()
 
 from fathom.gateway.v1 import generation_pb2 as fathom_dot_gateway_dot_v1_dot_generation__pb2
 from fathom.orchestrator.v1 import run_pb2 as fathom_dot_orchestrator_dot_v1_dot_run__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1fathom/orchestrator/v1/conversation_service.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a\"fathom/gateway/v1/generation.proto\x1a fathom/orchestrator/v1/run.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\x0c\x43onversation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12.\n\x06limits\x18\x03 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\x12\x0c\n\x04runs\x18\x04 \x03(\t\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x19\x43reateConversationRequest\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.fathom.orchestrator.v1.Conversation\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"X\n\x1a\x43reateConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.fathom.orchestrator.v1.Conversation\"&\n\x16GetConversationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"U\n\x17GetConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.fathom.orchestrator.v1.Conversation\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"q\n\x19ListConversationsResponse\x12;\n\rconversations\x18\x01 \x03(\x0b\x32$.fathom.orchestrator.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x19\x44\x65leteConversationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"\x1c\n\x1a\x44\x65leteConversationResponse2\xfd\x03\n\x13\x43onversationService\x12{\n\x12\x43reateConversation\x12\x31.fathom.orchestrator.v1.CreateConversationRequest\x1a\x32.fathom.orchestrator.v1.CreateConversationResponse\x12r\n\x0fGetConversation\x12..fathom.orchestrator.v1.GetConversationRequest\x1a/.fathom.orchestrator.v1.GetConversationResponse\x12x\n\x11ListConversations\x12\x30.fathom.orchestrator.v1.ListConversationsRequest\x1a\x31.fathom.orchestrator.v1.ListConversationsResponse\x12{\n\x12\x44\x65leteConversation\x12\x31.fathom.orchestrator.v1.DeleteConversationRequest\x1a\x32.fathom.orchestrator.v1.DeleteConversationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1fathom/orchestrator/v1/conversation_service.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a\"fathom/gateway/v1/generation.proto\x1a fathom/orchestrator/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x02\n\x0c\x43onversation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12.\n\x06limits\x18\x03 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\x12\x0c\n\x04runs\x18\x04 \x03(\t\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08live_run\x18\x08 \x01(\t\x12\x11\n\tsub_calls\x18\t \x01(\x03\x12+\n\x08idle_ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"k\n\x19\x43reateConversationRequest\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.fathom.orchestrator.v1.Conversation\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"X\n\x1a\x43reateConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.fathom.orchestrator.v1.Conversation\"&\n\x16GetConversationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"U\n\x17GetConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.fathom.orchestrator.v1.Conversation\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"q\n\x19ListConversationsResponse\x12;\n\rconversations\x18\x01 \x03(\x0b\x32$.fathom.orchestrator.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x19\x44\x65leteConversationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rallow_missing\x18\x02 \x01(\x08\"\x1c\n\x1a\x44\x65leteConversationResponse2\xfd\x03\n\x13\x43onversationService\x12{\n\x12\x43reateConversation\x12\x31.fathom.orchestrator.v1.CreateConversationRequest\x1a\x32.fathom.orchestrator.v1.CreateConversationResponse\x12r\n\x0fGetConversation\x12..fathom.orchestrator.v1.GetConversationRequest\x1a/.fathom.orchestrator.v1.GetConversationResponse\x12x\n\x11ListConversations\x12\x30.fathom.orchestrator.v1.ListConversationsRequest\x1a\x31.fathom.orchestrator.v1.ListConversationsResponse\x12{\n\x12\x44\x65leteConversation\x12\x31.fathom.orchestrator.v1.DeleteConversationRequest\x1a\x32.fathom.orchestrator.v1.DeleteConversationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fathom.orchestrator.v1.conversation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONVERSATION']._serialized_start=181
-  _globals['_CONVERSATION']._serialized_end=427
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=429
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=536
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=538
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=626
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=628
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=666
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=668
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=753
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=755
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=820
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=822
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=935
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=937
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=1001
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=1003
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=1031
-  _globals['_CONVERSATIONSERVICE']._serialized_start=1034
-  _globals['_CONVERSATIONSERVICE']._serialized_end=1543
+  _globals['_CONVERSATION']._serialized_start=213
+  _globals['_CONVERSATION']._serialized_end=541
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_start=543
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=650
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=652
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=740
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=742
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=780
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=782
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=867
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=869
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=934
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=936
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1049
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=1051
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=1115
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=1117
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=1145
+  _globals['_CONVERSATIONSERVICE']._serialized_start=1148
+  _globals['_CONVERSATIONSERVICE']._serialized_end=1657
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from fathom.gateway.v1 import generation_pb2 as _generation_pb2
 from fathom.orchestrator.v1 import run_pb2 as _run_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -23,7 +24,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Conversation(_message.Message):
-    """Conversation is a session of Python that several runs use in turn."""
+    """Conversation is a session of Python that several runs use in turn, one at a
+    time: CreateRun is FAILED_PRECONDITION, ERROR_REASON_CONVERSATION_BUSY while
+    one has not ended.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,21 +38,33 @@ class Conversation(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LIVE_RUN_FIELD_NUMBER: _builtins.int
+    SUB_CALLS_FIELD_NUMBER: _builtins.int
+    IDLE_TTL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `conversations/{conversation}`."""
     context: _builtins.str
     """Required. `contexts/{context}` that its runs read."""
+    live_run: _builtins.str
+    """Output only. The run of it that has not ended; else empty."""
+    sub_calls: _builtins.int
+    """Output only. Sub-calls of all its runs that have ended."""
     @_builtins.property
     def limits(self) -> _run_pb2.Limits:
-        """Optional. Bounds all its runs together."""
+        """Optional. Bounds all its runs together: `sub_calls_max`, `tokens_max` and
+        `cost_usd_nanos_max`; others are INVALID_ARGUMENT. Unset is no bound beyond
+        each run's own. A run gets what is left where it asks for more; where
+        nothing is left, CreateRun is RESOURCE_EXHAUSTED,
+        ERROR_REASON_CONVERSATION_LIMIT_EXCEEDED.
+        """
 
     @_builtins.property
     def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. Runs so far, oldest first, as `runs/{run}`."""
+        """Output only. Its newest 100 runs, oldest first, as `runs/{run}`."""
 
     @_builtins.property
     def usage(self) -> _generation_pb2.Usage:
-        """Output only. Spent by all its runs."""
+        """Output only. Spent by all its runs that have ended."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -56,7 +72,15 @@ class Conversation(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. Ended at this time unless it is used again."""
+        """Output only. Ended at this time, as by DeleteConversation, unless it is
+        used again.
+        """
+
+    @_builtins.property
+    def idle_ttl(self) -> _duration_pb2.Duration:
+        """Optional. Ended after this long without a run: 7 days when unset, 1 minute
+        to 90 days.
+        """
 
     def __init__(
         self,
@@ -68,10 +92,13 @@ class Conversation(_message.Message):
         usage: _generation_pb2.Usage | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        live_run: _builtins.str = ...,
+        sub_calls: _builtins.int = ...,
+        idle_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "limits", b"limits", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "idle_ttl", b"idle_ttl", "limits", b"limits", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "create_time", b"create_time", "expire_time", b"expire_time", "limits", b"limits", "name", b"name", "runs", b"runs", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "create_time", b"create_time", "expire_time", b"expire_time", "idle_ttl", b"idle_ttl", "limits", b"limits", "live_run", b"live_run", "name", b"name", "runs", b"runs", "sub_calls", b"sub_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

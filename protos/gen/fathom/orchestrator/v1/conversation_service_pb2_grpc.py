@@ -26,9 +26,15 @@ if _version_not_supported:
 
 
 class ConversationServiceStub:
-    """ConversationService keeps a session of Python alive between runs, so that a
-    later question finds the variables of an earlier one. A run joins one with
-    `RunSpec.conversation`. Every method is UNIMPLEMENTED so far.
+    """ConversationService keeps a session of Python from one run to the next, so
+    that a later question finds the variables of an earlier one. A run joins a
+    conversation with `RunSpec.conversation`.
+
+    A run of a conversation begins with the session as the newest run before it
+    left it that ended answered or partial; one that fails or is cancelled leaves
+    the conversation's session as it was. The model is told the earlier questions
+    and their answers. Between runs the session is a checkpoint and takes no
+    memory.
     """
 
     def __init__(self, channel):
@@ -60,13 +66,20 @@ class ConversationServiceStub:
 
 
 class ConversationServiceServicer:
-    """ConversationService keeps a session of Python alive between runs, so that a
-    later question finds the variables of an earlier one. A run joins one with
-    `RunSpec.conversation`. Every method is UNIMPLEMENTED so far.
+    """ConversationService keeps a session of Python from one run to the next, so
+    that a later question finds the variables of an earlier one. A run joins a
+    conversation with `RunSpec.conversation`.
+
+    A run of a conversation begins with the session as the newest run before it
+    left it that ended answered or partial; one that fails or is cancelled leaves
+    the conversation's session as it was. The model is told the earlier questions
+    and their answers. Between runs the session is a checkpoint and takes no
+    memory.
     """
 
     def CreateConversation(self, request, context):
-        """CreateConversation opens a conversation.
+        """CreateConversation opens a conversation. NOT_FOUND where the context is
+        unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,8 +100,9 @@ class ConversationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """DeleteConversation ends a conversation and frees its session; its runs
-        stay.
+        """DeleteConversation ends a conversation and lets go of its session; its runs
+        stay. FAILED_PRECONDITION, ERROR_REASON_CONVERSATION_BUSY while a run of it
+        has not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,9 +140,15 @@ def add_ConversationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConversationService:
-    """ConversationService keeps a session of Python alive between runs, so that a
-    later question finds the variables of an earlier one. A run joins one with
-    `RunSpec.conversation`. Every method is UNIMPLEMENTED so far.
+    """ConversationService keeps a session of Python from one run to the next, so
+    that a later question finds the variables of an earlier one. A run joins a
+    conversation with `RunSpec.conversation`.
+
+    A run of a conversation begins with the session as the newest run before it
+    left it that ended answered or partial; one that fails or is cancelled leaves
+    the conversation's session as it was. The model is told the earlier questions
+    and their answers. Between runs the session is a checkpoint and takes no
+    memory.
     """
 
     @staticmethod

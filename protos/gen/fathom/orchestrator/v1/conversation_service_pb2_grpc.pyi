@@ -27,9 +27,15 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ConversationServiceStub:
-    """ConversationService keeps a session of Python alive between runs, so that a
-    later question finds the variables of an earlier one. A run joins one with
-    `RunSpec.conversation`. Every method is UNIMPLEMENTED so far.
+    """ConversationService keeps a session of Python from one run to the next, so
+    that a later question finds the variables of an earlier one. A run joins a
+    conversation with `RunSpec.conversation`.
+
+    A run of a conversation begins with the session as the newest run before it
+    left it that ended answered or partial; one that fails or is cancelled leaves
+    the conversation's session as it was. The model is told the earlier questions
+    and their answers. Between runs the session is a checkpoint and takes no
+    memory.
     """
 
     @_typing.overload
@@ -37,39 +43,57 @@ class ConversationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConversationServiceAsyncStub: ...
     CreateConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.CreateConversationResponse]
-    """CreateConversation opens a conversation."""
+    """CreateConversation opens a conversation. NOT_FOUND where the context is
+    unknown.
+    """
     GetConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.GetConversationResponse]
     """GetConversation returns a conversation."""
     ListConversations: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]
     """ListConversations returns conversations, newest first."""
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.DeleteConversationRequest, _conversation_service_pb2.DeleteConversationResponse]
-    """DeleteConversation ends a conversation and frees its session; its runs
-    stay.
+    """DeleteConversation ends a conversation and lets go of its session; its runs
+    stay. FAILED_PRECONDITION, ERROR_REASON_CONVERSATION_BUSY while a run of it
+    has not ended.
     """
 
 @_typing.type_check_only
 class ConversationServiceAsyncStub(ConversationServiceStub):
-    """ConversationService keeps a session of Python alive between runs, so that a
-    later question finds the variables of an earlier one. A run joins one with
-    `RunSpec.conversation`. Every method is UNIMPLEMENTED so far.
+    """ConversationService keeps a session of Python from one run to the next, so
+    that a later question finds the variables of an earlier one. A run joins a
+    conversation with `RunSpec.conversation`.
+
+    A run of a conversation begins with the session as the newest run before it
+    left it that ended answered or partial; one that fails or is cancelled leaves
+    the conversation's session as it was. The model is told the earlier questions
+    and their answers. Between runs the session is a checkpoint and takes no
+    memory.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.CreateConversationResponse]  # type: ignore[assignment]
-    """CreateConversation opens a conversation."""
+    """CreateConversation opens a conversation. NOT_FOUND where the context is
+    unknown.
+    """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.GetConversationResponse]  # type: ignore[assignment]
     """GetConversation returns a conversation."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]  # type: ignore[assignment]
     """ListConversations returns conversations, newest first."""
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.DeleteConversationRequest, _conversation_service_pb2.DeleteConversationResponse]  # type: ignore[assignment]
-    """DeleteConversation ends a conversation and frees its session; its runs
-    stay.
+    """DeleteConversation ends a conversation and lets go of its session; its runs
+    stay. FAILED_PRECONDITION, ERROR_REASON_CONVERSATION_BUSY while a run of it
+    has not ended.
     """
 
 class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ConversationService keeps a session of Python alive between runs, so that a
-    later question finds the variables of an earlier one. A run joins one with
-    `RunSpec.conversation`. Every method is UNIMPLEMENTED so far.
+    """ConversationService keeps a session of Python from one run to the next, so
+    that a later question finds the variables of an earlier one. A run joins a
+    conversation with `RunSpec.conversation`.
+
+    A run of a conversation begins with the session as the newest run before it
+    left it that ended answered or partial; one that fails or is cancelled leaves
+    the conversation's session as it was. The model is told the earlier questions
+    and their answers. Between runs the session is a checkpoint and takes no
+    memory.
     """
 
     @_abc_1.abstractmethod
@@ -78,7 +102,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.CreateConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversation_service_pb2.CreateConversationResponse, _abc.Awaitable[_conversation_service_pb2.CreateConversationResponse]]:
-        """CreateConversation opens a conversation."""
+        """CreateConversation opens a conversation. NOT_FOUND where the context is
+        unknown.
+        """
 
     @_abc_1.abstractmethod
     def GetConversation(
@@ -102,8 +128,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversation_service_pb2.DeleteConversationResponse, _abc.Awaitable[_conversation_service_pb2.DeleteConversationResponse]]:
-        """DeleteConversation ends a conversation and frees its session; its runs
-        stay.
+        """DeleteConversation ends a conversation and lets go of its session; its runs
+        stay. FAILED_PRECONDITION, ERROR_REASON_CONVERSATION_BUSY while a run of it
+        has not ended.
         """
 
 def add_ConversationServiceServicer_to_server(servicer: ConversationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,12 +4,14 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from fathom.gateway.v1 import generation_pb2 as _generation_pb2
 from fathom.orchestrator.v1 import run_event_pb2 as _run_event_pb2
 from fathom.orchestrator.v1 import run_pb2 as _run_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +22,380 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class RunChildRequest(_message.Message):
+    """RunChildRequest is the request of RunChild."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ROOT_TIER_FIELD_NUMBER: _builtins.int
+    SUB_TIER_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    SIBLINGS_FIELD_NUMBER: _builtins.int
+    SUB_CALLS_LEFT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Required. `{run}/{turn}/{cell}/c{position}` of the call within its parent,
+    at most 256 characters: names the child for as long as the parent is kept.
+    """
+    question: _builtins.str
+    """Required. 1 byte to 64 KiB of UTF-8."""
+    root_tier: _builtins.str
+    """Optional. Of the child's root model; the parent's when unset. The run token
+    must permit it.
+    """
+    sub_tier: _builtins.str
+    """Optional. What the child's code asks; the parent's when unset. The run token
+    must permit it.
+    """
+    answer_schema_json: _builtins.str
+    """Optional. JSON Schema of the answer, as JSON text."""
+    siblings: _builtins.int
+    """Optional. Calls of the same batch that have not been begun, this one
+    included; 1 when unset.
+    """
+    sub_calls_left: _builtins.int
+    """Optional. Sub-calls that the session of the calling code may still make: a
+    child gets no more.
+    """
+    @_builtins.property
+    def context(self) -> Global___ChildContext:
+        """Optional. The parent's whole context, by reference, when unset."""
+
+    @_builtins.property
+    def limits(self) -> _run_pb2.Limits:
+        """Optional. What is asked for of what the parent has left. A field that is
+        unset is an equal part of that, for each of `siblings` and the parent; more
+        than is left is lowered to what is left. `depth_max` is one less than the
+        parent's at most, and `turns_max` the parent's.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        question: _builtins.str = ...,
+        context: Global___ChildContext | None = ...,
+        limits: _run_pb2.Limits | None = ...,
+        root_tier: _builtins.str = ...,
+        sub_tier: _builtins.str = ...,
+        answer_schema_json: _builtins.str = ...,
+        siblings: _builtins.int = ...,
+        sub_calls_left: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sub_calls_left", b"_sub_calls_left", "context", b"context", "limits", b"limits", "sub_calls_left", b"sub_calls_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sub_calls_left", b"_sub_calls_left", "answer_schema_json", b"answer_schema_json", "context", b"context", "limits", b"limits", "question", b"question", "request_id", b"request_id", "root_tier", b"root_tier", "siblings", b"siblings", "sub_calls_left", b"sub_calls_left", "sub_tier", b"sub_tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sub_calls_left: _TypeAlias = _typing.Literal["sub_calls_left"]  # noqa: Y015
+    _WhichOneofArgType__sub_calls_left: _TypeAlias = _typing.Literal["_sub_calls_left", b"_sub_calls_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sub_calls_left) -> _WhichOneofReturnType__sub_calls_left | None: ...
+
+Global___RunChildRequest: _TypeAlias = RunChildRequest  # noqa: Y015
+
+@_typing.final
+class ChildContext(_message.Message):
+    """ChildContext is what a child run works on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    json: _builtins.str
+    """A JSON value, as JSON text of at most 8 MiB."""
+    @_builtins.property
+    def text(self) -> Global___ChildText:
+        """One text."""
+
+    @_builtins.property
+    def documents(self) -> Global___ChildDocuments:
+        """Documents by name."""
+
+    def __init__(
+        self,
+        *,
+        text: Global___ChildText | None = ...,
+        json: _builtins.str = ...,
+        documents: Global___ChildDocuments | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "json", b"json", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "json", b"json", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "json", "documents"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ChildContext: _TypeAlias = ChildContext  # noqa: Y015
+
+@_typing.final
+class ChildText(_message.Message):
+    """ChildText is a text by value, or a part of the parent's context."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text, at most 8 MiB of UTF-8."""
+    @_builtins.property
+    def slice(self) -> Global___ContextSlice:
+        """Where it stands in the parent's context."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        slice: Global___ContextSlice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["slice", b"slice", "source", b"source", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slice", b"slice", "source", b"source", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["text", "slice"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___ChildText: _TypeAlias = ChildText  # noqa: Y015
+
+@_typing.final
+class ContextSlice(_message.Message):
+    """ContextSlice is a part of a context of text or documents. Alone, or beside
+    others of the same context, it is used where it is, without a copy.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """The document's name; empty in a context of one text."""
+    start: _builtins.int
+    """First character."""
+    end: _builtins.int
+    """After the last character; the document's end when unset."""
+    def __init__(
+        self,
+        *,
+        document: _builtins.str = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "end", b"end"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "document", b"document", "end", b"end", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+
+Global___ContextSlice: _TypeAlias = ContextSlice  # noqa: Y015
+
+@_typing.final
+class ChildDocuments(_message.Message):
+    """ChildDocuments are documents of a child's context."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChildDocument]:
+        """1 to 10,000, of at most 8 MiB by value together."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___ChildDocument] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildDocuments: _TypeAlias = ChildDocuments  # noqa: Y015
+
+@_typing.final
+class ChildDocument(_message.Message):
+    """ChildDocument is one document of a child's context."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Unique; 1 to 1024 characters."""
+    @_builtins.property
+    def text(self) -> Global___ChildText:
+        """Required."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        text: Global___ChildText | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildDocument: _TypeAlias = ChildDocument  # noqa: Y015
+
+@_typing.final
+class RunChildResponse(_message.Message):
+    """RunChildResponse tells of a child run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The child as it is stored: in the first message of the stream as it began,
+        in the last one in a terminal state, and between them whenever its usage has
+        changed, at most once a second.
+        """
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunChildResponse: _TypeAlias = RunChildResponse  # noqa: Y015
+
+@_typing.final
+class GetRunUsageRequest(_message.Message):
+    """GetRunUsageRequest is the request of GetRunUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _GroupBy:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _GroupByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GetRunUsageRequest._GroupBy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        GROUP_BY_UNSPECIFIED: GetRunUsageRequest._GroupBy.ValueType  # 0
+        """Nothing: one group."""
+        GROUP_BY_TURN: GetRunUsageRequest._GroupBy.ValueType  # 1
+        """The run's own turns; a child's calls belong to the turn that started it."""
+        GROUP_BY_DEPTH: GetRunUsageRequest._GroupBy.ValueType  # 2
+        """Depth of the run that made the call."""
+        GROUP_BY_MODEL: GetRunUsageRequest._GroupBy.ValueType  # 3
+        """The deployment that answered; empty for calls that none answered."""
+        GROUP_BY_TIER: GetRunUsageRequest._GroupBy.ValueType  # 4
+        """The tier that was asked."""
+        GROUP_BY_RUN: GetRunUsageRequest._GroupBy.ValueType  # 5
+        """The run that made the call."""
+
+    class GroupBy(_GroupBy, metaclass=_GroupByEnumTypeWrapper):
+        """GroupBy is what calls are summed up by."""
+
+    GROUP_BY_UNSPECIFIED: GetRunUsageRequest.GroupBy.ValueType  # 0
+    """Nothing: one group."""
+    GROUP_BY_TURN: GetRunUsageRequest.GroupBy.ValueType  # 1
+    """The run's own turns; a child's calls belong to the turn that started it."""
+    GROUP_BY_DEPTH: GetRunUsageRequest.GroupBy.ValueType  # 2
+    """Depth of the run that made the call."""
+    GROUP_BY_MODEL: GetRunUsageRequest.GroupBy.ValueType  # 3
+    """The deployment that answered; empty for calls that none answered."""
+    GROUP_BY_TIER: GetRunUsageRequest.GroupBy.ValueType  # 4
+    """The tier that was asked."""
+    GROUP_BY_RUN: GetRunUsageRequest.GroupBy.ValueType  # 5
+    """The run that made the call."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `runs/{run}`."""
+    group_by: Global___GetRunUsageRequest.GroupBy.ValueType
+    """Optional."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        group_by: Global___GetRunUsageRequest.GroupBy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_by", b"group_by", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunUsageRequest: _TypeAlias = GetRunUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetRunUsageResponse(_message.Message):
+    """GetRunUsageResponse is the response of GetRunUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageGroup]:
+        """One a group, in the order of the group's key."""
+
+    @_builtins.property
+    def total(self) -> _generation_pb2.Usage:
+        """Their sum. Once the run has ended it is equal to `Run.usage`."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___UsageGroup] | None = ...,
+        total: _generation_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunUsageResponse: _TypeAlias = GetRunUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageGroup(_message.Message):
+    """UsageGroup is what some calls took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """What they have in common: a turn or depth in decimal digits, `models/{model}`,
+    a tier, or `runs/{run}`; empty where they were not grouped.
+    """
+    @_builtins.property
+    def usage(self) -> _generation_pb2.Usage:
+        """What they took together."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        usage: _generation_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageGroup: _TypeAlias = UsageGroup  # noqa: Y015
 
 @_typing.final
 class CreateRunRequest(_message.Message):
@@ -131,11 +507,16 @@ class ListRunsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Optional. 50 when unset; larger values than 500 are lowered to 500."""
     page_token: _builtins.str
-    """Optional. `next_page_token` of the page before; `states` must be as in
-    that request, else INVALID_ARGUMENT.
+    """Optional. `next_page_token` of the page before; `states` and
+    `parent` must be as in that request, else INVALID_ARGUMENT.
+    """
+    parent: _builtins.str
+    """Optional. `runs/{run}`: its child runs. Unset: runs that clients created,
+    and no child runs. As in the request of the page before.
     """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_run_pb2.Run.State.ValueType]:
@@ -147,10 +528,11 @@ class ListRunsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         states: _abc.Iterable[_run_pb2.Run.State.ValueType] | None = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,7 +675,7 @@ class ForkRunRequest(_message.Message):
     name: _builtins.str
     """Required. `runs/{run}` to start from."""
     after_turn: _builtins.int
-    """Required. Start after this turn; it must have a checkpoint."""
+    """Required. Start after this turn, from 1."""
     request_id: _builtins.str
     """Optional. As in CreateRun."""
     @_builtins.property
@@ -349,18 +731,30 @@ class EstimateRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPEC_FIELD_NUMBER: _builtins.int
+    CONTEXT_BYTES_FIELD_NUMBER: _builtins.int
+    CONTEXT_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    context_bytes: _builtins.int
+    """Optional. Size of a context that is not uploaded; not together with
+    `spec.context`.
+    """
+    context_documents: _builtins.int
+    """Optional. Documents of that context; 0 and 1 are one text."""
     @_builtins.property
     def spec(self) -> _run_pb2.RunSpec:
-        """Required. As for CreateRun."""
+        """Required. As for CreateRun, but `context` may be left out where
+        `context_bytes` is given, so that nothing need be uploaded.
+        """
 
     def __init__(
         self,
         *,
         spec: _run_pb2.RunSpec | None = ...,
+        context_bytes: _builtins.int = ...,
+        context_documents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_bytes", b"context_bytes", "context_documents", b"context_documents", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,7 +763,7 @@ Global___EstimateRunRequest: _TypeAlias = EstimateRunRequest  # noqa: Y015
 @_typing.final
 class EstimateRunResponse(_message.Message):
     """EstimateRunResponse is the response of EstimateRun: ranges that hold nine
-    times in ten by the server's record.
+    times in ten by the server's record. None goes beyond the run's limits.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -379,6 +773,12 @@ class EstimateRunResponse(_message.Message):
     COST_USD_NANOS_FIELD_NUMBER: _builtins.int
     TIME_LOW_FIELD_NUMBER: _builtins.int
     TIME_HIGH_FIELD_NUMBER: _builtins.int
+    RUNS_CONSIDERED_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    runs_considered: _builtins.int
+    """Finished runs of the tenant that it rests on; with 0 it rests on what is
+    documented as usual, and the ranges are wide.
+    """
     @_builtins.property
     def calls(self) -> Global___Range:
         """Calls to models."""
@@ -399,6 +799,10 @@ class EstimateRunResponse(_message.Message):
     def time_high(self) -> _duration_pb2.Duration:
         """Most time."""
 
+    @_builtins.property
+    def limits(self) -> _run_pb2.Limits:
+        """The limits that the run would have, defaults filled in."""
+
     def __init__(
         self,
         *,
@@ -407,10 +811,12 @@ class EstimateRunResponse(_message.Message):
         cost_usd_nanos: Global___Range | None = ...,
         time_low: _duration_pb2.Duration | None = ...,
         time_high: _duration_pb2.Duration | None = ...,
+        runs_considered: _builtins.int = ...,
+        limits: _run_pb2.Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cost_usd_nanos", b"cost_usd_nanos", "time_high", b"time_high", "time_low", b"time_low", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cost_usd_nanos", b"cost_usd_nanos", "limits", b"limits", "time_high", b"time_high", "time_low", b"time_low", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cost_usd_nanos", b"cost_usd_nanos", "time_high", b"time_high", "time_low", b"time_low", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cost_usd_nanos", b"cost_usd_nanos", "limits", b"limits", "runs_considered", b"runs_considered", "time_high", b"time_high", "time_low", b"time_low", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,6 +64,16 @@ class OrchestratorServiceStub:
                 request_serializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.RunChild = channel.unary_stream(
+                '/fathom.orchestrator.v1.OrchestratorService/RunChild',
+                request_serializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunChildRequest.SerializeToString,
+                response_deserializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunChildResponse.FromString,
+                _registered_method=True)
+        self.GetRunUsage = channel.unary_unary(
+                '/fathom.orchestrator.v1.OrchestratorService/GetRunUsage',
+                request_serializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetRunUsageRequest.SerializeToString,
+                response_deserializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetRunUsageResponse.FromString,
+                _registered_method=True)
         self.ForkRun = channel.unary_unary(
                 '/fathom.orchestrator.v1.OrchestratorService/ForkRun',
                 request_serializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ForkRunRequest.SerializeToString,
@@ -126,17 +136,48 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunChild(self, request, context):
+        """RunChild starts a child of the run that the metadata `fathom-run-token`
+        names, or finds the one that the same `request_id` started before, and
+        tells of it until it has ended. For the sandbox service, which carries a
+        cell's `rlm_query` here. The child has a session and events of its own; what
+        it may spend is taken from what its parent has left, and given back as far
+        as it is not spent. Cutting the call does not stop the child: it ends with
+        its parent at the latest.
+
+        UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
+        ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
+        FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
+        child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunUsage(self, request, context):
+        """GetRunUsage sums up what each call took of a run and all below it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForkRun(self, request, context):
-        """ForkRun starts a run from a checkpoint of another, with something
-        changed. UNIMPLEMENTED so far.
+        """ForkRun starts a run that takes over the turns of another one up to a
+        certain turn, with the session as it was then, and goes on by itself with
+        something changed. What it takes over costs nothing again and is in its log
+        without usage; its turns count on. The other run may be in any state. Safe
+        to retry with the same `request_id`; fails as CreateRun does, and with
+        FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
+        ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EstimateRun(self, request, context):
-        """EstimateRun predicts what a run would take, and starts nothing.
-        UNIMPLEMENTED so far.
+        """EstimateRun predicts what a run would take from the size of its context,
+        the tiers' prices and windows, and the tenant's finished runs. It starts
+        nothing and costs nothing. Fails for a spec as CreateRun does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +210,16 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunRequest.FromString,
                     response_serializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'RunChild': grpc.unary_stream_rpc_method_handler(
+                    servicer.RunChild,
+                    request_deserializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunChildRequest.FromString,
+                    response_serializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunChildResponse.SerializeToString,
+            ),
+            'GetRunUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunUsage,
+                    request_deserializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetRunUsageRequest.FromString,
+                    response_serializer=fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetRunUsageResponse.SerializeToString,
             ),
             'ForkRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkRun,
@@ -321,6 +372,60 @@ class OrchestratorService:
             '/fathom.orchestrator.v1.OrchestratorService/CancelRun',
             fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunRequest.SerializeToString,
             fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunChild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fathom.orchestrator.v1.OrchestratorService/RunChild',
+            fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunChildRequest.SerializeToString,
+            fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RunChildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fathom.orchestrator.v1.OrchestratorService/GetRunUsage',
+            fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetRunUsageRequest.SerializeToString,
+            fathom_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetRunUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

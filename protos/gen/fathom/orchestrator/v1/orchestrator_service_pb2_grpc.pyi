@@ -58,13 +58,35 @@ class OrchestratorServiceStub:
     event tells that it has. Cancelling a run in a terminal state is not an
     error and changes nothing.
     """
+    RunChild: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunChildRequest, _orchestrator_service_pb2.RunChildResponse]
+    """RunChild starts a child of the run that the metadata `fathom-run-token`
+    names, or finds the one that the same `request_id` started before, and
+    tells of it until it has ended. For the sandbox service, which carries a
+    cell's `rlm_query` here. The child has a session and events of its own; what
+    it may spend is taken from what its parent has left, and given back as far
+    as it is not spent. Cutting the call does not stop the child: it ends with
+    its parent at the latest.
+
+    UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
+    FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
+    child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+    """
+    GetRunUsage: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunUsageRequest, _orchestrator_service_pb2.GetRunUsageResponse]
+    """GetRunUsage sums up what each call took of a run and all below it."""
     ForkRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ForkRunRequest, _orchestrator_service_pb2.ForkRunResponse]
-    """ForkRun starts a run from a checkpoint of another, with something
-    changed. UNIMPLEMENTED so far.
+    """ForkRun starts a run that takes over the turns of another one up to a
+    certain turn, with the session as it was then, and goes on by itself with
+    something changed. What it takes over costs nothing again and is in its log
+    without usage; its turns count on. The other run may be in any state. Safe
+    to retry with the same `request_id`; fails as CreateRun does, and with
+    FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
+    ended.
     """
     EstimateRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.EstimateRunRequest, _orchestrator_service_pb2.EstimateRunResponse]
-    """EstimateRun predicts what a run would take, and starts nothing.
-    UNIMPLEMENTED so far.
+    """EstimateRun predicts what a run would take from the size of its context,
+    the tiers' prices and windows, and the tenant's finished runs. It starts
+    nothing and costs nothing. Fails for a spec as CreateRun does.
     """
 
 @_typing.type_check_only
@@ -97,13 +119,35 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     event tells that it has. Cancelling a run in a terminal state is not an
     error and changes nothing.
     """
+    RunChild: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunChildRequest, _orchestrator_service_pb2.RunChildResponse]  # type: ignore[assignment]
+    """RunChild starts a child of the run that the metadata `fathom-run-token`
+    names, or finds the one that the same `request_id` started before, and
+    tells of it until it has ended. For the sandbox service, which carries a
+    cell's `rlm_query` here. The child has a session and events of its own; what
+    it may spend is taken from what its parent has left, and given back as far
+    as it is not spent. Cutting the call does not stop the child: it ends with
+    its parent at the latest.
+
+    UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
+    ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
+    FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
+    child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+    """
+    GetRunUsage: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunUsageRequest, _orchestrator_service_pb2.GetRunUsageResponse]  # type: ignore[assignment]
+    """GetRunUsage sums up what each call took of a run and all below it."""
     ForkRun: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ForkRunRequest, _orchestrator_service_pb2.ForkRunResponse]  # type: ignore[assignment]
-    """ForkRun starts a run from a checkpoint of another, with something
-    changed. UNIMPLEMENTED so far.
+    """ForkRun starts a run that takes over the turns of another one up to a
+    certain turn, with the session as it was then, and goes on by itself with
+    something changed. What it takes over costs nothing again and is in its log
+    without usage; its turns count on. The other run may be in any state. Safe
+    to retry with the same `request_id`; fails as CreateRun does, and with
+    FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
+    ended.
     """
     EstimateRun: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.EstimateRunRequest, _orchestrator_service_pb2.EstimateRunResponse]  # type: ignore[assignment]
-    """EstimateRun predicts what a run would take, and starts nothing.
-    UNIMPLEMENTED so far.
+    """EstimateRun predicts what a run would take from the size of its context,
+    the tiers' prices and windows, and the tenant's finished runs. It starts
+    nothing and costs nothing. Fails for a spec as CreateRun does.
     """
 
 class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -165,13 +209,46 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RunChild(
+        self,
+        request: _orchestrator_service_pb2.RunChildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.RunChildResponse], _abc.AsyncIterator[_orchestrator_service_pb2.RunChildResponse]]:
+        """RunChild starts a child of the run that the metadata `fathom-run-token`
+        names, or finds the one that the same `request_id` started before, and
+        tells of it until it has ended. For the sandbox service, which carries a
+        cell's `rlm_query` here. The child has a session and events of its own; what
+        it may spend is taken from what its parent has left, and given back as far
+        as it is not spent. Cutting the call does not stop the child: it ends with
+        its parent at the latest.
+
+        UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
+        ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
+        FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
+        child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunUsage(
+        self,
+        request: _orchestrator_service_pb2.GetRunUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.GetRunUsageResponse, _abc.Awaitable[_orchestrator_service_pb2.GetRunUsageResponse]]:
+        """GetRunUsage sums up what each call took of a run and all below it."""
+
+    @_abc_1.abstractmethod
     def ForkRun(
         self,
         request: _orchestrator_service_pb2.ForkRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.ForkRunResponse, _abc.Awaitable[_orchestrator_service_pb2.ForkRunResponse]]:
-        """ForkRun starts a run from a checkpoint of another, with something
-        changed. UNIMPLEMENTED so far.
+        """ForkRun starts a run that takes over the turns of another one up to a
+        certain turn, with the session as it was then, and goes on by itself with
+        something changed. What it takes over costs nothing again and is in its log
+        without usage; its turns count on. The other run may be in any state. Safe
+        to retry with the same `request_id`; fails as CreateRun does, and with
+        FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
+        ended.
         """
 
     @_abc_1.abstractmethod
@@ -180,8 +257,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.EstimateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.EstimateRunResponse, _abc.Awaitable[_orchestrator_service_pb2.EstimateRunResponse]]:
-        """EstimateRun predicts what a run would take, and starts nothing.
-        UNIMPLEMENTED so far.
+        """EstimateRun predicts what a run would take from the size of its context,
+        the tiers' prices and windows, and the tenant's finished runs. It starts
+        nothing and costs nothing. Fails for a spec as CreateRun does.
         """
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -46,6 +46,11 @@ class RunEvent(_message.Message):
     LIMIT_REACHED_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
     CHILD_RUN_CHANGED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_STORED_FIELD_NUMBER: _builtins.int
+    HISTORY_COMPACTED_FIELD_NUMBER: _builtins.int
+    MODEL_CALL_FAILED_FIELD_NUMBER: _builtins.int
+    HOST_TOOL_CALLED_FIELD_NUMBER: _builtins.int
+    VALUE_READ_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1 for the first event of a run, without gaps."""
     turn: _builtins.int
@@ -98,6 +103,28 @@ class RunEvent(_message.Message):
     def child_run_changed(self) -> Global___ChildRunChanged:
         """A child run was started or has ended."""
 
+    @_builtins.property
+    def checkpoint_stored(self) -> Global___CheckpointStored:
+        """The run's session was stored: a lost one comes back from here."""
+
+    @_builtins.property
+    def history_compacted(self) -> Global___HistoryCompacted:
+        """Old turns of the conversation were summarised, to fit the root model's
+        window.
+        """
+
+    @_builtins.property
+    def model_call_failed(self) -> Global___ModelCallFailed:
+        """The root model was asked in vain."""
+
+    @_builtins.property
+    def host_tool_called(self) -> Global___HostToolCalled:
+        """Code called a function of an operator's."""
+
+    @_builtins.property
+    def value_read(self) -> Global___ValueRead:
+        """A variable was read, for an answer in a reply's text."""
+
     def __init__(
         self,
         *,
@@ -115,12 +142,17 @@ class RunEvent(_message.Message):
         limit_reached: Global___LimitReached | None = ...,
         notice: Global___Notice | None = ...,
         child_run_changed: Global___ChildRunChanged | None = ...,
+        checkpoint_stored: Global___CheckpointStored | None = ...,
+        history_compacted: Global___HistoryCompacted | None = ...,
+        model_call_failed: Global___ModelCallFailed | None = ...,
+        host_tool_called: Global___HostToolCalled | None = ...,
+        value_read: Global___ValueRead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cell_finished", b"cell_finished", "cell_started", b"cell_started", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "limit_reached", b"limit_reached", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cell_finished", b"cell_finished", "cell_started", b"cell_started", "checkpoint_stored", b"checkpoint_stored", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "history_compacted", b"history_compacted", "host_tool_called", b"host_tool_called", "limit_reached", b"limit_reached", "model_call_failed", b"model_call_failed", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn_started", b"turn_started", "value_read", b"value_read"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "cell_finished", b"cell_finished", "cell_started", b"cell_started", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "limit_reached", b"limit_reached", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sequence", b"sequence", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn", b"turn", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "cell_finished", b"cell_finished", "cell_started", b"cell_started", "checkpoint_stored", b"checkpoint_stored", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "history_compacted", b"history_compacted", "host_tool_called", b"host_tool_called", "limit_reached", b"limit_reached", "model_call_failed", b"model_call_failed", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sequence", b"sequence", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn", b"turn", "turn_started", b"turn_started", "value_read", b"value_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_changed", "turn_started", "model_replied", "cell_started", "cell_finished", "sub_call_started", "sub_call_finished", "limit_reached", "notice", "child_run_changed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_changed", "turn_started", "model_replied", "cell_started", "cell_finished", "sub_call_started", "sub_call_finished", "limit_reached", "notice", "child_run_changed", "checkpoint_stored", "history_compacted", "model_call_failed", "host_tool_called", "value_read"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -135,22 +167,26 @@ class TurnStarted(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     CHARACTERS_FIELD_NUMBER: _builtins.int
     LAST_ANSWER_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
     messages: _builtins.int
     """Messages sent."""
     characters: _builtins.int
     """Their characters."""
     last_answer: _builtins.bool
     """True where the model was asked for its last answer."""
+    direct: _builtins.bool
+    """True where the model got the whole context, to answer without code."""
     def __init__(
         self,
         *,
         messages: _builtins.int = ...,
         characters: _builtins.int = ...,
         last_answer: _builtins.bool = ...,
+        direct: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["characters", b"characters", "last_answer", b"last_answer", "messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["characters", b"characters", "direct", b"direct", "last_answer", b"last_answer", "messages", b"messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,6 +249,42 @@ class ModelReplied(_message.Message):
 Global___ModelReplied: _TypeAlias = ModelReplied  # noqa: Y015
 
 @_typing.final
+class ModelCallFailed(_message.Message):
+    """ModelCallFailed is a call of the root model that gave no reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    RUN_USAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why."""
+
+    @_builtins.property
+    def usage(self) -> _generation_pb2.Usage:
+        """What was billed all the same."""
+
+    @_builtins.property
+    def run_usage(self) -> _generation_pb2.Usage:
+        """The run's usage after it."""
+
+    def __init__(
+        self,
+        *,
+        error: _status_pb2.Status | None = ...,
+        usage: _generation_pb2.Usage | None = ...,
+        run_usage: _generation_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "run_usage", b"run_usage", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "run_usage", b"run_usage", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelCallFailed: _TypeAlias = ModelCallFailed  # noqa: Y015
+
+@_typing.final
 class CellStarted(_message.Message):
     """CellStarted is a cell about to run."""
 
@@ -249,10 +321,16 @@ class CellFinished(_message.Message):
     WAIT_TIME_FIELD_NUMBER: _builtins.int
     SUB_CALLS_FIELD_NUMBER: _builtins.int
     VARIABLES_FIELD_NUMBER: _builtins.int
+    STATE_KEPT_FIELD_NUMBER: _builtins.int
+    FINAL_VALUE_FIELD_NUMBER: _builtins.int
+    FINAL_KEY_FIELD_NUMBER: _builtins.int
+    LIMIT_REACHED_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     ending: _builtins.str
     """Ending as in fathom.sandbox.v1.ExecutionResult, without the prefix:
     `COMPLETED`, `RAISED`, `TIMED_OUT` and so on; `SESSION_LOST` where the
-    sandbox lost the session, `ABORTED` where the run was stopped meanwhile.
+    session was lost and could not be rebuilt, so that its variables are gone;
+    `ABORTED` where the run was stopped meanwhile.
     """
     output_shown: _builtins.str
     """What the model is shown of the cell's output."""
@@ -266,6 +344,19 @@ class CellFinished(_message.Message):
     """Exception and message, or why the cell was ended; empty where completed."""
     sub_calls: _builtins.int
     """Sub-calls that the cell made."""
+    state_kept: _builtins.bool
+    """False where the namespace is as before the cell."""
+    final_value: _builtins.bytes
+    """What the cell gave to FINAL or FINAL_VAR last, a serialized
+    fathom.sandbox.v1.FinalValue; unset where it gave nothing, and where
+    `final_key` is set.
+    """
+    final_key: _builtins.str
+    """Key in the object store of a final value of more than 64 KiB."""
+    limit_reached: _builtins.str
+    """The limit of the run that stopped the cell or a sub-call of it, a field name
+    of Limits; else empty.
+    """
     @_builtins.property
     def own_time(self) -> _duration_pb2.Duration:
         """Own work of the code."""
@@ -277,6 +368,10 @@ class CellFinished(_message.Message):
     @_builtins.property
     def variables(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariableSummary]:
         """Variables after the cell, at most 200."""
+
+    @_builtins.property
+    def record(self) -> Global___ExecutionRecord:
+        """What running the cell again would need."""
 
     def __init__(
         self,
@@ -290,14 +385,187 @@ class CellFinished(_message.Message):
         wait_time: _duration_pb2.Duration | None = ...,
         sub_calls: _builtins.int = ...,
         variables: _abc.Iterable[Global___VariableSummary] | None = ...,
+        state_kept: _builtins.bool = ...,
+        final_value: _builtins.bytes | None = ...,
+        final_key: _builtins.str = ...,
+        limit_reached: _builtins.str = ...,
+        record: Global___ExecutionRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["own_time", b"own_time", "wait_time", b"wait_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_final_value", b"_final_value", "final_value", b"final_value", "own_time", b"own_time", "record", b"record", "wait_time", b"wait_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "error", b"error", "output_characters", b"output_characters", "output_key", b"output_key", "output_shown", b"output_shown", "own_time", b"own_time", "sub_calls", b"sub_calls", "variables", b"variables", "wait_time", b"wait_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_value", b"_final_value", "ending", b"ending", "error", b"error", "final_key", b"final_key", "final_value", b"final_value", "limit_reached", b"limit_reached", "output_characters", b"output_characters", "output_key", b"output_key", "output_shown", b"output_shown", "own_time", b"own_time", "record", b"record", "state_kept", b"state_kept", "sub_calls", b"sub_calls", "variables", b"variables", "wait_time", b"wait_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__final_value: _TypeAlias = _typing.Literal["final_value"]  # noqa: Y015
+    _WhichOneofArgType__final_value: _TypeAlias = _typing.Literal["_final_value", b"_final_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__final_value) -> _WhichOneofReturnType__final_value | None: ...
+
+Global___CellFinished: _TypeAlias = CellFinished  # noqa: Y015
+
+@_typing.final
+class ValueRead(_message.Message):
+    """ValueRead is a variable that was read for an answer in a reply's text. Its
+    place among the turn's cells is after the reply's own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIABLE_FIELD_NUMBER: _builtins.int
+    FINAL_VALUE_FIELD_NUMBER: _builtins.int
+    FINAL_KEY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    STATE_KEPT_FIELD_NUMBER: _builtins.int
+    LIMIT_REACHED_FIELD_NUMBER: _builtins.int
+    SUB_CALLS_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    variable: _builtins.str
+    """The variable's name."""
+    final_value: _builtins.bytes
+    """Its value, as in CellFinished; unset where there is none."""
+    final_key: _builtins.str
+    """As in CellFinished."""
+    error: _builtins.str
+    """Why there is no value."""
+    state_kept: _builtins.bool
+    """As in CellFinished."""
+    limit_reached: _builtins.str
+    """As in CellFinished."""
+    sub_calls: _builtins.int
+    """Sub-calls that reading it made."""
+    @_builtins.property
+    def record(self) -> Global___ExecutionRecord:
+        """As in CellFinished."""
+
+    def __init__(
+        self,
+        *,
+        variable: _builtins.str = ...,
+        final_value: _builtins.bytes | None = ...,
+        final_key: _builtins.str = ...,
+        error: _builtins.str = ...,
+        state_kept: _builtins.bool = ...,
+        limit_reached: _builtins.str = ...,
+        sub_calls: _builtins.int = ...,
+        record: Global___ExecutionRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_final_value", b"_final_value", "final_value", b"final_value", "record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_value", b"_final_value", "error", b"error", "final_key", b"final_key", "final_value", b"final_value", "limit_reached", b"limit_reached", "record", b"record", "state_kept", b"state_kept", "sub_calls", b"sub_calls", "variable", b"variable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__final_value: _TypeAlias = _typing.Literal["final_value"]  # noqa: Y015
+    _WhichOneofArgType__final_value: _TypeAlias = _typing.Literal["_final_value", b"_final_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__final_value) -> _WhichOneofReturnType__final_value | None: ...
+
+Global___ValueRead: _TypeAlias = ValueRead  # noqa: Y015
+
+@_typing.final
+class ExecutionRecord(_message.Message):
+    """ExecutionRecord is what it takes to run a piece of code again in a session
+    that is rebuilt, with the same effect and at no cost.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    SESSION_EXECUTION_FIELD_NUMBER: _builtins.int
+    RANDOM_STREAM_FIELD_NUMBER: _builtins.int
+    CLOCK_TIME_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    CALL_PREFIX_FIELD_NUMBER: _builtins.int
+    LEDGER_RUN_FIELD_NUMBER: _builtins.int
+    SUB_CALLS_BEFORE_FIELD_NUMBER: _builtins.int
+    OUTPUT_DIGEST_FIELD_NUMBER: _builtins.int
+    OWN_OUTPUT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """`sessions/{session}` that it ran in."""
+    session_execution: _builtins.int
+    """Position among that session's executions, from 1; 0 where it never began."""
+    random_stream: _builtins.int
+    """Which of the session's streams of randomness it drew from."""
+    seed: _builtins.int
+    """Seed of the session's randomness."""
+    call_prefix: _builtins.str
+    """Prefix of its sub-calls' request ids in the gateway's ledger."""
+    ledger_run: _builtins.str
+    """`runs/{run}` under which the ledger has them."""
+    sub_calls_before: _builtins.int
+    """Sub-calls that the run had made before it."""
+    output_digest: _builtins.bytes
+    """Digest of all that it wrote."""
+    own_output: _builtins.str
+    """What it wrote apart from a traceback, as the model was shown it, where that
+    differs from `output_shown`.
+    """
+    @_builtins.property
+    def clock_time(self) -> _timestamp_pb2.Timestamp:
+        """What the session's clocks showed when it began."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why there is no result: what the sandbox answered. Unset where there is one."""
+
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        session_execution: _builtins.int = ...,
+        random_stream: _builtins.int = ...,
+        clock_time: _timestamp_pb2.Timestamp | None = ...,
+        seed: _builtins.int = ...,
+        call_prefix: _builtins.str = ...,
+        ledger_run: _builtins.str = ...,
+        sub_calls_before: _builtins.int = ...,
+        output_digest: _builtins.bytes = ...,
+        own_output: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time", "error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_prefix", b"call_prefix", "clock_time", b"clock_time", "error", b"error", "ledger_run", b"ledger_run", "output_digest", b"output_digest", "own_output", b"own_output", "random_stream", b"random_stream", "seed", b"seed", "session", b"session", "session_execution", b"session_execution", "sub_calls_before", b"sub_calls_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CellFinished: _TypeAlias = CellFinished  # noqa: Y015
+Global___ExecutionRecord: _TypeAlias = ExecutionRecord  # noqa: Y015
+
+@_typing.final
+class CheckpointStored(_message.Message):
+    """CheckpointStored is a checkpoint of the run's session, as it is after all
+    that the run has executed up to `cell` of `turn`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SESSION_EXECUTIONS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Opaque."""
+    turn: _builtins.int
+    """Newest turn in it."""
+    cell: _builtins.int
+    """Newest cell of that turn in it; 0 where it has all of the turn."""
+    size_bytes: _builtins.int
+    """Compressed size, in bytes."""
+    session_executions: _builtins.int
+    """Executions that the session had ended."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        turn: _builtins.int = ...,
+        cell: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        session_executions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "key", b"key", "session_executions", b"session_executions", "size_bytes", b"size_bytes", "turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointStored: _TypeAlias = CheckpointStored  # noqa: Y015
 
 @_typing.final
 class VariableSummary(_message.Message):
@@ -463,7 +731,11 @@ class Notice(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """Stable word for what it is about, such as `CONTEXT_MALFORMED_UTF8`,
-    `REPLY_WITHOUT_CODE`, `CELL_REPEATED`, `FINAL_REJECTED`.
+    `REPLY_WITHOUT_CODE`, `CELL_REPEATED`, `FINAL_REJECTED`, `REPLAY_DIFFERS`
+    (a cell that was run again, to rebuild a session, did not do the same),
+    `DIRECT_LEFT` (the model was shown all of the data and goes on with code),
+    `SESSION_NOT_KEPT` (later runs of the conversation go on without what this
+    one left in the session).
     """
     text: _builtins.str
     """For people."""
@@ -483,24 +755,160 @@ Global___Notice: _TypeAlias = Notice  # noqa: Y015
 
 @_typing.final
 class ChildRunChanged(_message.Message):
-    """ChildRunChanged is a child run that was started or has ended."""
+    """ChildRunChanged is a child run that was started or has ended. The child has
+    events of its own, which WatchRun gives.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    CHILD_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    RUN_USAGE_FIELD_NUMBER: _builtins.int
+    child: _builtins.int
+    """Position among the child runs of the cell, from 1."""
+    batch: _builtins.int
+    """Children of one `rlm_query_batched` share this; 0 for a single one."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The child, whole."""
+        """The child, its question, answer and error cut to their first 500
+        characters; GetRun has it whole. Its usage and sub-calls are part of this
+        run's once it has ended. Without a name where the child could not be
+        started, for the reason in its `error`.
+        """
+
+    @_builtins.property
+    def run_usage(self) -> _generation_pb2.Usage:
+        """The run's usage after it, when the child has ended."""
 
     def __init__(
         self,
         *,
         run: _run_pb2.Run | None = ...,
+        child: _builtins.int = ...,
+        batch: _builtins.int = ...,
+        run_usage: _generation_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "run_usage", b"run_usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "child", b"child", "run", b"run", "run_usage", b"run_usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChildRunChanged: _TypeAlias = ChildRunChanged  # noqa: Y015
+
+@_typing.final
+class HostToolCalled(_message.Message):
+    """HostToolCalled is a call of a host tool that has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_HEAD_FIELD_NUMBER: _builtins.int
+    RESULT_HEAD_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    call: _builtins.int
+    """Position among the host tool calls of the cell, from 1."""
+    tool: _builtins.str
+    """The tool's name in the run's profile."""
+    arguments_head: _builtins.str
+    """The first 500 characters of its arguments, as JSON."""
+    result_head: _builtins.str
+    """The first 500 characters of its result, as JSON; the code got it whole."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why there is none; codes and reasons of CallHostTool."""
+
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """From asking to the end."""
+
+    def __init__(
+        self,
+        *,
+        call: _builtins.int = ...,
+        tool: _builtins.str = ...,
+        arguments_head: _builtins.str = ...,
+        result_head: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "result_head", b"result_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_head", b"arguments_head", "call", b"call", "elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "result_head", b"result_head", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result_head", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___HostToolCalled: _TypeAlias = HostToolCalled  # noqa: Y015
+
+@_typing.final
+class HistoryCompacted(_message.Message):
+    """HistoryCompacted is a summary that takes the place of the oldest turns in what
+    the root model is sent from here on. Events of those turns stay as they are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURNS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MECHANICAL_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
+    TOKENS_AFTER_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RUN_USAGE_FIELD_NUMBER: _builtins.int
+    turns: _builtins.int
+    """How many of the conversation's oldest turns it stands for."""
+    text: _builtins.str
+    """What the model is sent in their place: the notes, then the variables of the
+    session with their types and sizes.
+    """
+    mechanical: _builtins.bool
+    """True where no model wrote the notes, since it could not be asked: they are
+    the beginnings of what was said and printed.
+    """
+    refused: _builtins.bool
+    """True where the provider had refused the conversation as too long; else the
+    server foresaw it.
+    """
+    tokens_before: _builtins.int
+    """Tokens of the conversation before, estimated unless the gateway knows the
+    model's vocabulary.
+    """
+    tokens_after: _builtins.int
+    """Tokens after, estimated."""
+    model: _builtins.str
+    """The deployment that wrote the notes, `models/{model}`; else empty."""
+    @_builtins.property
+    def usage(self) -> _generation_pb2.Usage:
+        """Usage of the call that wrote the notes; what failed and was billed too."""
+
+    @_builtins.property
+    def run_usage(self) -> _generation_pb2.Usage:
+        """The run's usage after it."""
+
+    def __init__(
+        self,
+        *,
+        turns: _builtins.int = ...,
+        text: _builtins.str = ...,
+        mechanical: _builtins.bool = ...,
+        refused: _builtins.bool = ...,
+        tokens_before: _builtins.int = ...,
+        tokens_after: _builtins.int = ...,
+        usage: _generation_pb2.Usage | None = ...,
+        model: _builtins.str = ...,
+        run_usage: _generation_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_usage", b"run_usage", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mechanical", b"mechanical", "model", b"model", "refused", b"refused", "run_usage", b"run_usage", "text", b"text", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryCompacted: _TypeAlias = HistoryCompacted  # noqa: Y015

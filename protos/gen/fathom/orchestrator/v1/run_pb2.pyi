@@ -92,6 +92,13 @@ class Run(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     FORKED_FROM_FIELD_NUMBER: _builtins.int
     FOUND_SO_FAR_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    CHILDREN_LIVE_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    PROFILE_VERSION_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_TURNS_FIELD_NUMBER: _builtins.int
+    FORKED_AFTER_TURN_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `runs/{run}`."""
     state: Global___Run.State.ValueType
@@ -114,6 +121,27 @@ class Run(_message.Message):
     """Output only. In STATE_FAILED and STATE_CANCELLED, what had been found until
     then: the last thing that a cell printed, or that the model said. Empty
     where there was nothing. Nobody has said that it is an answer.
+    """
+    root: _builtins.str
+    """Output only. `runs/{run}` at the root of the tree of child runs that this
+    one is in; its own name where it has no parent.
+    """
+    children_live: _builtins.int
+    """Output only. Child runs of this one that have not ended."""
+    children: _builtins.int
+    """Output only. Child runs of this one, live or ended."""
+    profile_version: _builtins.str
+    """Output only. The version of the profile that the run works with to its end,
+    `{version}+{digest}`: the version that its file states, and the digest of all
+    that it is made of. Empty without a profile.
+    """
+    forked_after_turn: _builtins.int
+    """Output only. The turn of `forked_from` after which this one goes on by
+    itself.
+    """
+    created_by: _builtins.str
+    """Output only. Name of the API key that it was created with; empty where
+    callers are not told apart.
     """
     @_builtins.property
     def spec(self) -> Global___RunSpec:
@@ -147,6 +175,13 @@ class Run(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. Set in a terminal state."""
 
+    @_builtins.property
+    def checkpoint_turns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Output only. Turns after which the session was stored. A fork after one of
+        them begins there; after another turn, the cells since the one before are
+        run again first.
+        """
+
     def __init__(
         self,
         *,
@@ -167,10 +202,17 @@ class Run(_message.Message):
         last_sequence: _builtins.int = ...,
         forked_from: _builtins.str = ...,
         found_so_far: _builtins.str = ...,
+        root: _builtins.str = ...,
+        children_live: _builtins.int = ...,
+        children: _builtins.int = ...,
+        profile_version: _builtins.str = ...,
+        checkpoint_turns: _abc.Iterable[_builtins.int] | None = ...,
+        forked_after_turn: _builtins.int = ...,
+        created_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "outcome", b"outcome", "spec", b"spec", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "depth", b"depth", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "found_so_far", b"found_so_far", "last_sequence", b"last_sequence", "name", b"name", "outcome", b"outcome", "parent", b"parent", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sub_calls", b"sub_calls", "sub_calls_live", b"sub_calls_live", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "checkpoint_turns", b"checkpoint_turns", "children", b"children", "children_live", b"children_live", "create_time", b"create_time", "created_by", b"created_by", "depth", b"depth", "end_time", b"end_time", "error", b"error", "forked_after_turn", b"forked_after_turn", "forked_from", b"forked_from", "found_so_far", b"found_so_far", "last_sequence", b"last_sequence", "name", b"name", "outcome", b"outcome", "parent", b"parent", "profile_version", b"profile_version", "root", b"root", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sub_calls", b"sub_calls", "sub_calls_live", b"sub_calls_live", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["answer", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -213,10 +255,15 @@ class RunSpec(_message.Message):
     ANSWER_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     CONVERSATION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_MIN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DIRECT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     question: _builtins.str
     """Required. 1 byte to 64 KiB of UTF-8."""
     context: _builtins.str
-    """Required. `contexts/{context}`."""
+    """Required. `contexts/{context}`. In a conversation it may be left out, and is
+    the conversation's.
+    """
     root_tier: _builtins.str
     """Optional. The tier or deployment of the root model; `root` when unset.
     One that the gateway does not offer is INVALID_ARGUMENT,
@@ -225,14 +272,41 @@ class RunSpec(_message.Message):
     sub_tier: _builtins.str
     """Optional. The tier or deployment that `llm_query` asks; `sub` when unset."""
     profile: _builtins.str
-    """Optional. `profiles/{profile}`. Not built yet: UNIMPLEMENTED when set."""
+    """Optional. `profiles/{profile}`, an operator's profile: its prompts, helpers
+    and host tools, its own defaults for fields that are unset here, and ceilings
+    that can be lower than the server's. One that is not offered to the caller
+    is INVALID_ARGUMENT and says which are. A conversation's runs may have
+    different ones; a fork keeps that of its original.
+    """
     answer_schema_json: _builtins.str
-    """Optional. JSON Schema, as JSON text, of the answer. Not built yet:
-    UNIMPLEMENTED when set.
+    """Optional. JSON Schema, as JSON text, of the answer: draft 2020-12, at most
+    64 KiB and 64 levels, with references within itself only and with regular
+    expressions that take linear time (no lookaround, no backreferences).
+    `format` is asserted. An answer that does not fit goes back to the model
+    with what is wrong, path by path, within the run's limits.
     """
     conversation: _builtins.str
-    """Optional. `conversations/{conversation}` to go on with. Not built yet:
-    UNIMPLEMENTED when set.
+    """Optional. `conversations/{conversation}` to go on with: its newest run must
+    have ended, and the run begins with the session that it left.
+    """
+    confidence_min: _builtins.float
+    """Optional. How sure the model must say that it is, 0 to 1. With it the model
+    is asked to give `FINAL(answer, confidence=0.9)`: an answer at or above it
+    ends the run at once; one below it, or without a confidence, is kept, and
+    the model is told to go on checking. Where a limit is reached first, the
+    kept answer is the run's, in STATE_PARTIAL.
+    """
+    priority: _builtins.int
+    """Optional. 0 to 9: of a tenant's runs that wait, those of a higher priority
+    begin first, and equal ones in the order of their creation. Between tenants
+    it counts for nothing.
+    """
+    direct_tokens_max: _builtins.int
+    """Optional. Small inputs go direct: where the context has at most so many
+    tokens (estimated), and fits half of the root model's window together with
+    the question, the model first gets it whole and may answer at once, in turn
+    1, without code. Where it says that it cannot, the loop follows. 0 is never;
+    the server's default when unset; at most 1,000,000.
     """
     @_builtins.property
     def limits(self) -> Global___Limits:
@@ -254,12 +328,22 @@ class RunSpec(_message.Message):
         answer_schema_json: _builtins.str = ...,
         conversation: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        confidence_min: _builtins.float | None = ...,
+        priority: _builtins.int = ...,
+        direct_tokens_max: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_min", b"_confidence_min", "_direct_tokens_max", b"_direct_tokens_max", "confidence_min", b"confidence_min", "direct_tokens_max", b"direct_tokens_max", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema_json", b"answer_schema_json", "context", b"context", "conversation", b"conversation", "labels", b"labels", "limits", b"limits", "profile", b"profile", "question", b"question", "root_tier", b"root_tier", "sub_tier", b"sub_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_min", b"_confidence_min", "_direct_tokens_max", b"_direct_tokens_max", "answer_schema_json", b"answer_schema_json", "confidence_min", b"confidence_min", "context", b"context", "conversation", b"conversation", "direct_tokens_max", b"direct_tokens_max", "labels", b"labels", "limits", b"limits", "priority", b"priority", "profile", b"profile", "question", b"question", "root_tier", b"root_tier", "sub_tier", b"sub_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence_min: _TypeAlias = _typing.Literal["confidence_min"]  # noqa: Y015
+    _WhichOneofArgType__confidence_min: _TypeAlias = _typing.Literal["_confidence_min", b"_confidence_min"]  # noqa: Y015
+    _WhichOneofReturnType__direct_tokens_max: _TypeAlias = _typing.Literal["direct_tokens_max"]  # noqa: Y015
+    _WhichOneofArgType__direct_tokens_max: _TypeAlias = _typing.Literal["_direct_tokens_max", b"_direct_tokens_max"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_min) -> _WhichOneofReturnType__confidence_min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__direct_tokens_max) -> _WhichOneofReturnType__direct_tokens_max | None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
 
@@ -268,8 +352,11 @@ class Limits(_message.Message):
     """Limits bounds what a run with all its children may consume. Each is checked
     before what would cross it; reaching one ends the run with the best answer
     that can be given, within a reserve kept for that. An unset field takes the
-    server's default; a value above the server's ceiling is INVALID_ARGUMENT,
-    ERROR_REASON_LIMIT_ABOVE_CEILING.
+    server's default, which for time, sub-calls, tokens and money grows with the
+    context: the configured default for up to 20 MB, in proportion above, up to
+    the configured multiple and never above the ceiling; of a context of
+    documents, at least two sub-calls a document. A value above the server's
+    ceiling is INVALID_ARGUMENT, ERROR_REASON_LIMIT_ABOVE_CEILING.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -280,6 +367,7 @@ class Limits(_message.Message):
     TOKENS_MAX_FIELD_NUMBER: _builtins.int
     COST_USD_NANOS_MAX_FIELD_NUMBER: _builtins.int
     DEPTH_MAX_FIELD_NUMBER: _builtins.int
+    CHILDREN_LIVE_MAX_FIELD_NUMBER: _builtins.int
     turns_max: _builtins.int
     """Turns of the root model, at least 1."""
     sub_calls_max: _builtins.int
@@ -289,7 +377,13 @@ class Limits(_message.Message):
     cost_usd_nanos_max: _builtins.int
     """Money, in billionths of a US dollar; 0 permits free models only."""
     depth_max: _builtins.int
-    """Nesting of child runs; 0 is none, and all that is built so far."""
+    """Nesting of child runs below this run; 0 is none. A child's is at least one
+    less than its parent's.
+    """
+    children_live_max: _builtins.int
+    """Child runs at a time, in all of the tree below this run. Further ones of a
+    batch wait for one of it to end. 0 is none.
+    """
     @_builtins.property
     def time_max(self) -> _duration_pb2.Duration:
         """Wall time from start_time."""
@@ -303,11 +397,14 @@ class Limits(_message.Message):
         tokens_max: _builtins.int | None = ...,
         cost_usd_nanos_max: _builtins.int | None = ...,
         depth_max: _builtins.int | None = ...,
+        children_live_max: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd_nanos_max", b"_cost_usd_nanos_max", "_depth_max", b"_depth_max", "_sub_calls_max", b"_sub_calls_max", "_tokens_max", b"_tokens_max", "_turns_max", b"_turns_max", "cost_usd_nanos_max", b"cost_usd_nanos_max", "depth_max", b"depth_max", "sub_calls_max", b"sub_calls_max", "time_max", b"time_max", "tokens_max", b"tokens_max", "turns_max", b"turns_max"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_children_live_max", b"_children_live_max", "_cost_usd_nanos_max", b"_cost_usd_nanos_max", "_depth_max", b"_depth_max", "_sub_calls_max", b"_sub_calls_max", "_tokens_max", b"_tokens_max", "_turns_max", b"_turns_max", "children_live_max", b"children_live_max", "cost_usd_nanos_max", b"cost_usd_nanos_max", "depth_max", b"depth_max", "sub_calls_max", b"sub_calls_max", "time_max", b"time_max", "tokens_max", b"tokens_max", "turns_max", b"turns_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd_nanos_max", b"_cost_usd_nanos_max", "_depth_max", b"_depth_max", "_sub_calls_max", b"_sub_calls_max", "_tokens_max", b"_tokens_max", "_turns_max", b"_turns_max", "cost_usd_nanos_max", b"cost_usd_nanos_max", "depth_max", b"depth_max", "sub_calls_max", b"sub_calls_max", "time_max", b"time_max", "tokens_max", b"tokens_max", "turns_max", b"turns_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_children_live_max", b"_children_live_max", "_cost_usd_nanos_max", b"_cost_usd_nanos_max", "_depth_max", b"_depth_max", "_sub_calls_max", b"_sub_calls_max", "_tokens_max", b"_tokens_max", "_turns_max", b"_turns_max", "children_live_max", b"children_live_max", "cost_usd_nanos_max", b"cost_usd_nanos_max", "depth_max", b"depth_max", "sub_calls_max", b"sub_calls_max", "time_max", b"time_max", "tokens_max", b"tokens_max", "turns_max", b"turns_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__children_live_max: _TypeAlias = _typing.Literal["children_live_max"]  # noqa: Y015
+    _WhichOneofArgType__children_live_max: _TypeAlias = _typing.Literal["_children_live_max", b"_children_live_max"]  # noqa: Y015
     _WhichOneofReturnType__cost_usd_nanos_max: _TypeAlias = _typing.Literal["cost_usd_nanos_max"]  # noqa: Y015
     _WhichOneofArgType__cost_usd_nanos_max: _TypeAlias = _typing.Literal["_cost_usd_nanos_max", b"_cost_usd_nanos_max"]  # noqa: Y015
     _WhichOneofReturnType__depth_max: _TypeAlias = _typing.Literal["depth_max"]  # noqa: Y015
@@ -318,6 +415,8 @@ class Limits(_message.Message):
     _WhichOneofArgType__tokens_max: _TypeAlias = _typing.Literal["_tokens_max", b"_tokens_max"]  # noqa: Y015
     _WhichOneofReturnType__turns_max: _TypeAlias = _typing.Literal["turns_max"]  # noqa: Y015
     _WhichOneofArgType__turns_max: _TypeAlias = _typing.Literal["_turns_max", b"_turns_max"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__children_live_max) -> _WhichOneofReturnType__children_live_max | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_usd_nanos_max) -> _WhichOneofReturnType__cost_usd_nanos_max | None: ...
     @_typing.overload
@@ -377,6 +476,8 @@ class Answer(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     LIMIT_REACHED_FIELD_NUMBER: _builtins.int
     CITATIONS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    SCHEMA_ERRORS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The answer."""
     is_json: _builtins.bool
@@ -384,10 +485,28 @@ class Answer(_message.Message):
     source: Global___Answer.Source.ValueType
     """How it was given."""
     limit_reached: _builtins.str
-    """In STATE_PARTIAL, the limit that was reached: a field name of Limits."""
+    """In STATE_PARTIAL, the limit that was reached: a field name of Limits, or
+    `context_tokens_max` where the conversation did not fit the root model's
+    window, not even in summary.
+    """
+    confidence: _builtins.float
+    """How sure the model said that it is, 0 to 1; unset where it said nothing."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
-        """Places of the context that the answer rests on. Empty so far."""
+        """Places of the context that the answer rests on, at most 500, with at most
+        262,144 characters of quotes and names together: what code cited
+        with `cite`, places that the answer names in markers such as
+        `[cite:NAME:120-180]`, texts of at least four words that it quotes, and in
+        a JSON answer objects with `quote`, or with `document`, `start` and `end`.
+        Each was looked up in the context by the server.
+        """
+
+    @_builtins.property
+    def schema_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where `RunSpec.answer_schema_json` is set and the answer that a limit left
+        does not fit it: what is wrong, one line a path, at most 20. Empty where it
+        fits. `is_json` is true for every answer that fits.
+        """
 
     def __init__(
         self,
@@ -397,36 +516,83 @@ class Answer(_message.Message):
         source: Global___Answer.Source.ValueType = ...,
         limit_reached: _builtins.str = ...,
         citations: _abc.Iterable[Global___Citation] | None = ...,
+        confidence: _builtins.float | None = ...,
+        schema_errors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "is_json", b"is_json", "limit_reached", b"limit_reached", "source", b"source", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "citations", b"citations", "confidence", b"confidence", "is_json", b"is_json", "limit_reached", b"limit_reached", "schema_errors", b"schema_errors", "source", b"source", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
 
 @_typing.final
 class Citation(_message.Message):
-    """Citation is a place of the context."""
+    """Citation is a place of the context, or what is said to stand in it."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _Check:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CheckEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Citation._Check.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CHECK_UNSPECIFIED: Citation._Check.ValueType  # 0
+        """Never sent."""
+        CHECK_EXACT: Citation._Check.ValueType  # 1
+        """The quote stands at the place, character by character."""
+        CHECK_NORMALISED: Citation._Check.ValueType  # 2
+        """It stands there but for white space: runs of it count as one space."""
+        CHECK_NOT_FOUND: Citation._Check.ValueType  # 3
+        """It does not stand there, or nowhere in the context where no place was
+        named; or there is no such place.
+        """
+        CHECK_NOT_DONE: Citation._Check.ValueType  # 4
+        """It was not looked up, because the bounds of time or reading were reached."""
+
+    class Check(_Check, metaclass=_CheckEnumTypeWrapper):
+        """Check says what looking it up has shown."""
+
+    CHECK_UNSPECIFIED: Citation.Check.ValueType  # 0
+    """Never sent."""
+    CHECK_EXACT: Citation.Check.ValueType  # 1
+    """The quote stands at the place, character by character."""
+    CHECK_NORMALISED: Citation.Check.ValueType  # 2
+    """It stands there but for white space: runs of it count as one space."""
+    CHECK_NOT_FOUND: Citation.Check.ValueType  # 3
+    """It does not stand there, or nowhere in the context where no place was
+    named; or there is no such place.
+    """
+    CHECK_NOT_DONE: Citation.Check.ValueType  # 4
+    """It was not looked up, because the bounds of time or reading were reached."""
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     QUOTE_FIELD_NUMBER: _builtins.int
     VERIFIED_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     document: _builtins.str
     """The document's name; empty in a context of one text."""
     start: _builtins.int
-    """First character."""
+    """First character. Of a quote without a place, where it was found first; 0
+    with `end` 0 where it was not, and in a JSON context, which has no characters
+    that code could count.
+    """
     end: _builtins.int
     """After the last character."""
     quote: _builtins.str
-    """What is said to stand there."""
+    """What is said to stand there; what does stand there, where only a place was
+    named. At most 2,000 characters.
+    """
     verified: _builtins.bool
     """True where the quote stands there."""
+    check: Global___Citation.Check.ValueType
+    """How that was found out."""
     def __init__(
         self,
         *,
@@ -435,10 +601,11 @@ class Citation(_message.Message):
         end: _builtins.int = ...,
         quote: _builtins.str = ...,
         verified: _builtins.bool = ...,
+        check: Global___Citation.Check.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "end", b"end", "quote", b"quote", "start", b"start", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "document", b"document", "end", b"end", "quote", b"quote", "start", b"start", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

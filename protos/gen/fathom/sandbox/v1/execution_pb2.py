@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!fathom/sandbox/v1/execution.proto\x12\x11\x66\x61thom.sandbox.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xb5\x02\n\x0e\x45xecutionEvent\x12\x32\n\x05start\x18\x01 \x01(\x0b\x32!.fathom.sandbox.v1.ExecutionStartH\x00\x12\x30\n\x06output\x18\x02 \x01(\x0b\x32\x1e.fathom.sandbox.v1.OutputChunkH\x00\x12=\n\x10sub_call_started\x18\x03 \x01(\x0b\x32!.fathom.sandbox.v1.SubCallStartedH\x00\x12?\n\x11sub_call_finished\x18\x04 \x01(\x0b\x32\".fathom.sandbox.v1.SubCallFinishedH\x00\x12\x34\n\x06result\x18\x05 \x01(\x0b\x32\".fathom.sandbox.v1.ExecutionResultH\x00\x42\x07\n\x05\x65vent\"#\n\x0e\x45xecutionStart\x12\x11\n\texecution\x18\x01 \x01(\x03\"\x9a\x01\n\x0bOutputChunk\x12\x35\n\x06stream\x18\x01 \x01(\x0e\x32%.fathom.sandbox.v1.OutputChunk.Stream\x12\x0c\n\x04text\x18\x02 \x01(\t\"F\n\x06Stream\x12\x16\n\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n\rSTREAM_STDOUT\x10\x01\x12\x11\n\rSTREAM_STDERR\x10\x02\"o\n\x0eSubCallStarted\x12\x10\n\x08sub_call\x18\x01 \x01(\x03\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x03\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x19\n\x11prompt_characters\x18\x04 \x01(\x03\x12\x13\n\x0bprompt_head\x18\x05 \x01(\t\"\xb4\x01\n\x0fSubCallFinished\x12\x10\n\x08sub_call\x18\x01 \x01(\x03\x12\x33\n\ngeneration\x18\x02 \x01(\x0b\x32\x1d.fathom.gateway.v1.GenerationH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07outcome\"\xd2\x06\n\x0f\x45xecutionResult\x12\x39\n\x06\x65nding\x18\x01 \x01(\x0e\x32).fathom.sandbox.v1.ExecutionResult.Ending\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1d.fathom.sandbox.v1.GuestError\x12\x12\n\nstate_kept\x18\x03 \x01(\x08\x12\x31\n\x05\x66inal\x18\x04 \x01(\x0b\x32\x1d.fathom.sandbox.v1.FinalValueH\x00\x88\x01\x01\x12.\n\rlimit_reached\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x01\x88\x01\x01\x12\x14\n\x0coutput_bytes\x18\x06 \x01(\x03\x12\x1c\n\x14output_bytes_dropped\x18\x07 \x01(\x03\x12+\n\x08own_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\twait_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tfuel_used\x18\n \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x0b \x01(\x03\x12.\n\tvariables\x18\x0c \x03(\x0b\x32\x1b.fathom.sandbox.v1.Variable\x12\r\n\x05limit\x18\r \x01(\t\x12\x34\n\x08\x66indings\x18\x0e \x03(\x0b\x32\".fathom.sandbox.v1.SecurityFinding\"\x95\x02\n\x06\x45nding\x12\x16\n\x12\x45NDING_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NDING_COMPLETED\x10\x01\x12\x11\n\rENDING_RAISED\x10\x02\x12\x17\n\x13\x45NDING_SYNTAX_ERROR\x10\x03\x12\x11\n\rENDING_EXITED\x10\x04\x12\x16\n\x12\x45NDING_OUT_OF_FUEL\x10\x05\x12\x14\n\x10\x45NDING_TIMED_OUT\x10\x06\x12\x18\n\x14\x45NDING_OUT_OF_MEMORY\x10\x07\x12\x16\n\x12\x45NDING_INTERRUPTED\x10\x08\x12\x12\n\x0e\x45NDING_TRAPPED\x10\t\x12\x12\n\x0e\x45NDING_REFUSED\x10\n\x12\x16\n\x12\x45NDING_WORKER_LOST\x10\x0b\x42\x08\n\x06_finalB\x10\n\x0e_limit_reached\"@\n\x0fSecurityFinding\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\">\n\nGuestError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x01(\t\"=\n\nFinalValue\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07is_json\x18\x02 \x01(\x08\x12\x10\n\x08variable\x18\x03 \x01(\t\"W\n\x08Variable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x06length\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07preview\x18\x04 \x01(\tB\t\n\x07_lengthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!fathom/sandbox/v1/execution.proto\x12\x11\x66\x61thom.sandbox.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xf8\x03\n\x0e\x45xecutionEvent\x12\x32\n\x05start\x18\x01 \x01(\x0b\x32!.fathom.sandbox.v1.ExecutionStartH\x00\x12\x30\n\x06output\x18\x02 \x01(\x0b\x32\x1e.fathom.sandbox.v1.OutputChunkH\x00\x12=\n\x10sub_call_started\x18\x03 \x01(\x0b\x32!.fathom.sandbox.v1.SubCallStartedH\x00\x12?\n\x11sub_call_finished\x18\x04 \x01(\x0b\x32\".fathom.sandbox.v1.SubCallFinishedH\x00\x12\x34\n\x06result\x18\x05 \x01(\x0b\x32\".fathom.sandbox.v1.ExecutionResultH\x00\x12?\n\x11\x63hild_run_changed\x18\x06 \x01(\x0b\x32\".fathom.sandbox.v1.ChildRunChangedH\x00\x12\x41\n\x12\x63hild_run_finished\x18\x07 \x01(\x0b\x32#.fathom.sandbox.v1.ChildRunFinishedH\x00\x12=\n\x10host_tool_called\x18\x08 \x01(\x0b\x32!.fathom.sandbox.v1.HostToolCalledH\x00\x42\x07\n\x05\x65vent\"#\n\x0e\x45xecutionStart\x12\x11\n\texecution\x18\x01 \x01(\x03\"\x9a\x01\n\x0bOutputChunk\x12\x35\n\x06stream\x18\x01 \x01(\x0e\x32%.fathom.sandbox.v1.OutputChunk.Stream\x12\x0c\n\x04text\x18\x02 \x01(\t\"F\n\x06Stream\x12\x16\n\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n\rSTREAM_STDOUT\x10\x01\x12\x11\n\rSTREAM_STDERR\x10\x02\"o\n\x0eSubCallStarted\x12\x10\n\x08sub_call\x18\x01 \x01(\x03\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x03\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x19\n\x11prompt_characters\x18\x04 \x01(\x03\x12\x13\n\x0bprompt_head\x18\x05 \x01(\t\"\xb4\x01\n\x0fSubCallFinished\x12\x10\n\x08sub_call\x18\x01 \x01(\x03\x12\x33\n\ngeneration\x18\x02 \x01(\x0b\x32\x1d.fathom.gateway.v1.GenerationH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07outcome\"\xd8\x01\n\x08\x43hildRun\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x15\n\rquestion_head\x18\x03 \x01(\t\x12\x13\n\x0b\x61nswer_head\x18\x04 \x01(\t\x12\x15\n\rlimit_reached\x18\x05 \x01(\t\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12\'\n\x05usage\x18\x07 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12\x11\n\tsub_calls\x18\x08 \x01(\x03\x12\r\n\x05\x64\x65pth\x18\t \x01(\x05\"]\n\x0f\x43hildRunChanged\x12\x11\n\tchild_run\x18\x01 \x01(\x03\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x03\x12(\n\x03run\x18\x03 \x01(\x0b\x32\x1b.fathom.sandbox.v1.ChildRun\"\xbc\x01\n\x10\x43hildRunFinished\x12\x11\n\tchild_run\x18\x01 \x01(\x03\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x03\x12*\n\x03run\x18\x03 \x01(\x0b\x32\x1b.fathom.sandbox.v1.ChildRunH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x07\x65lapsed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07outcome\"\xb7\x01\n\x0eHostToolCalled\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x03\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_head\x18\x03 \x01(\t\x12\x15\n\x0bresult_head\x18\x04 \x01(\tH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12*\n\x07\x65lapsed\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07outcome\"\xd2\x06\n\x0f\x45xecutionResult\x12\x39\n\x06\x65nding\x18\x01 \x01(\x0e\x32).fathom.sandbox.v1.ExecutionResult.Ending\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1d.fathom.sandbox.v1.GuestError\x12\x12\n\nstate_kept\x18\x03 \x01(\x08\x12\x31\n\x05\x66inal\x18\x04 \x01(\x0b\x32\x1d.fathom.sandbox.v1.FinalValueH\x00\x88\x01\x01\x12.\n\rlimit_reached\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x01\x88\x01\x01\x12\x14\n\x0coutput_bytes\x18\x06 \x01(\x03\x12\x1c\n\x14output_bytes_dropped\x18\x07 \x01(\x03\x12+\n\x08own_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\twait_time\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tfuel_used\x18\n \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x0b \x01(\x03\x12.\n\tvariables\x18\x0c \x03(\x0b\x32\x1b.fathom.sandbox.v1.Variable\x12\r\n\x05limit\x18\r \x01(\t\x12\x34\n\x08\x66indings\x18\x0e \x03(\x0b\x32\".fathom.sandbox.v1.SecurityFinding\"\x95\x02\n\x06\x45nding\x12\x16\n\x12\x45NDING_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NDING_COMPLETED\x10\x01\x12\x11\n\rENDING_RAISED\x10\x02\x12\x17\n\x13\x45NDING_SYNTAX_ERROR\x10\x03\x12\x11\n\rENDING_EXITED\x10\x04\x12\x16\n\x12\x45NDING_OUT_OF_FUEL\x10\x05\x12\x14\n\x10\x45NDING_TIMED_OUT\x10\x06\x12\x18\n\x14\x45NDING_OUT_OF_MEMORY\x10\x07\x12\x16\n\x12\x45NDING_INTERRUPTED\x10\x08\x12\x12\n\x0e\x45NDING_TRAPPED\x10\t\x12\x12\n\x0e\x45NDING_REFUSED\x10\n\x12\x16\n\x12\x45NDING_WORKER_LOST\x10\x0b\x42\x08\n\x06_finalB\x10\n\x0e_limit_reached\"@\n\x0fSecurityFinding\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\">\n\nGuestError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x01(\t\"\x97\x01\n\nFinalValue\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07is_json\x18\x02 \x01(\x08\x12\x10\n\x08variable\x18\x03 \x01(\t\x12\x30\n\tcitations\x18\x04 \x03(\x0b\x32\x1d.fathom.sandbox.v1.CitedPlace\x12\x17\n\nconfidence\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_confidence\"e\n\nCitedPlace\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\x12\n\x05start\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03\x65nd\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05quote\x18\x04 \x01(\tB\x08\n\x06_startB\x06\n\x04_end\"W\n\x08Variable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x06length\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07preview\x18\x04 \x01(\tB\t\n\x07_lengthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,27 +35,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fathom.sandbox.v1.execution
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXECUTIONEVENT']._serialized_start=150
-  _globals['_EXECUTIONEVENT']._serialized_end=459
-  _globals['_EXECUTIONSTART']._serialized_start=461
-  _globals['_EXECUTIONSTART']._serialized_end=496
-  _globals['_OUTPUTCHUNK']._serialized_start=499
-  _globals['_OUTPUTCHUNK']._serialized_end=653
-  _globals['_OUTPUTCHUNK_STREAM']._serialized_start=583
-  _globals['_OUTPUTCHUNK_STREAM']._serialized_end=653
-  _globals['_SUBCALLSTARTED']._serialized_start=655
-  _globals['_SUBCALLSTARTED']._serialized_end=766
-  _globals['_SUBCALLFINISHED']._serialized_start=769
-  _globals['_SUBCALLFINISHED']._serialized_end=949
-  _globals['_EXECUTIONRESULT']._serialized_start=952
-  _globals['_EXECUTIONRESULT']._serialized_end=1802
-  _globals['_EXECUTIONRESULT_ENDING']._serialized_start=1497
-  _globals['_EXECUTIONRESULT_ENDING']._serialized_end=1774
-  _globals['_SECURITYFINDING']._serialized_start=1804
-  _globals['_SECURITYFINDING']._serialized_end=1868
-  _globals['_GUESTERROR']._serialized_start=1870
-  _globals['_GUESTERROR']._serialized_end=1932
-  _globals['_FINALVALUE']._serialized_start=1934
-  _globals['_FINALVALUE']._serialized_end=1995
-  _globals['_VARIABLE']._serialized_start=1997
-  _globals['_VARIABLE']._serialized_end=2084
+  _globals['_EXECUTIONEVENT']._serialized_end=654
+  _globals['_EXECUTIONSTART']._serialized_start=656
+  _globals['_EXECUTIONSTART']._serialized_end=691
+  _globals['_OUTPUTCHUNK']._serialized_start=694
+  _globals['_OUTPUTCHUNK']._serialized_end=848
+  _globals['_OUTPUTCHUNK_STREAM']._serialized_start=778
+  _globals['_OUTPUTCHUNK_STREAM']._serialized_end=848
+  _globals['_SUBCALLSTARTED']._serialized_start=850
+  _globals['_SUBCALLSTARTED']._serialized_end=961
+  _globals['_SUBCALLFINISHED']._serialized_start=964
+  _globals['_SUBCALLFINISHED']._serialized_end=1144
+  _globals['_CHILDRUN']._serialized_start=1147
+  _globals['_CHILDRUN']._serialized_end=1363
+  _globals['_CHILDRUNCHANGED']._serialized_start=1365
+  _globals['_CHILDRUNCHANGED']._serialized_end=1458
+  _globals['_CHILDRUNFINISHED']._serialized_start=1461
+  _globals['_CHILDRUNFINISHED']._serialized_end=1649
+  _globals['_HOSTTOOLCALLED']._serialized_start=1652
+  _globals['_HOSTTOOLCALLED']._serialized_end=1835
+  _globals['_EXECUTIONRESULT']._serialized_start=1838
+  _globals['_EXECUTIONRESULT']._serialized_end=2688
+  _globals['_EXECUTIONRESULT_ENDING']._serialized_start=2383
+  _globals['_EXECUTIONRESULT_ENDING']._serialized_end=2660
+  _globals['_SECURITYFINDING']._serialized_start=2690
+  _globals['_SECURITYFINDING']._serialized_end=2754
+  _globals['_GUESTERROR']._serialized_start=2756
+  _globals['_GUESTERROR']._serialized_end=2818
+  _globals['_FINALVALUE']._serialized_start=2821
+  _globals['_FINALVALUE']._serialized_end=2972
+  _globals['_CITEDPLACE']._serialized_start=2974
+  _globals['_CITEDPLACE']._serialized_end=3075
+  _globals['_VARIABLE']._serialized_start=3077
+  _globals['_VARIABLE']._serialized_end=3164
 # @@protoc_insertion_point(module_scope)

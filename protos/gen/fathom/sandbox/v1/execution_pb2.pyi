@@ -33,6 +33,9 @@ class ExecutionEvent(_message.Message):
     SUB_CALL_STARTED_FIELD_NUMBER: _builtins.int
     SUB_CALL_FINISHED_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_CHANGED_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_FINISHED_FIELD_NUMBER: _builtins.int
+    HOST_TOOL_CALLED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start(self) -> Global___ExecutionStart:
         """First message: the code is about to run."""
@@ -55,6 +58,18 @@ class ExecutionEvent(_message.Message):
     def result(self) -> Global___ExecutionResult:
         """Last message; no message follows."""
 
+    @_builtins.property
+    def child_run_changed(self) -> Global___ChildRunChanged:
+        """The guest started a child run and waits, or it has spent something."""
+
+    @_builtins.property
+    def child_run_finished(self) -> Global___ChildRunFinished:
+        """A child run's end, or why there is none."""
+
+    @_builtins.property
+    def host_tool_called(self) -> Global___HostToolCalled:
+        """The guest called a host tool, and the call has ended."""
+
     def __init__(
         self,
         *,
@@ -63,12 +78,15 @@ class ExecutionEvent(_message.Message):
         sub_call_started: Global___SubCallStarted | None = ...,
         sub_call_finished: Global___SubCallFinished | None = ...,
         result: Global___ExecutionResult | None = ...,
+        child_run_changed: Global___ChildRunChanged | None = ...,
+        child_run_finished: Global___ChildRunFinished | None = ...,
+        host_tool_called: Global___HostToolCalled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "output", b"output", "result", b"result", "start", b"start", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["child_run_changed", b"child_run_changed", "child_run_finished", b"child_run_finished", "event", b"event", "host_tool_called", b"host_tool_called", "output", b"output", "result", b"result", "start", b"start", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "output", b"output", "result", b"result", "start", b"start", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_changed", b"child_run_changed", "child_run_finished", b"child_run_finished", "event", b"event", "host_tool_called", b"host_tool_called", "output", b"output", "result", b"result", "start", b"start", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "output", "sub_call_started", "sub_call_finished", "result"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "output", "sub_call_started", "sub_call_finished", "result", "child_run_changed", "child_run_finished", "host_tool_called"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -226,6 +244,200 @@ class SubCallFinished(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___SubCallFinished: _TypeAlias = SubCallFinished  # noqa: Y015
+
+@_typing.final
+class ChildRun(_message.Message):
+    """ChildRun is a child run as far as its parent's code and watchers are to know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    QUESTION_HEAD_FIELD_NUMBER: _builtins.int
+    ANSWER_HEAD_FIELD_NUMBER: _builtins.int
+    LIMIT_REACHED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    SUB_CALLS_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`runs/{run}`."""
+    state: _builtins.str
+    """State of fathom.orchestrator.v1.Run, without the prefix: `RUNNING`,
+    `ANSWERED` and so on.
+    """
+    question_head: _builtins.str
+    """The first 500 characters of its question."""
+    answer_head: _builtins.str
+    """The first 500 characters of its answer; the guest got it whole."""
+    limit_reached: _builtins.str
+    """In state `PARTIAL`, the limit that was reached."""
+    sub_calls: _builtins.int
+    """Sub-calls that it has made, with all below it."""
+    depth: _builtins.int
+    """Its nesting."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """In state `FAILED` and `CANCELLED`, why."""
+
+    @_builtins.property
+    def usage(self) -> _generation_pb2.Usage:
+        """What it has spent, with all below it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        question_head: _builtins.str = ...,
+        answer_head: _builtins.str = ...,
+        limit_reached: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+        usage: _generation_pb2.Usage | None = ...,
+        sub_calls: _builtins.int = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_head", b"answer_head", "depth", b"depth", "error", b"error", "limit_reached", b"limit_reached", "name", b"name", "question_head", b"question_head", "state", b"state", "sub_calls", b"sub_calls", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildRun: _TypeAlias = ChildRun  # noqa: Y015
+
+@_typing.final
+class ChildRunChanged(_message.Message):
+    """ChildRunChanged says how a child run stands: first as it was started, then
+    whenever its usage has changed, at most once a second.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHILD_RUN_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    child_run: _builtins.int
+    """Position among the child runs of the execution, from 1: the end of its
+    request id.
+    """
+    batch: _builtins.int
+    """Children of one `rlm_query_batched` share this; 0 for a single one."""
+    @_builtins.property
+    def run(self) -> Global___ChildRun:
+        """The child."""
+
+    def __init__(
+        self,
+        *,
+        child_run: _builtins.int = ...,
+        batch: _builtins.int = ...,
+        run: Global___ChildRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "child_run", b"child_run", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildRunChanged: _TypeAlias = ChildRunChanged  # noqa: Y015
+
+@_typing.final
+class ChildRunFinished(_message.Message):
+    """ChildRunFinished is the end of a child run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHILD_RUN_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    child_run: _builtins.int
+    """Position among the child runs of the execution, from 1: the end of its
+    request id. One that was never started has no ChildRunChanged.
+    """
+    batch: _builtins.int
+    """Children of one `rlm_query_batched` share this; 0 for a single one."""
+    @_builtins.property
+    def run(self) -> Global___ChildRun:
+        """The child in a terminal state."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why there is none; codes and reasons of the orchestrator's RunChild."""
+
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """From the guest's request to the end."""
+
+    def __init__(
+        self,
+        *,
+        child_run: _builtins.int = ...,
+        batch: _builtins.int = ...,
+        run: Global___ChildRun | None = ...,
+        error: _status_pb2.Status | None = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "child_run", b"child_run", "elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["run", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ChildRunFinished: _TypeAlias = ChildRunFinished  # noqa: Y015
+
+@_typing.final
+class HostToolCalled(_message.Message):
+    """HostToolCalled is a call of a host tool that has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_HEAD_FIELD_NUMBER: _builtins.int
+    RESULT_HEAD_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    call: _builtins.int
+    """Position among the host tool calls of the execution, from 1: the end of its
+    request id.
+    """
+    tool: _builtins.str
+    """The tool's name, as the guest gave it."""
+    arguments_head: _builtins.str
+    """The first 500 characters of its arguments, as JSON."""
+    result_head: _builtins.str
+    """The first 500 characters of its result, as JSON; the guest got it whole."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why there is none; codes and reasons of the orchestrator's CallHostTool."""
+
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """From the guest's request to the end."""
+
+    def __init__(
+        self,
+        *,
+        call: _builtins.int = ...,
+        tool: _builtins.str = ...,
+        arguments_head: _builtins.str = ...,
+        result_head: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "result_head", b"result_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_head", b"arguments_head", "call", b"call", "elapsed", b"elapsed", "error", b"error", "outcome", b"outcome", "result_head", b"result_head", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result_head", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___HostToolCalled: _TypeAlias = HostToolCalled  # noqa: Y015
 
 @_typing.final
 class ExecutionResult(_message.Message):
@@ -490,26 +702,83 @@ class FinalValue(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     IS_JSON_FIELD_NUMBER: _builtins.int
     VARIABLE_FIELD_NUMBER: _builtins.int
+    CITATIONS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """At most 1 MiB: a larger value raises ValueError in the guest."""
     is_json: _builtins.bool
     """True where `text` is the JSON of a value that was not a `str`."""
     variable: _builtins.str
     """The name given to FINAL_VAR, else empty."""
+    confidence: _builtins.float
+    """How sure the code said that it is, 0 to 1; unset where it said nothing."""
+    @_builtins.property
+    def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___CitedPlace]:
+        """Places that the code cited with `cite`, at most 500, with at most 262,144
+        characters of quotes and names together: those whose marker is in `text`,
+        or all that the session cited where it has none. Said by the guest, and
+        checked by nobody so far.
+        """
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         is_json: _builtins.bool = ...,
         variable: _builtins.str = ...,
+        citations: _abc.Iterable[Global___CitedPlace] | None = ...,
+        confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_json", b"is_json", "text", b"text", "variable", b"variable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "citations", b"citations", "confidence", b"confidence", "is_json", b"is_json", "text", b"text", "variable", b"variable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
 
 Global___FinalValue: _TypeAlias = FinalValue  # noqa: Y015
+
+@_typing.final
+class CitedPlace(_message.Message):
+    """CitedPlace is a place of a context that code cited."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    QUOTE_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """The document's name; empty in a context of one text."""
+    start: _builtins.int
+    """First character; unset for a quote without a place."""
+    end: _builtins.int
+    """After the last character; unset for a quote without a place."""
+    quote: _builtins.str
+    """What the guest says that stands there, at most 2,000 characters."""
+    def __init__(
+        self,
+        *,
+        document: _builtins.str = ...,
+        start: _builtins.int | None = ...,
+        end: _builtins.int | None = ...,
+        quote: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_start", b"_start", "end", b"end", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_start", b"_start", "document", b"document", "end", b"end", "quote", b"quote", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+
+Global___CitedPlace: _TypeAlias = CitedPlace  # noqa: Y015
 
 @_typing.final
 class Variable(_message.Message):

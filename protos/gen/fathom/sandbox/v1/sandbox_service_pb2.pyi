@@ -11,6 +11,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -183,6 +184,9 @@ class ExecuteRequest(_message.Message):
     CALL_PREFIX_FIELD_NUMBER: _builtins.int
     TURN_FIELD_NUMBER: _builtins.int
     REPORT_VARIABLES_FIELD_NUMBER: _builtins.int
+    RANDOM_STREAM_FIELD_NUMBER: _builtins.int
+    SUB_CALLS_MAX_FIELD_NUMBER: _builtins.int
+    FAILED_SUB_CALLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `sessions/{session}`."""
     code: _builtins.str
@@ -197,6 +201,21 @@ class ExecuteRequest(_message.Message):
     """Optional. Turn of the run, passed to the gateway."""
     report_variables: _builtins.bool
     """Optional. Fill in ExecutionResult.variables."""
+    random_stream: _builtins.int
+    """Optional. With `determinism`: which stream of randomness the code draws
+    from; its position among the session's executions when unset. Who rebuilds a
+    session by running its code again gives what was used the first time.
+    """
+    sub_calls_max: _builtins.int
+    """Optional. Sub-calls that this execution may make at most; the session's own
+    `sub_calls_max` does not count for it then.
+    """
+    @_builtins.property
+    def failed_sub_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedSubCall]:
+        """Optional. Outcomes of sub-calls that failed when the same code ran before,
+        at most 10,000: they are not made again.
+        """
+
     def __init__(
         self,
         *,
@@ -206,14 +225,47 @@ class ExecuteRequest(_message.Message):
         call_prefix: _builtins.str = ...,
         turn: _builtins.int = ...,
         report_variables: _builtins.bool = ...,
+        random_stream: _builtins.int = ...,
+        sub_calls_max: _builtins.int | None = ...,
+        failed_sub_calls: _abc.Iterable[Global___FailedSubCall] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max", "sub_calls_max", b"sub_calls_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_prefix", b"call_prefix", "code", b"code", "name", b"name", "report_variables", b"report_variables", "run_token", b"run_token", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max", "call_prefix", b"call_prefix", "code", b"code", "failed_sub_calls", b"failed_sub_calls", "name", b"name", "random_stream", b"random_stream", "report_variables", b"report_variables", "run_token", b"run_token", "sub_calls_max", b"sub_calls_max", "turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sub_calls_max: _TypeAlias = _typing.Literal["sub_calls_max"]  # noqa: Y015
+    _WhichOneofArgType__sub_calls_max: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sub_calls_max) -> _WhichOneofReturnType__sub_calls_max | None: ...
+
+Global___ExecuteRequest: _TypeAlias = ExecuteRequest  # noqa: Y015
+
+@_typing.final
+class FailedSubCall(_message.Message):
+    """FailedSubCall is a sub-call that failed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Required. Position among the sub-calls of the execution, from 1."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Required. Why."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ExecuteRequest: _TypeAlias = ExecuteRequest  # noqa: Y015
+Global___FailedSubCall: _TypeAlias = FailedSubCall  # noqa: Y015
 
 @_typing.final
 class ExecuteResponse(_message.Message):
@@ -282,6 +334,49 @@ class InterruptExecutionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InterruptExecutionResponse: _TypeAlias = InterruptExecutionResponse  # noqa: Y015
+
+@_typing.final
+class RefreshRunTokenRequest(_message.Message):
+    """RefreshRunTokenRequest is the request of RefreshRunToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RUN_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `sessions/{session}`."""
+    run_token: _builtins.str
+    """Required. At most 16384 characters of ASCII. Secret."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        run_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "run_token", b"run_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshRunTokenRequest: _TypeAlias = RefreshRunTokenRequest  # noqa: Y015
+
+@_typing.final
+class RefreshRunTokenResponse(_message.Message):
+    """RefreshRunTokenResponse is the response of RefreshRunToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshRunTokenResponse: _TypeAlias = RefreshRunTokenResponse  # noqa: Y015
 
 @_typing.final
 class ForkSessionRequest(_message.Message):
@@ -485,12 +580,15 @@ class RestoreSessionRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     IDLE_TTL_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SUB_TIER_FIELD_NUMBER: _builtins.int
     checkpoint_key: _builtins.str
     """Required. `Checkpoint.key`."""
     run_token: _builtins.str
     """Optional. Run token of the session. Secret."""
     request_id: _builtins.str
     """Optional. At most 256 characters; remembered for 10 minutes."""
+    sub_tier: _builtins.str
+    """Optional. As in CreateSession; the session's own when unset."""
     @_builtins.property
     def limits(self) -> _session_pb2.SessionLimits:
         """Optional. The session's limits when unset."""
@@ -512,10 +610,11 @@ class RestoreSessionRequest(_message.Message):
         limits: _session_pb2.SessionLimits | None = ...,
         idle_ttl: _duration_pb2.Duration | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        sub_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_ttl", b"idle_ttl", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_key", b"checkpoint_key", "idle_ttl", b"idle_ttl", "labels", b"labels", "limits", b"limits", "request_id", b"request_id", "run_token", b"run_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_key", b"checkpoint_key", "idle_ttl", b"idle_ttl", "labels", b"labels", "limits", b"limits", "request_id", b"request_id", "run_token", b"run_token", "sub_tier", b"sub_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,21 +696,49 @@ class ListSessionsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Optional. 50 when unset; larger values than 500 are lowered to 500."""
     page_token: _builtins.str
     """Optional. `next_page_token` of the page before."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Only sessions that have all of these labels; as in the request of
+        the page before.
+        """
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

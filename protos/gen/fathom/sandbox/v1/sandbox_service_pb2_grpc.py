@@ -60,6 +60,11 @@ class SandboxServiceStub:
                 request_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.InterruptExecutionRequest.SerializeToString,
                 response_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.InterruptExecutionResponse.FromString,
                 _registered_method=True)
+        self.RefreshRunToken = channel.unary_unary(
+                '/fathom.sandbox.v1.SandboxService/RefreshRunToken',
+                request_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.RefreshRunTokenRequest.SerializeToString,
+                response_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.RefreshRunTokenResponse.FromString,
+                _registered_method=True)
         self.ForkSession = channel.unary_unary(
                 '/fathom.sandbox.v1.SandboxService/ForkSession',
                 request_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.ForkSessionRequest.SerializeToString,
@@ -142,6 +147,15 @@ class SandboxServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RefreshRunToken(self, request, context):
+        """RefreshRunToken replaces a session's run token, also while an execution
+        runs: what that asks from then on comes with the new one. For tokens that
+        live for less long than code may run. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForkSession(self, request, context):
         """ForkSession makes a copy of an idle session, in milliseconds whatever its
         size: both share the image that they come from. ERROR_REASON_SESSION_BUSY,
@@ -217,6 +231,11 @@ def add_SandboxServiceServicer_to_server(servicer, server):
                     servicer.InterruptExecution,
                     request_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.InterruptExecutionRequest.FromString,
                     response_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.InterruptExecutionResponse.SerializeToString,
+            ),
+            'RefreshRunToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshRunToken,
+                    request_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.RefreshRunTokenRequest.FromString,
+                    response_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.RefreshRunTokenResponse.SerializeToString,
             ),
             'ForkSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkSession,
@@ -346,6 +365,33 @@ class SandboxService:
             '/fathom.sandbox.v1.SandboxService/InterruptExecution',
             fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.InterruptExecutionRequest.SerializeToString,
             fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.InterruptExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshRunToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fathom.sandbox.v1.SandboxService/RefreshRunToken',
+            fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.RefreshRunTokenRequest.SerializeToString,
+            fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.RefreshRunTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,11 @@ class SandboxServiceStub:
     """InterruptExecution stops the running execution, which then ends with
     ENDING_INTERRUPTED. Succeeds, and does nothing, where none is running.
     """
+    RefreshRunToken: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.RefreshRunTokenRequest, _sandbox_service_pb2.RefreshRunTokenResponse]
+    """RefreshRunToken replaces a session's run token, also while an execution
+    runs: what that asks from then on comes with the new one. For tokens that
+    live for less long than code may run. Safe to repeat.
+    """
     ForkSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.ForkSessionRequest, _sandbox_service_pb2.ForkSessionResponse]
     """ForkSession makes a copy of an idle session, in milliseconds whatever its
     size: both share the image that they come from. ERROR_REASON_SESSION_BUSY,
@@ -125,6 +130,11 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     InterruptExecution: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.InterruptExecutionRequest, _sandbox_service_pb2.InterruptExecutionResponse]  # type: ignore[assignment]
     """InterruptExecution stops the running execution, which then ends with
     ENDING_INTERRUPTED. Succeeds, and does nothing, where none is running.
+    """
+    RefreshRunToken: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.RefreshRunTokenRequest, _sandbox_service_pb2.RefreshRunTokenResponse]  # type: ignore[assignment]
+    """RefreshRunToken replaces a session's run token, also while an execution
+    runs: what that asks from then on comes with the new one. For tokens that
+    live for less long than code may run. Safe to repeat.
     """
     ForkSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.ForkSessionRequest, _sandbox_service_pb2.ForkSessionResponse]  # type: ignore[assignment]
     """ForkSession makes a copy of an idle session, in milliseconds whatever its
@@ -203,6 +213,17 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sandbox_service_pb2.InterruptExecutionResponse, _abc.Awaitable[_sandbox_service_pb2.InterruptExecutionResponse]]:
         """InterruptExecution stops the running execution, which then ends with
         ENDING_INTERRUPTED. Succeeds, and does nothing, where none is running.
+        """
+
+    @_abc_1.abstractmethod
+    def RefreshRunToken(
+        self,
+        request: _sandbox_service_pb2.RefreshRunTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_service_pb2.RefreshRunTokenResponse, _abc.Awaitable[_sandbox_service_pb2.RefreshRunTokenResponse]]:
+        """RefreshRunToken replaces a session's run token, also while an execution
+        runs: what that asks from then on comes with the new one. For tokens that
+        live for less long than code may run. Safe to repeat.
         """
 
     @_abc_1.abstractmethod

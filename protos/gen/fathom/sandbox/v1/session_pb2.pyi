@@ -328,6 +328,8 @@ class ContextMount(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     TEXT_SHAPE_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    BLOB_BYTES_FIELD_NUMBER: _builtins.int
     variable: _builtins.str
     """Required. The variable's name, a Python identifier that is none of the
     session's own names; `context` for the input of a run.
@@ -339,7 +341,15 @@ class ContextMount(_message.Message):
     sandbox are both configured with.
     """
     size_bytes: _builtins.int
-    """Required. Size of the blob, in bytes."""
+    """Required. Size in bytes: of the blob, unless `blob_bytes` is set."""
+    offset_bytes: _builtins.int
+    """Optional. First byte of the context within a blob that holds more, which
+    documents lie at or after; not for KIND_JSON.
+    """
+    blob_bytes: _builtins.int
+    """Optional. Size of such a blob, in bytes; `size_bytes` is then that of the
+    range in use.
+    """
     @_builtins.property
     def text_shape(self) -> Global___TextShape:
         """Required for KIND_TEXT. What decoding the blob as UTF-8 gives, with each
@@ -361,10 +371,12 @@ class ContextMount(_message.Message):
         size_bytes: _builtins.int = ...,
         text_shape: Global___TextShape | None = ...,
         documents: _abc.Iterable[Global___DocumentRange] | None = ...,
+        offset_bytes: _builtins.int = ...,
+        blob_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["text_shape", b"text_shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_key", b"blob_key", "documents", b"documents", "kind", b"kind", "size_bytes", b"size_bytes", "text_shape", b"text_shape", "variable", b"variable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_bytes", b"blob_bytes", "blob_key", b"blob_key", "documents", b"documents", "kind", b"kind", "offset_bytes", b"offset_bytes", "size_bytes", b"size_bytes", "text_shape", b"text_shape", "variable", b"variable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
