@@ -10,12 +10,14 @@ import sys
 from common.channel import open_channel
 from common.config import ConfigError
 from common.server import Server, run_service
+from common.tls import channel_credentials
 from sandbox_service.audit import AuditTrail
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
 from sandbox_service.memory_watch import MemoryGauge, MemoryWatch
-from sandbox_service.objects import FolderObjects
+from sandbox_service.object_store import open_object_store
+from sandbox_service.orchestrator_client import OrchestratorChildRuns
 from sandbox_service.pool import WorkerPool
 from sandbox_service.prepare import prepare_guest
 from sandbox_service.progress import Progress
@@ -71,15 +73,25 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
         # Workers first: no process is started from one that serves gRPC already, but for
         # the replacement of a dead worker.
         pool,
+        open_object_store(config) as objects,
         SessionTable(
             pool,
-            FolderObjects(config.object_store, config.session_store),
+            objects,
             config.sessions_max,
             lazy_bytes_min=config.lazy_context_bytes_min,
             gauge=gauge,
         ) as sessions,
         MemoryWatch(sessions, gauge),
-        open_channel(config.gateway_address, message_bytes_max=MESSAGE_BYTES_MAX) as channel,
+        open_channel(
+            config.gateway_address,
+            message_bytes_max=MESSAGE_BYTES_MAX,
+            credentials=channel_credentials(config),
+        ) as channel,
+        OrchestratorChildRuns(
+            config.orchestrator_address,
+            config.orchestrator_address_file,
+            channel_credentials(config),
+        ) as child_runs,
     ):
         sub_models = GatewaySubModels(
             channel,
@@ -87,7 +99,9 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
             concurrency_max=config.sub_call_concurrency_max,
         )
         server = Server("fathom-sandbox", config, message_bytes_max=_MESSAGE_BYTES_MAX)
-        SandboxServicer(sessions, sub_models, config, audit, gauge).register(server)
+        SandboxServicer(
+            sessions, sub_models, config, audit, gauge, child_runs, child_runs
+        ).register(server)
         async with server:
             await server.wait_for_signal()
 

@@ -28,6 +28,10 @@ def _default_cache() -> Path:
     return Path(base).expanduser() / "fathom" / "guest"
 
 
+def _default_object_cache() -> Path:
+    return _default_cache().parent / "objects"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SandboxConfig(ServerConfig):
     """Settings of the sandbox service."""
@@ -36,8 +40,28 @@ class SandboxConfig(ServerConfig):
     """Address that gRPC listens on, `host:port`; port 0 takes any free one."""
     gateway_address: str = "127.0.0.1:7313"
     """Address of the gateway that sub-calls go to, `host:port`."""
-    object_store: Path = Path("objects")
-    """Folder of the object store's blobs, the one that the orchestrator writes."""
+    orchestrator_address: str = ""
+    """Address of the orchestrator that child runs go to, `host:port`; without it, and without
+    `orchestrator_address_file`, code can start none."""
+    orchestrator_address_file: Path | None = None
+    """File that the orchestrator writes its address to, for an orchestrator that starts later;
+    read when a child run needs it."""
+    object_store: str = "objects"
+    """Where the object store's blobs are, the ones that the orchestrator writes: a folder, or
+    `s3://bucket/prefix`."""
+    object_store_endpoint: str = ""
+    """URL of an S3-compatible service; empty for Amazon's."""
+    object_store_region: str = "us-east-1"
+    """Region of the bucket."""
+    object_store_credentials: Path | None = None
+    """File with aws_access_key_id and aws_secret_access_key, as other S3 tools have it; the
+    environment's AWS_* where unset."""
+    object_cache: Path = dataclasses.field(default_factory=_default_object_cache)
+    """Folder for copies of blobs, where the object store is in S3."""
+    object_cache_bytes_max: int = 64 << 30
+    """Size of those copies; what is in use stays above it too."""
+    object_cache_ttl_s: float = 3_600.0
+    """Seconds after its last use that a copy is kept: a deleted context is gone here after it."""
     session_store: Path | None = None
     """Folder for what the service itself keeps: checkpoints, evicted sessions, indexes of contexts;
     the object store where unset. Hosts that restore one another's checkpoints share it."""

@@ -10,19 +10,21 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import msgspec
 
+from common.blob_index.text_index import IndexFormatError
 from sandbox_service import texts
 from sandbox_service.errors import ContextUnreadableError
 from sandbox_service.frames import Mount
 from sandbox_service.index_builds import IndexBuild, IndexKind, check_index, make_index
 from sandbox_service.limits import Limits
 from sandbox_service.objects import ObjectError, ObjectStore
-from sandbox_service.text_index import IndexFormatError
 
 _log = logging.getLogger(__name__)
+_FETCHES_MAX = 8
 _PROCESSES_MAX = 2
 """Processes that make indexes at a time."""
 _INTERPRETER_BYTES = 64 << 20
@@ -69,6 +71,8 @@ class ContextMounts:
         self._lazy_bytes_min = lazy_bytes_min
         self._builds: dict[str, IndexBuild] = {}
         self._making = asyncio.Semaphore(_PROCESSES_MAX)
+        # Threads of their own: a blob may take minutes to fetch, and others need theirs.
+        self._fetching = ThreadPoolExecutor(_FETCHES_MAX, thread_name_prefix="fetch")
 
     async def close(self) -> None:
         """Give up the indexes that are being made."""
@@ -76,6 +80,7 @@ class ContextMounts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._fetching.shutdown(wait=False, cancel_futures=True)
 
     async def open(self, contexts: Sequence[ContextBlob], limits: Limits) -> OpenedContexts:
         """Open contexts for a session with these limits; the caller closes what it gets.
@@ -89,7 +94,7 @@ class ContextMounts:
         loaded_bytes = 0
         try:
             for context in contexts:
-                opened.fds.append(self._blob(context))
+                opened.fds.append(await self._blob(context))
                 needed = _memory_bytes(context)
                 is_lazy = needed > single_max or loaded_bytes + needed > together_max
                 if is_lazy:
@@ -111,7 +116,7 @@ class ContextMounts:
         try:
             for context in contexts:
                 if context.mount.has_index:
-                    opened.fds.append(self._blob(context))
+                    opened.fds.append(await self._blob(context))
                     opened.fds.append(await self._index(context, opened.fds[-1]))
                 else:  # the session's own memory has it: nothing is read from here
                     opened.fds.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
@@ -120,9 +125,16 @@ class ContextMounts:
             raise
         return opened
 
-    def _blob(self, context: ContextBlob) -> int:
+    async def _blob(self, context: ContextBlob) -> int:
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(
+            self._fetching, self._objects.open, context.key, context.size_bytes
+        )
         try:
-            return self._objects.open(context.key, context.size_bytes)
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
         except ObjectError as error:
             raise ContextUnreadableError(context.mount.variable, str(error)) from error
 
@@ -176,6 +188,12 @@ class ContextMounts:
                 writer.commit(key)
         except ObjectError as error:
             _log.warning("the index %s cannot be stored: %s", key, error)
+
+
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    """Close what was opened for a caller who has gone; to fetch it may have taken long."""
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())
 
 
 def _index_kind(context: ContextBlob) -> IndexKind:

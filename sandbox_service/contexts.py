@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from common.blob_index.text_index import IndexFormatError
 from sandbox_service import lazy_contexts, texts
 from sandbox_service.engine import GuestMemory
 from sandbox_service.frames import Mount, Text
@@ -17,7 +18,6 @@ from sandbox_service.guest_calls import LazyQuestion, MountOutline, TextOutline
 from sandbox_service.image import SessionImage
 from sandbox_service.lazy_contexts import LazyMount
 from sandbox_service.search import Tick
-from sandbox_service.text_index import IndexFormatError
 from sandbox_service.texts import TextShapeError
 
 INLINE_BYTES_MAX = 64 << 10

@@ -67,6 +67,16 @@ class ContextUnreadableError(ServiceError):
         super().__init__(f"{context} cannot be read: {problem}", context=context, problem=problem)
 
 
+class ChildRunsUnavailableError(ServiceError):
+    """No child run can be started from here."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_CHILD_RUN_REFUSED
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"child runs are not available here: {why}; use llm_query")
+
+
 class SubCallLimitError(ServiceError):
     """The session has made as many sub-calls as it may."""
 
@@ -108,3 +118,13 @@ class CheckpointDamagedError(ServiceError):
         super().__init__(
             f"{checkpoint} is damaged: {problem}", checkpoint=checkpoint, problem=problem
         )
+
+
+class HostToolsUnavailableError(ServiceError):
+    """No host tool can be called from here."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_HOST_TOOL_REFUSED
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"host tools are not available here: {why}", tool="", why="not_offered")

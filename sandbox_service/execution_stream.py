@@ -10,14 +10,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
 from common.errors import ServiceError
 from sandbox_service import frames
+from sandbox_service.child_runs import ChildRunEvent, ChildRunRound, ChildRuns
+from sandbox_service.host_tools import HostToolCalled, HostToolRound, HostTools
 from sandbox_service.limits import Limits
+from sandbox_service.run_pass import RunPass
 from sandbox_service.sub_calls import SubCallEvent, SubCallMeter, SubCallRound, SubModels
 from sandbox_service.worker_session import WorkerLostError, WorkerSession
 
@@ -48,6 +51,12 @@ class ExecutionOptions:
     """Whether to describe the variables at the end."""
     check: frames.CheckMode = "record"
     """What to do with suspicious patterns in the code."""
+    random_stream: int = 0
+    """Which stream of fixed randomness it draws from; 0 for that of its number."""
+    sub_calls_max: int | None = None
+    """Sub-calls that it may make; None for what the session has left."""
+    failed_sub_calls: Mapping[int, ServiceError] = field(default_factory=dict)
+    """Sub-calls that failed when the code ran before, by their position in it, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +69,7 @@ class Ended:
     """The limit of the run that stopped a sub-call, if one did."""
 
 
-Event = frames.Output | SubCallEvent | Ended
+Event = frames.Output | SubCallEvent | ChildRunEvent | HostToolCalled | Ended
 Outcome = Ended | WorkerLostError
 """The last thing that is known of an execution."""
 
@@ -77,8 +86,10 @@ class ExecutionStream:
         meter: SubCallMeter,
         sub_models: SubModels,
         *,
-        run_token: str,
+        run_pass: RunPass,
         sub_tier: str,
+        child_runs: ChildRuns | None = None,
+        host_tools: HostTools | None = None,
         on_end: Callable[[ExecutionStream, Outcome], None] | None = None,
     ) -> None:
         """Take what finds the worker that is to run the cell.
@@ -97,11 +108,16 @@ class ExecutionStream:
         self._own_time_s = 0.0
         self._meter = meter
         self._sub_models = sub_models
-        self._run_token = run_token
+        self._run_pass = run_pass
         self._sub_tier = sub_tier
+        self._child_runs = child_runs
+        self._host_tools = host_tools
         self._on_end = on_end
         self._events: asyncio.Queue[int | Event | Exception] = asyncio.Queue()
         self._sequence = 0
+        self._child_sequence = 0
+        self._tool_sequence = 0
+        self._first_sub_call: int | None = None
         self._limit_reached: ServiceError | None = None
         self._is_interrupted = False
         self._is_stopped_for_memory = False
@@ -174,6 +190,7 @@ class ExecutionStream:
                 options.code,
                 report_variables=options.report_variables,
                 check=options.check,
+                random_stream=options.random_stream,
             )
             if self._is_interrupted:
                 await self._interrupt(session)
@@ -240,7 +257,7 @@ class ExecutionStream:
                 return frame
             if isinstance(frame, frames.Output):
                 self._events.put_nowait(frame)
-            elif isinstance(frame, frames.SubCalls):
+            elif isinstance(frame, frames.Asked):
                 ended = await self._answered(session, frame)
                 if ended is not None:
                     return ended
@@ -253,10 +270,9 @@ class ExecutionStream:
             session.kill_worker("a worker did not stop a cell in time")
             return await session.next_frame()
 
-    async def _answered(
-        self, session: WorkerSession, request: frames.SubCalls
-    ) -> frames.Ended | None:
-        """Make the sub-calls; an Ended that comes meanwhile, after an interrupt, cancels them."""
+    async def _answered(self, session: WorkerSession, request: frames.Asked) -> frames.Ended | None:
+        """Ask what the cell waits for; an Ended that comes meanwhile, after an interrupt, cuts
+        that off."""
         following = asyncio.create_task(session.next_frame())
         asking = asyncio.create_task(self._ask(request))
         try:
@@ -273,18 +289,8 @@ class ExecutionStream:
         await session.answer(request.call, outcomes)
         return None
 
-    async def _ask(self, request: frames.SubCalls) -> list[frames.Answer | frames.Refusal]:
-        calls = SubCallRound(
-            question=request.question,
-            meter=self._meter,
-            sub_models=self._sub_models,
-            run_token=self._run_token,
-            default_tier=self._sub_tier,
-            call_prefix=self.options.call_prefix,
-            turn=self.options.turn,
-            sequence=self._sequence,
-        )
-        self._sequence += len(request.question.prompts)
+    async def _ask(self, request: frames.Asked) -> list[frames.Outcome]:
+        calls = self._round(request)
         count = 0
         async for event in calls.events():
             self._events.put_nowait(event)
@@ -293,6 +299,51 @@ class ExecutionStream:
                 await asyncio.sleep(0)
         self._limit_reached = self._limit_reached or calls.limit_reached
         return calls.answers()
+
+    def _known_failures(self) -> dict[int, ServiceError]:
+        """Return the sub-calls that are known to fail, by their number in the session."""
+        if self._first_sub_call is None:
+            self._first_sub_call = self._meter.made + 1
+        before = self._first_sub_call - 1
+        failures = self.options.failed_sub_calls
+        return {before + position: error for position, error in failures.items()}
+
+    def _round(self, request: frames.Asked) -> SubCallRound | ChildRunRound | HostToolRound:
+        """Return what carries a request, and number on."""
+        if isinstance(request, frames.HostTools):
+            sequence = self._tool_sequence
+            self._tool_sequence += len(request.question.calls)
+            return HostToolRound(
+                question=request.question,
+                host_tools=self._host_tools,
+                run_token=self._run_pass.token,
+                call_prefix=self.options.call_prefix,
+                sequence=sequence,
+            )
+        if isinstance(request, frames.ChildRuns):
+            sequence = self._child_sequence
+            self._child_sequence += len(request.question.runs)
+            return ChildRunRound(
+                question=request.question,
+                meter=self._meter,
+                child_runs=self._child_runs,
+                run_pass=self._run_pass,
+                call_prefix=self.options.call_prefix,
+                sequence=sequence,
+            )
+        sequence = self._sequence
+        self._sequence += len(request.question.prompts)
+        return SubCallRound(
+            question=request.question,
+            meter=self._meter,
+            sub_models=self._sub_models,
+            run_pass=self._run_pass,
+            default_tier=self._sub_tier,
+            call_prefix=self.options.call_prefix,
+            turn=self.options.turn,
+            sequence=sequence,
+            failures=self._known_failures(),
+        )
 
 
 def _out_of_memory(interrupted: frames.Ended, memory_bytes: int) -> frames.Ended:

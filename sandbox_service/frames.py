@@ -23,6 +23,20 @@ GROWTH_BYTES = 64 << 20
 BATCH_PROMPTS_MAX = 100_000
 BATCH_MESSAGES_MAX = 100_000
 """Of all prompts together: each is an object here, and millions of them would take seconds."""
+CHILD_RUNS_MAX = 1_000
+"""Child runs of one call."""
+CHILD_TEXT_MAX = 8 << 20
+"""Characters of a context that a cell gives to a child by value."""
+CHILD_DOCUMENTS_MAX = 10_000
+HOST_TOOL_CALLS_MAX = 1_000
+"""Host tool calls of one request."""
+HOST_TOOL_ARGUMENTS_MAX = 1 << 20
+"""Characters of a call's arguments."""
+CITATIONS_MAX = 500
+"""Places that one answer cites."""
+QUOTE_CHARACTERS_MAX = 2_000
+CITED_CHARACTERS_MAX = 256 << 10
+"""Quotes and names of all places that one answer cites."""
 _PROBLEM_CHARACTERS = 200
 _LENGTH = struct.Struct("<I")
 
@@ -140,10 +154,112 @@ class Question(Struct, frozen=True, kw_only=True):
             raise ValueError(f"more than {BATCH_MESSAGES_MAX} messages")
 
 
+class ValueText(Struct, frozen=True, kw_only=True, tag="value", tag_field="by"):
+    """A text that a cell gives as it is."""
+
+    text: Annotated[str, Meta(min_length=1, max_length=CHILD_TEXT_MAX)]
+
+
+class SliceText(Struct, frozen=True, kw_only=True, tag="slice", tag_field="by"):
+    """A part of the context of the cell's run."""
+
+    document: Annotated[str, Meta(max_length=1024)]
+    """Empty in a context of one text."""
+    start: Natural
+    """First character."""
+    stop: Natural | None
+    """After the last one; None for the end."""
+
+
+class ChildDocument(Struct, frozen=True, kw_only=True):
+    """A document of a child run's context."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=1024)]
+    text: ValueText | SliceText
+
+
+class ChildText(Struct, frozen=True, kw_only=True, tag="text", tag_field="kind"):
+    """One text as a child run's context."""
+
+    text: ValueText | SliceText
+
+
+class ChildDocuments(Struct, frozen=True, kw_only=True, tag="documents", tag_field="kind"):
+    """Documents as a child run's context."""
+
+    documents: Annotated[list[ChildDocument], Meta(min_length=1, max_length=CHILD_DOCUMENTS_MAX)]
+
+
+class ChildJson(Struct, frozen=True, kw_only=True, tag="json", tag_field="kind"):
+    """A JSON value as a child run's context."""
+
+    json: Annotated[str, Meta(min_length=1, max_length=CHILD_TEXT_MAX)]
+
+
+Count = Annotated[int, Meta(ge=0, le=(1 << 53))]
+"""A limit that a cell asks for."""
+
+
+class ChildRun(Struct, frozen=True, kw_only=True):
+    """A child run that a cell asks for; limits that are None are for the orchestrator to set."""
+
+    question: Annotated[str, Meta(min_length=1, max_length=64 << 10)]
+    context: ChildText | ChildDocuments | ChildJson | None
+    """The whole context of the cell's run where None."""
+    tier: Name
+    """Of the child's root model; empty for the run's own."""
+    sub_tier: Name
+    """What the child's code asks; empty for the run's own."""
+    schema: Annotated[str, Meta(max_length=64 << 10)]
+    """JSON Schema of its answer, as JSON text; empty for none."""
+    turns_max: Annotated[int, Meta(ge=1, lt=1 << 31)] | None
+    time_max_s: Annotated[float, Meta(gt=0, le=1e9)] | None
+    sub_calls_max: Count | None
+    tokens_max: Count | None
+    cost_usd_nanos_max: Count | None
+    depth_max: Annotated[int, Meta(ge=0, lt=1 << 31)] | None
+    children_live_max: Annotated[int, Meta(ge=0, lt=1 << 31)] | None
+
+
+class ChildQuestion(Struct, frozen=True, kw_only=True):
+    """What a cell asks of child runs, by one call or by a batch."""
+
+    runs: Annotated[list[ChildRun], Meta(min_length=1, max_length=CHILD_RUNS_MAX)]
+    """One in a single call."""
+    is_batch: bool
+    """Whether it came from `rlm_query_batched`."""
+
+
+class HostToolCall(Struct, frozen=True, kw_only=True):
+    """A call of a function outside of the session."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    arguments: Annotated[str, Meta(min_length=2, max_length=HOST_TOOL_ARGUMENTS_MAX)]
+    """JSON text; whether it is what the tool takes is looked at elsewhere."""
+
+
+class HostToolQuestion(Struct, frozen=True, kw_only=True):
+    """The host tools that a cell calls at a time."""
+
+    calls: Annotated[list[HostToolCall], Meta(min_length=1, max_length=HOST_TOOL_CALLS_MAX)]
+    is_batch: bool
+
+
 class Answer(Struct, frozen=True, tag="answer"):
-    """What a sub-model said."""
+    """What a sub-model said, or what a host tool gave, as JSON text."""
 
     text: str
+
+
+class ChildAnswer(Struct, frozen=True, kw_only=True, tag="child_answer"):
+    """What a child run found."""
+
+    text: str
+    is_json: bool
+    run: str
+    """`runs/{run}`."""
+    limit: str
+    """The limit that cut it short; empty for none."""
 
 
 class Refusal(Struct, frozen=True, tag="refusal"):
@@ -153,6 +269,12 @@ class Refusal(Struct, frozen=True, tag="refusal"):
     message: str
     is_limit: bool = False
     """True where a limit of the run is used up, so that asking again is of no use."""
+    run: str = ""
+    """The child run that ended so, if there was one."""
+
+
+Outcome = Answer | ChildAnswer | Refusal
+"""What became of one sub-call or child run."""
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -171,12 +293,35 @@ class Finding(Struct, frozen=True, kw_only=True):
     detail: Annotated[str, Meta(max_length=200)]
 
 
+class CitedPlace(Struct, frozen=True, kw_only=True):
+    """A place of a context that the code cited, or a quote without one."""
+
+    document: Annotated[str, Meta(max_length=1024)]
+    """Empty in a context of one text."""
+    start: Natural | None
+    """First character; None for a quote without a place."""
+    end: Natural | None
+    """After the last character; None for a quote without a place."""
+    quote: Annotated[str, Meta(max_length=QUOTE_CHARACTERS_MAX)]
+    """What the code says that stands there."""
+
+
 class Final(Struct, frozen=True, kw_only=True):
     """The answer that the code gave."""
 
     text: Annotated[str, Meta(max_length=1 << 20)]
     is_json: bool
     variable: Name
+    confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """How sure the code says that it is; None where it says nothing."""
+    citations: Annotated[list[CitedPlace], Meta(max_length=CITATIONS_MAX)] = []
+    """What the answer rests on, as the code says."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which makes it no answer, where it cites too much to be sent on."""
+        size = sum(len(place.document) + len(place.quote) for place in self.citations)
+        if size > CITED_CHARACTERS_MAX:
+            raise ValueError(f"more than {CITED_CHARACTERS_MAX} characters are cited")
 
 
 class Variable(Struct, frozen=True, kw_only=True):
@@ -246,14 +391,16 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
     report_variables: bool
     check: CheckMode = "record"
     """What to do with suspicious patterns in the code."""
+    random_stream: int = 0
+    """Which stream of fixed randomness it draws from; 0 for that of its number."""
 
 
 class SubCallAnswers(Struct, frozen=True, kw_only=True, tag="sub_call_answers"):
-    """The outcomes of a SubCalls, in the order of its prompts."""
+    """The outcomes of a SubCalls, ChildRuns or HostTools, in the order of what it asks."""
 
     session: int
     call: int
-    outcomes: list[Answer | Refusal]
+    outcomes: list[Outcome]
 
 
 class Interrupt(Struct, frozen=True, kw_only=True, tag="interrupt"):
@@ -327,6 +474,30 @@ class SubCalls(Struct, frozen=True, kw_only=True, tag="sub_calls"):
     question: Question
 
 
+class ChildRuns(Struct, frozen=True, kw_only=True, tag="child_runs"):
+    """The running code asks child runs and waits."""
+
+    session: int
+    execution: int
+    call: Annotated[int, Meta(ge=1)]
+    """Position among the session's requests, SubCalls included, from 1."""
+    question: ChildQuestion
+
+
+class HostTools(Struct, frozen=True, kw_only=True, tag="host_tools"):
+    """The running code calls host tools and waits."""
+
+    session: int
+    execution: int
+    call: Annotated[int, Meta(ge=1)]
+    """Position among the session's requests, SubCalls included, from 1."""
+    question: HostToolQuestion
+
+
+Asked = SubCalls | ChildRuns | HostTools
+"""What the running code waits for."""
+
+
 class Ended(Struct, frozen=True, kw_only=True, tag="ended"):
     """The execution is over."""
 
@@ -378,7 +549,18 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed"):
 
 
 FromWorker = (
-    Started | Opened | OpenFailed | Output | Grown | SubCalls | Ended | Saved | Lost | Closed
+    Started
+    | Opened
+    | OpenFailed
+    | Output
+    | Grown
+    | SubCalls
+    | ChildRuns
+    | HostTools
+    | Ended
+    | Saved
+    | Lost
+    | Closed
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -14,12 +15,15 @@ from fathom.gateway.v1.generation_pb2 import CallContext, Generation, Message, P
 
 from common.errors import ReceivedError, ServiceError, received
 from common.run_token import RUN_TOKEN_METADATA
+from sandbox_service.run_pass import RunPass
 from sandbox_service.sub_calls import SubCall
 
 MESSAGE_BYTES_MAX = 32 << 20
 """Size of a message that the gateway takes; its prompts may be large."""
-_PAUSES_S = (0.2, 1.0)
-"""Before each repeat, while the gateway itself cannot be reached."""
+_PAUSE_S = 0.2
+_PAUSE_S_MAX = 2.0
+_AWAY_MAX_S = 300.0
+"""So long a gateway that cannot be reached is waited for; the run's own time may end before."""
 _ROLES = {
     "system": Message.ROLE_SYSTEM,
     "user": Message.ROLE_USER,
@@ -31,32 +35,39 @@ class GatewaySubModels:
     """Sub-models over gRPC."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, *, call_timeout_s: float, concurrency_max: int
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        call_timeout_s: float,
+        concurrency_max: int,
+        away_max_s: float = _AWAY_MAX_S,
     ) -> None:
         self._stub = GatewayServiceStub(channel)
         self._call_timeout_s = call_timeout_s
         self._concurrency_max = concurrency_max
+        self._away_max_s = away_max_s
 
     async def ask(
-        self, calls: Sequence[SubCall], run_token: str
+        self, calls: Sequence[SubCall], run_pass: RunPass
     ) -> AsyncIterator[tuple[int, Generation | ServiceError]]:
         """Yield the outcome of each call.
 
-        Calls that found no gateway are repeated shortly after; providers' errors are not, since
-        the gateway has done so already.
+        Calls that found no gateway are repeated until there is one, since a restart must not
+        change what code sees; providers' errors are not, since the gateway has done so already.
         """
         left = dict(enumerate(calls))
-        for pause_s in (*_PAUSES_S, None):
+        until_s, pause_s = time.monotonic() + self._away_max_s, _PAUSE_S
+        while left:
+            is_last = time.monotonic() + pause_s > until_s
             repeat = {}
-            async for position, outcome in self._once(left, run_token):
-                if pause_s is not None and _is_unreachable(outcome, left[position]):
+            async for position, outcome in self._once(left, run_pass.token):
+                if not is_last and _is_unreachable(outcome, left[position]):
                     repeat[position] = left[position]
                 else:
                     yield position, outcome
-            if not repeat or pause_s is None:
-                return
-            await asyncio.sleep(pause_s)
-            left = repeat
+            if repeat:
+                await asyncio.sleep(pause_s)
+            left, pause_s = repeat, min(pause_s * 2, _PAUSE_S_MAX)
 
     def _once(
         self, calls: dict[int, SubCall], run_token: str
@@ -137,6 +148,10 @@ def _is_unreachable(outcome: Generation | ServiceError, call: SubCall) -> bool:
         isinstance(outcome, ServiceError)
         and outcome.code is grpc.StatusCode.UNAVAILABLE
         and outcome.reason
-        in (ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE, ErrorReason.ERROR_REASON_DRAINING)
+        in (
+            ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
+            ErrorReason.ERROR_REASON_DRAINING,
+            ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE,
+        )
         and bool(call.request_id)
     )

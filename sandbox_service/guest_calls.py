@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from sandbox_service.frames import CheckMode, Failure, Final, Finding, Natural, Question, Variable
+from sandbox_service.frames import (
+    CheckMode,
+    ChildQuestion,
+    Failure,
+    Final,
+    Finding,
+    HostToolQuestion,
+    Natural,
+    Question,
+    Variable,
+)
 from sandbox_service.search import MATCHES_MAX, PATTERN_CHARACTERS_MAX
 
 REQUEST_BYTES_MAX = 48 << 20
@@ -84,6 +94,14 @@ class AskSubModels(Question, frozen=True, kw_only=True, tag="sub_calls", tag_fie
     """Ask sub-models; I wait."""
 
 
+class AskChildRuns(ChildQuestion, frozen=True, kw_only=True, tag="child_runs", tag_field="call"):
+    """Ask child runs; I wait."""
+
+
+class AskHostTools(HostToolQuestion, frozen=True, kw_only=True, tag="host_tools", tag_field="call"):
+    """Call host tools; I wait."""
+
+
 class ReportFindings(Struct, frozen=True, tag="findings", tag_field="call"):
     """The check of the cell's code noticed this; the cell has not run yet."""
 
@@ -117,9 +135,15 @@ GuestCall = (
     | FillText
     | LazyQuestion
     | AskSubModels
+    | AskChildRuns
+    | AskHostTools
     | ReportFindings
     | ReportEnd
 )
+
+
+Asks = AskSubModels | AskChildRuns | AskHostTools
+"""What is answered by others, while the guest waits."""
 
 
 class Cell(Struct, frozen=True, kw_only=True):
@@ -169,16 +193,19 @@ class LineSpan(Struct, frozen=True, kw_only=True):
 
 
 class SubModelOutcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Part of the answer to AskSubModels: a text, or why there is none."""
+    """Part of the answer to AskSubModels or AskChildRuns: a text, or why there is none."""
 
     text: str | None = None
+    is_json: bool = False
     reason: str = ""
     message: str = ""
     is_limit: bool = False
+    run: str = ""
+    limit: str = ""
 
 
 class SubModelOutcomes(Struct, frozen=True):
-    """Answer to AskSubModels, in the order of its prompts."""
+    """Answer to AskSubModels or AskChildRuns, in the order of what was asked."""
 
     outcomes: list[SubModelOutcome]
 

@@ -119,7 +119,9 @@ class GuestDoor:
             self.has_begun = True
             cell = guest_calls.Cell(
                 source=self._cell.code,
-                number=self._cell.execution,
+                # What ran and was undone before shows in no number where the caller says which is
+                # the same cell.
+                number=self._cell.random_stream or self._cell.execution,
                 report=self._cell.report_variables,
                 value_bytes_max=self._limits.value_bytes_max,
                 check=self._cell.check,
@@ -128,7 +130,7 @@ class GuestDoor:
         if isinstance(request, guest_calls.ReportFindings) and not self.findings:
             self.findings = request.findings
             return b""
-        if isinstance(request, guest_calls.AskSubModels) and self._execution is not None:
+        if isinstance(request, guest_calls.Asks) and self._execution is not None:
             return msgspec.json.encode(self._asked(request, self._execution))
         return None
 
@@ -165,26 +167,35 @@ class GuestDoor:
         return None
 
     def _asked(
-        self, request: guest_calls.AskSubModels, execution: Execution
+        self, request: guest_calls.Asks, execution: Execution
     ) -> guest_calls.SubModelOutcomes:
         with execution.waiting():
             self._calls += 1
-            question = frames.SubCalls(
-                session=self._session,
-                execution=execution.number,
-                call=self._calls,
-                question=request,
-            )
-            self._send(question)
+            self._send(_question(request, self._session, execution.number, self._calls))
             answers = self._answers.get()
         if answers is None or execution.is_interrupted:
             raise StopError("interrupted")
         return guest_calls.SubModelOutcomes([_outcome(outcome) for outcome in answers.outcomes])
 
 
-def _outcome(outcome: frames.Answer | frames.Refusal) -> guest_calls.SubModelOutcome:
+def _question(request: guest_calls.Asks, session: int, execution: int, call: int) -> frames.Asked:
+    if isinstance(request, guest_calls.AskHostTools):
+        return frames.HostTools(session=session, execution=execution, call=call, question=request)
+    if isinstance(request, guest_calls.AskSubModels):
+        return frames.SubCalls(session=session, execution=execution, call=call, question=request)
+    return frames.ChildRuns(session=session, execution=execution, call=call, question=request)
+
+
+def _outcome(outcome: frames.Outcome) -> guest_calls.SubModelOutcome:
     if isinstance(outcome, frames.Answer):
         return guest_calls.SubModelOutcome(text=outcome.text)
+    if isinstance(outcome, frames.ChildAnswer):
+        return guest_calls.SubModelOutcome(
+            text=outcome.text, is_json=outcome.is_json, run=outcome.run, limit=outcome.limit
+        )
     return guest_calls.SubModelOutcome(
-        reason=outcome.reason, message=outcome.message, is_limit=outcome.is_limit
+        reason=outcome.reason,
+        message=outcome.message,
+        is_limit=outcome.is_limit,
+        run=outcome.run,
     )

@@ -225,7 +225,7 @@ class GuestSession:
         allowance = self._account.allowance()
         limits = dataclasses.replace(self._limits, execute_time_max_s=allowance.time_s)
         surroundings = self._account.surroundings(
-            cell.execution, lambda: allowance.fuel - self._alive.fuel
+            cell.random_stream or cell.execution, lambda: allowance.fuel - self._alive.fuel
         )
         execution = Execution(
             cell.execution, limits, self._send_output, surroundings, self._host.turns

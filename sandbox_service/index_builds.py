@@ -13,8 +13,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, Literal
 
-from sandbox_service.json_index import JsonIndex
-from sandbox_service.text_index import IndexFormatError, TextIndex
+from common.blob_index.json_index import JsonIndex
+from common.blob_index.text_index import IndexFormatError, TextIndex
 
 IndexKind = Literal["text", "json"]
 _TIME_S = 60.0

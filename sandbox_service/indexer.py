@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from sandbox_service import json_scan, text_index
+from common.blob_index import json_scan, text_index
+from common.blob_index.source import UnindexableError
 from sandbox_service.jail.walls import JailOptions, raise_walls
-from sandbox_service.texts import TextShapeError
 
 _BUILDERS: dict[str, Callable[[int, int, int], None]] = {
     "text": text_index.build,
@@ -31,7 +31,7 @@ def main() -> None:
     raise_walls(JailOptions(keep_fds=(sys.stdout.fileno(), source, target), parent_pid=parent_pid))
     try:
         _BUILDERS[kind](source, os.fstat(source).st_size, target)
-    except (TextShapeError, OSError) as error:
+    except (UnindexableError, OSError) as error:
         print(error)
 
 

@@ -11,6 +11,8 @@ import time
 
 import msgspec
 
+from common.blob_index.json_index import TOO_LARGE, WHOLE, Entry, JsonIndex
+from common.blob_index.text_index import IndexFormatError, TextIndex
 from sandbox_service import search, texts
 from sandbox_service.frames import Mount
 from sandbox_service.guest_calls import (
@@ -22,10 +24,8 @@ from sandbox_service.guest_calls import (
     ReadText,
     SpanLines,
 )
-from sandbox_service.json_index import TOO_LARGE, WHOLE, Entry, JsonIndex
 from sandbox_service.lazy_texts import LazyText
 from sandbox_service.search import PatternError, Tick
-from sandbox_service.text_index import IndexFormatError, TextIndex
 from sandbox_service.texts import TextShapeError
 
 READ_BYTES_MAX = 4 << 20

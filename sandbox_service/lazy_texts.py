@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 
+from common.blob_index.text_index import BLOCK_BYTES, RESTART_BYTES, TextIndex, restart_shift
 from sandbox_service import texts
-from sandbox_service.text_index import BLOCK_BYTES, RESTART_BYTES, TextIndex, restart_shift
 
 
 class LazyText:

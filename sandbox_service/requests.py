@@ -12,7 +12,12 @@ from fathom.sandbox.v1 import sandbox_service_pb2 as wire
 from fathom.sandbox.v1 import session_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from common.errors import InvalidFieldError, LimitAboveCeilingError
+from common.errors import (
+    InvalidFieldError,
+    LimitAboveCeilingError,
+    ReceivedError,
+    ServiceError,
+)
 from sandbox_service.checkpoints import Manifest, is_checkpoint_key
 from sandbox_service.config import SandboxConfig
 from sandbox_service.context_mounts import ContextBlob
@@ -27,6 +32,7 @@ CODE_BYTES_MAX = 1 << 20
 _CONTEXTS_MAX = 16
 _DOCUMENTS_MAX = 100_000
 _LABELS_MAX = 16
+_FAILED_SUB_CALLS_MAX = 10_000
 _RUN_TOKEN = re.compile(r"[\x20-\x7e]{0,16384}")
 """What a header can carry; the gateway says whether it is a token."""
 _TEXT_CHARACTERS_MAX = 256
@@ -34,8 +40,9 @@ _CLOCK_NS_END = 7_258_118_400 * 10**9
 _NAME = re.compile(r"sessions/[0-9a-z][0-9a-z-]{0,63}")
 PROVIDED_NAMES = frozenset(
     {"FINAL", "FINAL_VAR", "SHOW_VARS", "FailedQuery", "LLMQueryError", "LimitExceededError"}
+    | {"ChildRunError", "part"}
     | {"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"}
-    | {"grep", "chunks", "lines"}
+    | {"grep", "chunks", "lines", "cite", "SchemaMismatchError"}
 )
 """What guest/cells.py puts into the namespace."""
 _KINDS: dict[int, Literal["text", "documents", "json"]] = {
@@ -68,6 +75,13 @@ def run_token(value: str) -> str:
     return value
 
 
+def fresh_run_token(value: str) -> str:
+    """Return a run token that there must be; raises InvalidFieldError."""
+    if not value:
+        raise InvalidFieldError("run_token", "is required")
+    return run_token(value)
+
+
 def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -> SessionOptions:
     """Return what a new session is to be."""
     if len(request.contexts) > _CONTEXTS_MAX:
@@ -80,14 +94,12 @@ def session_options(request: wire.CreateSessionRequest, config: SandboxConfig) -
     for i, name in enumerate(names):
         if name in names[:i]:
             raise InvalidFieldError(f"contexts[{i}].variable", "must differ from the others'")
-    if len(request.sub_tier) > _TEXT_CHARACTERS_MAX:
-        raise InvalidFieldError("sub_tier", f"must have at most {_TEXT_CHARACTERS_MAX} characters")
     return SessionOptions(
         limits=read_limits(request.limits, config),
         contexts=blobs,
         idle_ttl_s=_idle_ttl_s(request, config),
         run_token=run_token(request.run_token),
-        sub_tier=request.sub_tier or DEFAULT_SUB_TIER,
+        sub_tier=_sub_tier(request.sub_tier) or DEFAULT_SUB_TIER,
         labels=labels(request.labels),
         profile=_profile(request.profile),
         determinism=_determinism(request),
@@ -99,6 +111,12 @@ def checkpoint_key(key: str) -> str:
     if not is_checkpoint_key(key):
         raise InvalidFieldError("checkpoint_key", "must be the key of a checkpoint")
     return key
+
+
+def _sub_tier(tier: str) -> str:
+    if len(tier) > _TEXT_CHARACTERS_MAX:
+        raise InvalidFieldError("sub_tier", f"must have at most {_TEXT_CHARACTERS_MAX} characters")
+    return tier
 
 
 def restored_options(
@@ -117,7 +135,7 @@ def restored_options(
         contexts=manifest.contexts,
         idle_ttl_s=_idle_ttl_s(request, config),
         run_token=run_token(request.run_token),
-        sub_tier=manifest.sub_tier,
+        sub_tier=_sub_tier(request.sub_tier) or manifest.sub_tier,
         labels=labels(request.labels),
         profile=manifest.profile,
         determinism=manifest.use.determinism,
@@ -137,13 +155,37 @@ def execution_options(request: wire.ExecuteRequest, config: SandboxConfig) -> Ex
         raise InvalidFieldError("call_prefix", f"must have at most {limit} characters")
     if request.turn < 0:
         raise InvalidFieldError("turn", "must be 0 or larger")
+    if request.random_stream < 0:
+        raise InvalidFieldError("random_stream", "must be 0 or larger")
     return ExecutionOptions(
         code=request.code,
         call_prefix=request.call_prefix,
         turn=request.turn,
         report_variables=request.report_variables,
         check=cast("CheckMode", config.code_check),
+        random_stream=request.random_stream,
+        sub_calls_max=_sub_calls_max(request, config),
+        failed_sub_calls=_failed_sub_calls(request),
     )
+
+
+def _sub_calls_max(request: wire.ExecuteRequest, config: SandboxConfig) -> int | None:
+    if not request.HasField("sub_calls_max"):
+        return None
+    asked, ceiling = request.sub_calls_max, config.sub_calls_max
+    if asked < 0:
+        raise InvalidFieldError("sub_calls_max", "must be 0 or larger")
+    if asked > ceiling:
+        raise LimitAboveCeilingError("sub_calls_max", asked, ceiling)
+    return asked
+
+
+def _failed_sub_calls(request: wire.ExecuteRequest) -> dict[int, ServiceError]:
+    if len(request.failed_sub_calls) > _FAILED_SUB_CALLS_MAX:
+        raise InvalidFieldError("failed_sub_calls", f"must be at most {_FAILED_SUB_CALLS_MAX}")
+    if any(each.sequence < 1 or not each.error.code for each in request.failed_sub_calls):
+        raise InvalidFieldError("failed_sub_calls", "must have a sequence from 1, and an error")
+    return {each.sequence: ReceivedError(each.error) for each in request.failed_sub_calls}
 
 
 def _profile(name: str) -> str:
@@ -202,24 +244,30 @@ def _blob(field: str, mount: session_pb2.ContextMount) -> ContextBlob:
         raise InvalidFieldError(f"{field}.blob_key", "must be the key of a context's blob")
     if mount.size_bytes < 0:
         raise InvalidFieldError(f"{field}.size_bytes", "must be 0 or larger")
+    blob_bytes = mount.blob_bytes or mount.size_bytes
+    if not 0 <= mount.offset_bytes <= blob_bytes - mount.size_bytes:
+        raise InvalidFieldError(f"{field}.offset_bytes", "must be within the blob")
     kind = _KINDS[mount.kind]
+    if kind == "json" and blob_bytes != mount.size_bytes:
+        raise InvalidFieldError(f"{field}.blob_bytes", "must be unset for KIND_JSON")
     return ContextBlob(
-        mount=Mount(variable=variable, kind=kind, texts=_texts(field, mount)),
+        mount=Mount(variable=variable, kind=kind, texts=_texts(field, mount, blob_bytes)),
         key=mount.blob_key,
-        size_bytes=mount.size_bytes,
+        size_bytes=blob_bytes,
     )
 
 
-def _texts(field: str, mount: session_pb2.ContextMount) -> list[Text]:
+def _texts(field: str, mount: session_pb2.ContextMount, blob_bytes: int) -> list[Text]:
     if mount.kind != session_pb2.ContextMount.KIND_DOCUMENTS:
         if mount.documents:
             raise InvalidFieldError(f"{field}.documents", "must be empty unless of KIND_DOCUMENTS")
-        return [_text(f"{field}.text_shape", "", 0, mount.size_bytes, mount.text_shape)]
+        shape, offset = mount.text_shape, mount.offset_bytes
+        return [_text(f"{field}.text_shape", "", offset, mount.size_bytes, shape)]
     texts, names = [], set()
     for i, document in enumerate(mount.documents):
         place = f"{field}.documents[{i}]"
         offset, size = document.offset_bytes, document.size_bytes
-        if offset < 0 or size < 0 or offset + size > mount.size_bytes:
+        if offset < mount.offset_bytes or size < 0 or offset + size > blob_bytes:
             raise InvalidFieldError(place, "must be a range of bytes within the blob")
         if document.name in names:
             raise InvalidFieldError(f"{place}.name", "must be unique in the context")

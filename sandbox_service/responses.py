@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fathom.gateway.v1.generation_pb2 import Generation
+from fathom.orchestrator.v1.run_pb2 import Run
 from fathom.sandbox.v1 import execution_pb2, session_pb2
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
 from google.protobuf.duration_pb2 import Duration
@@ -11,7 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from common.errors import ServiceError
 from sandbox_service import frames
 from sandbox_service.checkpoints import Checkpoint
+from sandbox_service.child_runs import ChildRunChanged, ChildRunFinished
 from sandbox_service.execution_stream import Ended, Event
+from sandbox_service.host_tools import HostToolCalled
 from sandbox_service.jail.wall import Wall
 from sandbox_service.session import Session, SessionState
 from sandbox_service.session_limits import wire_limits
@@ -104,6 +107,15 @@ def _event(value: int | Event) -> execution_pb2.ExecutionEvent:
         return execution_pb2.ExecutionEvent(sub_call_started=started)
     if isinstance(value, SubCallFinished):
         return execution_pb2.ExecutionEvent(sub_call_finished=_finished(value))
+    if isinstance(value, ChildRunChanged):
+        changed = execution_pb2.ChildRunChanged(
+            child_run=value.number, batch=value.batch, run=_child_run(value.run)
+        )
+        return execution_pb2.ExecutionEvent(child_run_changed=changed)
+    if isinstance(value, ChildRunFinished):
+        return execution_pb2.ExecutionEvent(child_run_finished=_child_finished(value))
+    if isinstance(value, HostToolCalled):
+        return execution_pb2.ExecutionEvent(host_tool_called=_tool_called(value))
     return execution_pb2.ExecutionEvent(result=_result(value))
 
 
@@ -120,6 +132,47 @@ def _finished(value: SubCallFinished) -> execution_pb2.SubCallFinished:
         shown.reasoning = ""
         finished.generation.CopyFrom(shown)
     return finished
+
+
+def _child_finished(value: ChildRunFinished) -> execution_pb2.ChildRunFinished:
+    finished = execution_pb2.ChildRunFinished(
+        child_run=value.number, batch=value.batch, elapsed=_duration(value.elapsed_s)
+    )
+    if isinstance(value.outcome, ServiceError):
+        finished.error.CopyFrom(value.outcome.to_status())
+    else:
+        finished.run.CopyFrom(_child_run(value.outcome))
+    return finished
+
+
+def _tool_called(value: HostToolCalled) -> execution_pb2.HostToolCalled:
+    called = execution_pb2.HostToolCalled(
+        call=value.number,
+        tool=value.call.name,
+        arguments_head=value.call.arguments[:_ANSWER_HEAD_CHARACTERS],
+        elapsed=_duration(value.elapsed_s),
+    )
+    if isinstance(value.outcome, ServiceError):
+        called.error.CopyFrom(value.outcome.to_status())
+    else:
+        called.result_head = value.outcome[:_ANSWER_HEAD_CHARACTERS]
+    return called
+
+
+def _child_run(run: Run) -> execution_pb2.ChildRun:
+    child = execution_pb2.ChildRun(
+        name=run.name,
+        state=Run.State.Name(run.state).removeprefix("STATE_"),
+        question_head=run.spec.question[:_ANSWER_HEAD_CHARACTERS],
+        answer_head=run.answer.text[:_ANSWER_HEAD_CHARACTERS],
+        limit_reached=run.answer.limit_reached,
+        usage=run.usage,
+        sub_calls=run.sub_calls,
+        depth=run.depth,
+    )
+    if run.HasField("error"):
+        child.error.CopyFrom(run.error)
+    return child
 
 
 def _result(value: Ended) -> execution_pb2.ExecutionResult:
@@ -147,9 +200,18 @@ def _result(value: Ended) -> execution_pb2.ExecutionResult:
         result.final.text = final.text
         result.final.is_json = final.is_json
         result.final.variable = final.variable
+        if final.confidence is not None:
+            result.final.confidence = final.confidence
+        result.final.citations.extend(map(_cited, final.citations))
     if value.limit_reached is not None:
         result.limit_reached.CopyFrom(value.limit_reached.to_status())
     return result
+
+
+def _cited(value: frames.CitedPlace) -> execution_pb2.CitedPlace:
+    return execution_pb2.CitedPlace(
+        document=value.document, start=value.start, end=value.end, quote=value.quote
+    )
 
 
 def _finding(value: frames.Finding) -> execution_pb2.SecurityFinding:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import re2
 from msgspec import Struct
 
+from common.blob_index.text_index import RESTART_BYTES, restart_shift
 from sandbox_service.lazy_texts import LazyText
-from sandbox_service.text_index import RESTART_BYTES, restart_shift
 
 MATCHES_MAX = 1_000
 """Matches of one answer; the next answer goes on from there."""

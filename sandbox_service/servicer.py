@@ -14,13 +14,15 @@ from fathom.sandbox.v1.sandbox_service_pb2_grpc import (
 )
 
 from common.errors import NotFoundError
-from common.page_tokens import make_page_token, page_length, page_size, read_page_token
+from common.page_tokens import make_page_token, page_length, page_size, read_page_number
 from common.server import Server
 from sandbox_service import requests, responses
 from sandbox_service.audit import AuditTrail
+from sandbox_service.child_runs import ChildRuns
 from sandbox_service.config import SandboxConfig
 from sandbox_service.errors import SessionLostError
 from sandbox_service.guest_build import PYTHON_VERSION, engine_version
+from sandbox_service.host_tools import HostTools
 from sandbox_service.jail.wall import Wall
 from sandbox_service.memory_watch import MemoryGauge
 from sandbox_service.profiles import PROFILES
@@ -46,12 +48,17 @@ class SandboxServicer(SandboxServiceServicer):
         config: SandboxConfig,
         audit: AuditTrail,
         gauge: MemoryGauge,
+        child_runs: ChildRuns | None = None,
+        host_tools: HostTools | None = None,
     ) -> None:
+        """Without `child_runs` code can start none, and without `host_tools` call none."""
         self._sessions = sessions
         self._sub_models = sub_models
         self._config = config
         self._audit = audit
         self._gauge = gauge
+        self._child_runs = child_runs
+        self._host_tools = host_tools
         self._telemetry = SessionTelemetry(sessions.count_by_state, gauge)
 
     def register(self, server: Server) -> None:
@@ -76,7 +83,13 @@ class SandboxServicer(SandboxServiceServicer):
         run_token = requests.run_token(request.run_token)
         session = self._sessions.find(name)
         events = session.execute(
-            options, self._sub_models, self._sessions.tasks, self._audit, run_token
+            options,
+            self._sub_models,
+            self._sessions.tasks,
+            self._audit,
+            run_token,
+            self._child_runs,
+            self._host_tools,
         )
         with self._telemetry.execution() as observe:
             async with aclosing(events):
@@ -91,6 +104,14 @@ class SandboxServicer(SandboxServiceServicer):
         session = self._sessions.find(requests.session_name(request.name))
         was_running = await session.interrupt()
         return wire.InterruptExecutionResponse(was_running=was_running)
+
+    async def RefreshRunToken(
+        self, request: wire.RefreshRunTokenRequest, _context: Context
+    ) -> wire.RefreshRunTokenResponse:
+        """Replace a session's run token."""
+        session = self._sessions.find(requests.session_name(request.name))
+        session.refresh_run_token(requests.fresh_run_token(request.run_token))
+        return wire.RefreshRunTokenResponse()
 
     async def ForkSession(
         self, request: wire.ForkSessionRequest, _context: Context
@@ -134,13 +155,15 @@ class SandboxServicer(SandboxServiceServicer):
     ) -> wire.ListSessionsResponse:
         """Describe live sessions, oldest first."""
         size = page_size(request.page_size)
-        after = int(read_page_token(_SESSIONS, request.page_token) or 0)
-        sessions = self._sessions.page(after, size + 1)
+        labels = requests.labels(request.labels)
+        scope = f"{_SESSIONS}/{sorted(labels.items())}"
+        after = read_page_number(scope, request.page_token)
+        sessions = self._sessions.page(after, size + 1, labels)
         described = [responses.session(session) for session in sessions]
         length = page_length(described, size)
         token = ""
         if len(sessions) > length:
-            token = make_page_token(_SESSIONS, str(sessions[length - 1].number))
+            token = make_page_token(scope, str(sessions[length - 1].number))
         return wire.ListSessionsResponse(sessions=described[:length], next_page_token=token)
 
     async def DeleteSession(

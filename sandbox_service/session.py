@@ -13,6 +13,7 @@ import msgspec
 
 from sandbox_service import frames
 from sandbox_service.audit import AuditTrail, Executed
+from sandbox_service.child_runs import ChildRuns
 from sandbox_service.errors import SessionBusyError, SessionLostError
 from sandbox_service.execution_stream import (
     Ended,
@@ -21,8 +22,10 @@ from sandbox_service.execution_stream import (
     ExecutionStream,
     Outcome,
 )
+from sandbox_service.host_tools import HostTools
 from sandbox_service.limits import Limits
 from sandbox_service.residence import Residence
+from sandbox_service.run_pass import RunPass
 from sandbox_service.session_memory import SessionMemory
 from sandbox_service.session_options import SessionOptions, SessionUse
 from sandbox_service.sub_calls import SubCallMeter, SubModels
@@ -65,12 +68,15 @@ class Session:
         self.checkpoint_key = checkpoint_key
         """Key of its last checkpoint, or of the one that it came from; else empty."""
         self.meter = SubCallMeter(
-            options.limits.sub_calls_max, made=use.sub_calls, batches=use.sub_call_batches
+            options.limits.sub_calls_max,
+            made=use.sub_calls,
+            batches=use.sub_call_batches,
+            sub_calls_of_children=use.sub_calls_of_children,
         )
         """Counts the sub-calls."""
         self._residence = residence
         self._use = use
-        self._run_token = options.run_token
+        self._run_pass = RunPass(options.run_token)
         self._current: ExecutionStream | None = None
 
     @property
@@ -112,8 +118,13 @@ class Session:
     @property
     def use(self) -> SessionUse:
         """What it has done so far."""
-        made, batches = self.meter.made, self.meter.batches
-        return dataclasses.replace(self._use, sub_calls=made, sub_call_batches=batches)
+        meter = self.meter
+        return dataclasses.replace(
+            self._use,
+            sub_calls=meter.made,
+            sub_call_batches=meter.batches,
+            sub_calls_of_children=meter.sub_calls_of_children,
+        )
 
     @property
     def state(self) -> SessionState:
@@ -151,6 +162,8 @@ class Session:
         tasks: asyncio.TaskGroup,
         audit: AuditTrail,
         run_token: str = "",
+        child_runs: ChildRuns | None = None,
+        host_tools: HostTools | None = None,
     ) -> AsyncGenerator[int | Event, None]:
         """Run a cell: yield its number, then its events, Ended last.
 
@@ -160,7 +173,12 @@ class Session:
         """
         if self._current is not None:
             raise SessionBusyError(self.name)
-        self._run_token = run_token or self._run_token
+        self._run_pass.token = run_token or self._run_pass.token
+        self.meter.sub_calls_max = (
+            self.limits.sub_calls_max
+            if options.sub_calls_max is None
+            else self.meter.made + self.meter.sub_calls_of_children + options.sub_calls_max
+        )
         stream = ExecutionStream(
             lambda: self._residence.arrive(self._use),
             self.limits,
@@ -168,8 +186,10 @@ class Session:
             options,
             self.meter,
             sub_models,
-            run_token=self._run_token,
+            run_pass=self._run_pass,
             sub_tier=self.options.sub_tier,
+            child_runs=child_runs,
+            host_tools=host_tools,
             on_end=lambda stream, outcome: self._note_end(stream, outcome, audit),
         )
         self._current = stream
@@ -191,6 +211,10 @@ class Session:
             running.add_done_callback(lambda _: self._is_free_of(stream))
             if not is_over:
                 await self.interrupt()
+
+    def refresh_run_token(self, run_token: str) -> None:
+        """Bring another run token from here on, also with what the running execution asks."""
+        self._run_pass.token = run_token
 
     async def interrupt(self) -> bool:
         """Stop the running execution; returns whether there was one."""
@@ -262,7 +286,7 @@ class Session:
         return Executed(
             session=self.name,
             labels=self.labels,
-            run_token=self._run_token,
+            run_token=self._run_pass.token,
             number=stream.number,
             code=stream.options.code,
             ending=frame.ending if frame is not None else "session_lost",

@@ -45,6 +45,8 @@ class SessionUse:
     """Instructions of all executions."""
     time_used_s: float = 0.0
     """Own wall time of all executions."""
+    sub_calls_of_children: int = 0
+    """Sub-calls that child runs have made."""
     sub_calls: int = 0
     """Sub-calls made."""
     sub_call_batches: int = 0

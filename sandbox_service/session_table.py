@@ -199,10 +199,16 @@ class SessionTable:
         session.touch()
         return session
 
-    def page(self, after: int, size: int) -> list[Session]:
-        """Return up to `size` live sessions, oldest first, whose number is above `after`."""
+    def page(self, after: int, size: int, labels: Mapping[str, str] | None = None) -> list[Session]:
+        """Return up to `size` live sessions, oldest first, whose number is above `after`, and that
+        have all of these labels."""
         self._notice_lost()
-        later = (session for session in self._sessions.values() if session.number > after)
+        wanted = (labels or {}).items()
+        later = (
+            session
+            for session in self._sessions.values()
+            if session.number > after and wanted <= session.labels.items()
+        )
         return list(itertools.islice(later, size))
 
     async def delete(self, name: str) -> None:

@@ -7,7 +7,7 @@ token is added here and never reaches a worker.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,14 +17,16 @@ from fathom.gateway.v1.generation_pb2 import Generation
 from common.errors import ServiceError, UnauthenticatedError
 from sandbox_service import frames
 from sandbox_service.errors import SubCallLimitError
+from sandbox_service.run_pass import RunPass
 
 _PROMPT_HEAD_CHARACTERS = 500
 _MESSAGE_CHARACTERS = 2_000
 _ANSWERS_CHARACTERS_MAX = frames.FRAME_BYTES_MAX // 5
 """A character takes up to four bytes, and there is more in a frame than the answers."""
-_TOO_LARGE = frames.Refusal(
+TOO_LARGE = frames.Refusal(
     reason="ANSWERS_TOO_LARGE", message="the answers of one batch are too large; ask for less"
 )
+"""What stands for the answers of a batch that do not fit one frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class SubModels(Protocol):
     """The way to the gateway."""
 
     def ask(
-        self, calls: Sequence[SubCall], run_token: str
+        self, calls: Sequence[SubCall], run_pass: RunPass
     ) -> AsyncIterator[tuple[int, Generation | ServiceError]]:
         """Yield the outcome of each call, once, with its position, in any order."""
 
@@ -97,6 +99,13 @@ class SubCallMeter:
     """Sub-calls made so far."""
     batches: int = 0
     """Batches made so far."""
+    sub_calls_of_children: int = 0
+    """Sub-calls that child runs have made, with all below them."""
+
+    @property
+    def left(self) -> int:
+        """Sub-calls that may still be made."""
+        return max(self.sub_calls_max - self.made - self.sub_calls_of_children, 0)
 
 
 @dataclass
@@ -109,7 +118,7 @@ class SubCallRound:
     """The session's."""
     sub_models: SubModels
     """The way to the gateway."""
-    run_token: str
+    run_pass: RunPass
     """Empty where the session has none: then every call fails."""
     default_tier: str
     """Asked where the code names no tier."""
@@ -119,6 +128,8 @@ class SubCallRound:
     """Turn of the run."""
     sequence: int
     """Sub-calls that this execution made before."""
+    failures: Mapping[int, ServiceError] = field(default_factory=dict)
+    """Sub-calls that are known to fail and are not made, by number."""
     outcomes: list[Generation | ServiceError] = field(default_factory=list)
     """In the order of the prompts, complete once `events` has ended."""
 
@@ -141,9 +152,9 @@ class SubCallRound:
         prompts = range(len(self.question.prompts))
         self.outcomes = [pending.get(position, refused) for position in prompts]
 
-    def answers(self) -> list[frames.Answer | frames.Refusal]:
+    def answers(self) -> list[frames.Outcome]:
         """Return the outcomes as the guest gets them, as many as fit one frame."""
-        answers: list[frames.Answer | frames.Refusal] = []
+        answers: list[frames.Outcome] = []
         # One error may be that of thousands.
         known: dict[int, frames.Answer | frames.Refusal] = {}
         room = _ANSWERS_CHARACTERS_MAX
@@ -151,7 +162,7 @@ class SubCallRound:
             answer = known.get(id(outcome)) or known.setdefault(id(outcome), _answer(outcome))
             if isinstance(answer, frames.Answer):
                 room -= len(answer.text)
-            answers.append(answer if room >= 0 else _TOO_LARGE)
+            answers.append(answer if room >= 0 else TOO_LARGE)
         return answers
 
     @property
@@ -165,7 +176,7 @@ class SubCallRound:
     @property
     def _room(self) -> int:
         """Calls that the session may still make; the others are refused, and never begin."""
-        return max(self.meter.sub_calls_max - self.meter.made, 0)
+        return self.meter.left
 
     def _numbered(self) -> list[SubCall]:
         """Return the calls that are made."""
@@ -195,13 +206,18 @@ class SubCallRound:
         self, calls: Sequence[SubCall]
     ) -> AsyncIterator[tuple[int, Generation | ServiceError]]:
         self.meter.made += len(calls)
-        if not self.run_token:
+        if not self.run_pass.token:
             error = UnauthenticatedError("missing", "the session has no run token")
             for position in range(len(calls)):
                 yield position, error
-        elif calls:
-            async for position, outcome in self.sub_models.ask(calls, self.run_token):
-                yield position, outcome
+            return
+        made = [i for i, call in enumerate(calls) if call.number not in self.failures]
+        for position in set(range(len(calls))).difference(made):
+            yield position, self.failures[calls[position].number]
+        if made:
+            asked = self.sub_models.ask([calls[i] for i in made], self.run_pass)
+            async for position, outcome in asked:
+                yield made[position], outcome
 
 
 def _started(call: SubCall, batch: int) -> SubCallStarted:
@@ -221,10 +237,15 @@ def _started(call: SubCall, batch: int) -> SubCallStarted:
 
 def _answer(outcome: Generation | ServiceError) -> frames.Answer | frames.Refusal:
     if isinstance(outcome, ServiceError):
-        reason = outcome.reason_name.removeprefix("ERROR_REASON_")
-        message = outcome.message[:_MESSAGE_CHARACTERS]
-        return frames.Refusal(reason=reason, message=message, is_limit=_is_limit(outcome))
+        return refusal(outcome)
     return frames.Answer(text=outcome.text)
+
+
+def refusal(error: ServiceError) -> frames.Refusal:
+    """Return an error as the guest gets it."""
+    reason = error.reason_name.removeprefix("ERROR_REASON_")
+    message = error.message[:_MESSAGE_CHARACTERS]
+    return frames.Refusal(reason=reason, message=message, is_limit=_is_limit(error))
 
 
 def _is_limit(error: ServiceError) -> bool:

@@ -20,6 +20,10 @@ _LATE_FRAMES_MAX = 10_000
 """More than a session that is being closed can have had under way."""
 
 
+_OfExecution = frames.Output | frames.Grown | frames.Asked | frames.Ended
+"""What comes while a cell runs."""
+
+
 class WorkerLostError(Exception):
     """The worker died, or the session broke inside it."""
 
@@ -109,6 +113,7 @@ class WorkerSession:
         *,
         report_variables: bool,
         check: frames.CheckMode = "record",
+        random_stream: int = 0,
     ) -> None:
         """Start a cell; its frames follow, the last of them Ended."""
         self._execution, self._output_bytes, self._output_lines = execution, 0, 0
@@ -120,11 +125,12 @@ class WorkerSession:
                 code=code,
                 report_variables=report_variables,
                 check=check,
+                random_stream=random_stream,
             )
         )
 
-    async def answer(self, call: int, outcomes: list[frames.Answer | frames.Refusal]) -> None:
-        """Give the outcomes of the SubCalls that the cell waits for."""
+    async def answer(self, call: int, outcomes: list[frames.Outcome]) -> None:
+        """Give the outcomes of what the cell asked and waits for."""
         if self._state is _State.WAITING:
             self._state = _State.RUNNING
             await self._send(
@@ -216,7 +222,7 @@ class WorkerSession:
             if isinstance(frame, frames.Opened):
                 self.memory_bytes = frame.memory_bytes
             self._received.put_nowait(frame)
-        elif isinstance(frame, frames.Output | frames.Grown | frames.SubCalls | frames.Ended):
+        elif isinstance(frame, _OfExecution):
             self._receive_of_execution(frame)
         else:
             raise frames.FrameError(f"{type(frame).__name__} while {self._state.value}")
@@ -235,9 +241,7 @@ class WorkerSession:
         self.is_saved = True
         self._changed.set()
 
-    def _receive_of_execution(
-        self, frame: frames.Output | frames.Grown | frames.SubCalls | frames.Ended
-    ) -> None:
+    def _receive_of_execution(self, frame: _OfExecution) -> None:
         if frame.execution != self._execution:
             raise frames.FrameError(f"{type(frame).__name__} of another execution")
         if not self.is_saved:
@@ -255,9 +259,9 @@ class WorkerSession:
         if isinstance(frame, frames.Grown):
             self._note_growth(frame.memory_bytes)
             return
-        if isinstance(frame, frames.SubCalls):
+        if isinstance(frame, frames.Asked):
             if frame.call != self._call + 1:
-                raise frames.FrameError("SubCalls out of order")
+                raise frames.FrameError(f"{type(frame).__name__} out of order")
             self._call = frame.call
             self._state = _State.WAITING
         if isinstance(frame, frames.Output):

@@ -8,6 +8,8 @@ import types
 from typing import Any
 
 from . import host
+from .child_runs import ChildAnswer
+from .citations import Citations
 from .lazy_documents import LazyDocuments
 from .lazy_json import LazyItems, LazyMapping
 from .lazy_lines import LazyLines
@@ -28,21 +30,24 @@ class Answers:
 
     def __init__(self, namespace: dict[str, Any]) -> None:
         self._namespace = namespace
+        self.citations = Citations(namespace)
+        """What the cells have cited."""
         self.provided: dict[str, Any] = {}
         """Names that are not the user's own variables."""
         self.given: dict[str, Any] | None = None
-        """The last answer of the cell: text, is_json, variable."""
+        """The last answer of the cell: text, is_json, variable, confidence, citations."""
 
-    def final(self, value: Any) -> None:
+    def final(self, value: Any, *, confidence: Any = None) -> None:
         """Give `value` as the final answer: a str as it is, anything else as JSON or repr.
 
-        The cell goes on; the last answer given counts.
+        The cell goes on; the last answer given counts. `confidence`, 0 to 1, says how sure you
+        are.
 
-            FINAL("Maria Sanchez signed it, on 4 May 2021.")
+            FINAL("Maria Sanchez signed it, on 4 May 2021.", confidence=0.9)
         """
-        self._give(value, "")
+        self._give(value, "", confidence)
 
-    def final_var(self, name: Any) -> None:
+    def final_var(self, name: Any, *, confidence: Any = None) -> None:
         """Give a variable's value as the final answer; takes its name, or the value itself.
 
         report = "\\n".join(findings)
@@ -52,14 +57,14 @@ class Answers:
             key = name.strip().strip("'\"")
             variables = self.variables()
             if key in variables:
-                self._give(variables[key], key)
+                self._give(variables[key], key, confidence)
                 return
             if key.isidentifier() and not any(value is name for value in variables.values()):
                 raise NameError(
                     f"FINAL_VAR: there is no variable {key!r}; "
                     f"variables: {', '.join(variables) or 'none'}"
                 )
-        self._give(name, "")
+        self._give(name, "", confidence)
 
     def show_vars(self) -> dict[str, str]:
         """Return your variables, each with its type and size.
@@ -91,7 +96,8 @@ class Answers:
             for name, value in list(self.variables().items())[:count_max]
         ]
 
-    def _give(self, value: Any, variable: str) -> None:
+    def _give(self, value: Any, variable: str, confidence: Any) -> None:
+        sureness = _sureness(confidence)
         text, is_json = rendered(value)
         size_bytes = len(str.encode(text, "utf-8", "replace"))
         bytes_max = min(VALUE_BYTES_MAX, host.value_bytes_max())
@@ -99,11 +105,27 @@ class Answers:
             raise ValueError(
                 f"an answer has at most {bytes_max:,} bytes, this one has {size_bytes:,}"
             )
-        self.given = {"text": text, "is_json": is_json, "variable": variable[:256]}
+        self.given = {
+            "text": text,
+            "is_json": is_json,
+            "variable": variable[:256],
+            "confidence": sureness,
+            "citations": self.citations.in_answer(text),
+        }
 
 
 _MISSING = object()
 _NAME_OF_CLASS = type.__dict__["__name__"]
+
+
+def _sureness(confidence: Any) -> float | None:
+    """Return a confidence as a plain number; None where none is given."""
+    if confidence is None:
+        return None
+    value = float(confidence)
+    if not 0 <= value <= 1:
+        raise ValueError(f"confidence must be 0 to 1, not {value}")
+    return value
 
 
 def rendered(value: Any) -> tuple[str, bool]:
@@ -160,8 +182,10 @@ def type_name(value: Any) -> str:
     What sub-models answered is as good as any str, and is called one.
     """
     kind = type(value)
-    if kind is Answer or kind is AnswerList:  # `in` would ask its metaclass
-        return "str" if kind is Answer else "list"
+    if kind is Answer or kind is ChildAnswer:  # `in` would ask its metaclass
+        return "str"
+    if kind is AnswerList:
+        return "list"
     return str(_NAME_OF_CLASS.__get__(kind))
 
 

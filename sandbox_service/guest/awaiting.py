@@ -9,9 +9,9 @@ import builtins
 from collections.abc import Iterable
 from typing import Any
 
-from . import event_loop, sub_calls
+from . import event_loop, queries
 
-QUERIES = {function.__name__: function for function in sub_calls.QUESTIONS}
+QUERIES = {function.__name__: function for function in queries.QUESTIONS}
 _TAKE_AWAITABLES = frozenset(
     {"gather", "create_task", "ensure_future", "wait_for", "shield", "run_until_complete"}
 )

@@ -19,7 +19,18 @@ from typing import Any
 
 import __main__
 
-from . import awaiting, code_check, contexts, event_loop, host, streams, sub_calls, tracebacks
+from . import (
+    awaiting,
+    child_runs,
+    code_check,
+    contexts,
+    event_loop,
+    host,
+    host_tools,
+    streams,
+    sub_calls,
+    tracebacks,
+)
 from .answers import Answers
 from .text_functions import TextFunctions
 
@@ -45,16 +56,23 @@ class Session:
             "SHOW_VARS": self.answers.show_vars,
             "llm_query": sub_calls.llm_query,
             "llm_query_batched": sub_calls.llm_query_batched,
-            "rlm_query": sub_calls.rlm_query,
-            "rlm_query_batched": sub_calls.rlm_query_batched,
+            "rlm_query": child_runs.rlm_query,
+            "rlm_query_batched": child_runs.rlm_query_batched,
             "LLMQueryError": sub_calls.LLMQueryError,
             "LimitExceededError": sub_calls.LimitExceededError,
+            "ChildRunError": child_runs.ChildRunError,
+            "call_tool": host_tools.call_tool,
+            "HostToolError": host_tools.HostToolError,
+            "HostToolRefusedError": host_tools.HostToolRefusedError,
+            "SchemaMismatchError": sub_calls.SchemaMismatchError,
             "FailedQuery": sub_calls.FailedQuery,
         }
         self._restored = dict(self.answers.provided)
         """Names that come back with each cell: a model that once wrote `FINAL = ...` by mistake
         can still answer."""
         self.answers.provided |= TextFunctions(self.namespace).provided()
+        self.answers.provided |= self.answers.citations.provided()
+        self.answers.provided["part"] = child_runs.part
         self.namespace.update(self.answers.provided)
         self.answers.provided["len"] = contexts.length
 
@@ -183,7 +201,7 @@ def _compiled(tree: ast.Module, filename: str) -> list[types.CodeType]:
 
 def _echo(value: Any) -> None:
     builtins._ = value  # type: ignore[attr-defined]  # as in Python's own REPL
-    if type(value) in (str, sub_calls.Answer):
+    if type(value) in (str, sub_calls.Answer, child_runs.ChildAnswer):
         print(streams.shown(value, is_literal=True))
     else:
         print(repr(value))

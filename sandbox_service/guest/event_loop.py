@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import questions, stepwise, sub_calls
+from . import queries, questions, stepwise
 from .questions import Question
 
 
@@ -111,7 +111,7 @@ def awaitable(query: Callable[..., Any]) -> Callable[..., Any]:
     """Return the coroutine function that asks as a query function does."""
 
     async def asking(*args: Any, **kwargs: Any) -> Any:
-        return await _asked(sub_calls.QUESTIONS[query](*args, **kwargs))
+        return await _asked(queries.QUESTIONS[query](*args, **kwargs))
 
     asking.__name__ = asking.__qualname__ = query.__name__
     return asking

@@ -47,7 +47,11 @@ class LazyDocuments(Mapping[str, Any]):
     def lazy(self, name: str) -> LazyText:
         """Return a document without reading it."""
         number, characters, _ = self._places[name]
-        return LazyText(self._mount, number, characters, self._value_bytes_max)
+        return LazyText(self._mount, number, characters, self._value_bytes_max, name)
+
+    def is_of(self, mount: int) -> bool:
+        """Tell whether it is a context, by the context's number."""
+        return self._mount == mount
 
     def characters(self, name: str) -> int:
         """Return a document's length without reading it."""

@@ -66,9 +66,15 @@ class LazyText:
     encode) raises an error that says what to use.
     """
 
-    __slots__ = ("_length", "_line_count", "_mount", "_near", "_number", "_value_max")
+    __slots__ = (
+        *("_length", "_line_count", "_mount", "_near", "_number", "_value_max"),
+        "document",
+    )
 
-    def __init__(self, mount: int, number: int, length: int, value_bytes_max: int) -> None:
+    def __init__(
+        self, mount: int, number: int, length: int, value_bytes_max: int, document: str = ""
+    ) -> None:
+        self.document = document
         self._mount = mount
         self._number = number
         self._length = length
@@ -82,6 +88,10 @@ class LazyText:
     def __class__(self) -> type:
         """What it stands for: code asks `isinstance(context, str)` to know how to go on."""
         return str
+
+    def is_of(self, mount: int) -> bool:
+        """Tell whether it belongs to a context, by the context's number."""
+        return self._mount == mount
 
     @property
     def characters(self) -> int:

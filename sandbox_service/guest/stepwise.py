@@ -14,8 +14,8 @@ import types
 from collections.abc import Callable, Generator
 from typing import Any
 
+from .queries import QUESTIONS
 from .questions import Question
-from .sub_calls import QUESTIONS
 from .tracebacks import CELL_PREFIX
 
 Steps = Generator[Question, Any, Any]

@@ -8,8 +8,10 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, NoReturn, Self
 
 from .questions import Question, ask
+from .typed_queries import TypedQuestion
 
 _ROLES = ("system", "user", "assistant")
+_MISMATCH = "SCHEMA_MISMATCH"
 
 
 class LLMQueryError(RuntimeError):
@@ -35,13 +37,25 @@ class LimitExceededError(LLMQueryError):
         self.results = results or []
 
 
+class SchemaMismatchError(LLMQueryError):
+    """No answer fitted the schema; `errors` says what was wrong with the last one, `text`."""
+
+    __module__ = "__main__"
+
+    def __init__(self, message: str, errors: list[str], text: str) -> None:
+        super().__init__(message, _MISMATCH)
+        self.errors = errors
+        self.text = text
+
+
 class FailedQuery:
     """A failed item of a batch: falsy, and an error wherever a text is expected."""
 
-    def __init__(self, index: int, reason: str, message: str) -> None:
+    def __init__(self, index: int, reason: str, message: str, run: str = "") -> None:
         self.index = index
         self.reason = reason
         self.message = message
+        self.run = run
 
     def __repr__(self) -> str:
         return f"<FailedQuery #{self.index}: {self.reason}: {self.message}>"
@@ -101,22 +115,30 @@ def llm_query(
     tier: str | None = None,
     max_output_tokens: int | None = None,
     temperature: float | None = None,
-) -> str:
+    schema: Any = None,
+) -> Any:
     """Ask a sub-model and return its answer, a str.
 
     The sub-model sees the prompt and nothing else: put the text to be read into it. `prompt` is
     a text, or a list of {"role": "system" | "user" | "assistant", "content": ...}. Raises
     LLMQueryError when there is no answer, LimitExceededError when a limit of the run is used up.
+    With a JSON Schema as `schema`, a dict, the answer is the value that fits it; one that does not
+    is asked for again, at most twice, then SchemaMismatchError is raised.
 
         answer = llm_query("Who signed this letter? Name only.\\n\\n" + context[:4000])
 
     For many prompts use llm_query_batched(prompts), `await asyncio.gather(...)` of calls, or a
     ThreadPoolExecutor: they are then asked at the same time.
     """
-    answer: str = ask(
-        question(prompt, tier=tier, max_output_tokens=max_output_tokens, temperature=temperature)
+    return ask(
+        question(
+            prompt,
+            tier=tier,
+            max_output_tokens=max_output_tokens,
+            temperature=temperature,
+            schema=schema,
+        )
     )
-    return answer
 
 
 def llm_query_batched(
@@ -125,10 +147,12 @@ def llm_query_batched(
     tier: str | None = None,
     max_output_tokens: int | None = None,
     temperature: float | None = None,
+    schema: Any = None,
 ) -> list[Any]:
     """Ask many prompts at once and return the answers in the order of the prompts.
 
-    A prompt that failed has a FailedQuery in its place, which is falsy and no str. Raises
+    A prompt that failed has a FailedQuery in its place, which is falsy and no str; with `schema`,
+    see llm_query, the others have values: tell them by isinstance(answer, FailedQuery). Raises
     LimitExceededError, with what was answered in its `results`, as soon as one failed because a
     limit of the run is used up.
 
@@ -137,23 +161,14 @@ def llm_query_batched(
     """
     answers: list[Any] = ask(
         batch_question(
-            prompts, tier=tier, max_output_tokens=max_output_tokens, temperature=temperature
+            prompts,
+            tier=tier,
+            max_output_tokens=max_output_tokens,
+            temperature=temperature,
+            schema=schema,
         )
     )
     return answers
-
-
-def rlm_query(*_: object, **__: object) -> NoReturn:
-    """Child runs are not offered by this service; always raises LLMQueryError."""
-    raise LLMQueryError(
-        "child runs are not available here: split the text and use llm_query or llm_query_batched",
-        "NOT_AVAILABLE",
-    )
-
-
-def rlm_query_batched(*_: object, **__: object) -> NoReturn:
-    """Child runs are not offered by this service; always raises LLMQueryError."""
-    rlm_query()
 
 
 def question(
@@ -162,10 +177,11 @@ def question(
     tier: str | None = None,
     max_output_tokens: int | None = None,
     temperature: float | None = None,
+    schema: Any = None,
 ) -> Question:
     """Return what llm_query asks when it is called like this; raises what it raises for that."""
     request = _request([_messages(prompt)], False, tier, max_output_tokens, temperature)
-    return Question(request, _single)
+    return _question(request, _single, schema)
 
 
 def batch_question(
@@ -174,18 +190,30 @@ def batch_question(
     tier: str | None = None,
     max_output_tokens: int | None = None,
     temperature: float | None = None,
+    schema: Any = None,
 ) -> Question:
     """Return what llm_query_batched asks when it is called like this."""
     if isinstance(prompts, (str, bytes, dict)):
         raise TypeError("llm_query_batched takes a list of prompts; use llm_query for one")
     batch = [_messages(prompt) for prompt in prompts]
-    return Question(_request(batch, True, tier, max_output_tokens, temperature), _several)
+    request = _request(batch, True, tier, max_output_tokens, temperature)
+    return _question(request, _several, schema)
 
 
-def _single(outcomes: list[dict[str, Any]]) -> Answer:
+def _question(
+    request: dict[str, Any], give: Callable[[list[dict[str, Any]]], Any], schema: Any
+) -> Question:
+    return Question(request, give) if schema is None else TypedQuestion(request, give, schema)
+
+
+def _single(outcomes: list[dict[str, Any]]) -> Any:
     outcome = outcomes[0]
+    if "value" in outcome:
+        return outcome["value"]
     if outcome.get("is_limit"):
         raise LimitExceededError(outcome["message"], outcome["reason"])
+    if "errors" in outcome:
+        raise SchemaMismatchError(_mismatch(outcome), outcome["errors"], outcome["text"])
     if "text" not in outcome:
         raise LLMQueryError(outcome["message"], outcome["reason"])
     return Answer(outcome["text"])
@@ -200,18 +228,24 @@ def _several(outcomes: list[dict[str, Any]]) -> AnswerList:
 
 
 def _result(index: int, outcome: dict[str, Any]) -> Any:
+    if "value" in outcome:
+        return outcome["value"]
+    if "errors" in outcome:
+        return FailedQuery(index, _MISMATCH, _mismatch(outcome))
     if "text" in outcome:
         return outcome["text"]
     return FailedQuery(index, outcome["reason"], outcome["message"])
 
 
+def _mismatch(outcome: dict[str, Any]) -> str:
+    return f"the answer does not fit the schema: {'; '.join(outcome['errors'][:3])}"
+
+
 QUESTIONS: dict[Callable[..., Any], Callable[..., Question]] = {
     llm_query: question,
     llm_query_batched: batch_question,
-    rlm_query: rlm_query,
-    rlm_query_batched: rlm_query_batched,
 }
-"""What each query function asks, called with the same arguments."""
+"""What each of these asks, called with the same arguments."""
 
 
 def _request(

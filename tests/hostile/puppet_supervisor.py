@@ -17,6 +17,7 @@ from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
+from sandbox_service.run_pass import RunPass
 from sandbox_service.session import Session
 from sandbox_service.session_options import SessionOptions
 from sandbox_service.session_table import SessionTable
@@ -44,7 +45,7 @@ class SubModels:
     """Answers nothing; some of it late."""
 
     async def ask(
-        self, calls: list[SubCall], run_token: str
+        self, calls: list[SubCall], run_pass: RunPass
     ) -> AsyncIterator[tuple[int, NotFoundError]]:
         for position in range(len(calls)):
             await asyncio.sleep(0)

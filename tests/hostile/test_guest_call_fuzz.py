@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sandbox_service import frames, text_index
+from common.blob_index import text_index
+from sandbox_service import frames
 from sandbox_service.contexts import Contexts
 from sandbox_service.execution import Execution
 from sandbox_service.guest_door import GuestDoor
@@ -139,7 +140,7 @@ def door(address: int = ANSWER_AT, *, is_started: bool = True) -> Iterator[tuple
     def send(frame: frames.FromWorker) -> None:
         assert isinstance(frame, frames.SubCalls)
         frames.encode(frame)
-        answers: list[frames.Answer | frames.Refusal] = [
+        answers: list[frames.Answer | frames.ChildAnswer | frames.Refusal] = [
             frames.Answer("a") for _ in frame.question.prompts
         ]
         opened.answer(frames.SubCallAnswers(session=1, call=frame.call, outcomes=answers))

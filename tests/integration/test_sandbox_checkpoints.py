@@ -377,3 +377,17 @@ async def test_a_checkpoint_is_whole_before_it_has_its_name(box: Sandbox, tmp_pa
     await box.checkpoint(name)
 
     assert not list((tmp_path / ".partial").iterdir())
+
+
+@pytest.mark.parametrize(("asked", "tier"), [("", "models/tiny"), ("models/large", "models/large")])
+async def test_a_restored_session_asks_the_tier_that_it_is_given(
+    box: Sandbox, asked: str, tier: str
+) -> None:
+    """A later run may have other models than the one that the session comes from."""
+    name = await box.create(sub_tier="models/tiny")
+    checkpoint = await box.checkpoint(name)
+
+    restored = await box.restore(checkpoint.key, run_token="token", sub_tier=asked)
+    await box.run(restored, "llm_query('a')")
+
+    assert [request.prompt.tier for request in box.gateway.requests] == [tier]

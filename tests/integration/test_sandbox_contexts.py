@@ -286,3 +286,46 @@ async def test_json_that_grows_beyond_memory_does_not_fit(box: Sandbox) -> None:
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CONTEXT_TOO_LARGE")
     assert int(metadata["bytes_needed"]) > 40 << 20
     assert metadata["memory_bytes_max"] == str(80 << 20)
+
+
+@pytest.mark.parametrize("memory_bytes_max", [64 << 20, 1 << 30])
+async def test_a_part_of_a_blob_is_a_context(box: Sandbox, memory_bytes_max: int) -> None:
+    """A child run's context is a part of its parent's, loaded or by reference, without a copy."""
+    data = b"before\n" * 1_000 + "\u00e4 part\n".encode() * 3_000_000 + b"after\n"
+    start, stop = 7_000, len(data) - 6
+    mount = box.text(data)
+    mount.offset_bytes, mount.size_bytes, mount.blob_bytes = start, stop - start, len(data)
+    mount.text_shape.CopyFrom(shape(data[start:stop]))
+    limits = session_pb2.SessionLimits(memory_bytes_max=memory_bytes_max)
+
+    session = await box.create(contexts=[mount], limits=limits)
+
+    ran = await box.run(session, "print(len(context), repr(context[:7]), repr(context[-6:]))")
+    assert ran.out == "21000000 '\u00e4 part\\n' ' part\\n'\n"
+    is_lazy = (await box.session(session)).lazy_variables == ["context"]
+    assert is_lazy == (memory_bytes_max == 64 << 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"offset_bytes": 5}, "contexts[0].offset_bytes"),
+        ({"offset_bytes": -1, "blob_bytes": 20}, "contexts[0].offset_bytes"),
+        ({"blob_bytes": 3}, "contexts[0].offset_bytes"),
+    ],
+)
+async def test_a_part_that_is_not_within_its_blob_is_refused(
+    box: Sandbox, change: dict[str, int], field: str
+) -> None:
+    mount = box.text(b"0123456789")
+    for name, value in change.items():
+        setattr(mount, name, value)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await box.create(contexts=[mount])
+
+    assert details(caught.value) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        {"field": field},
+    )

@@ -387,6 +387,34 @@ async def test_a_variable_may_be_the_answer(box: Sandbox, session: str) -> None:
     assert (final.text, final.is_json, final.variable) == ("a long text", False, "answer")
 
 
+@pytest.mark.parametrize(
+    ("call", "confidence"),
+    [
+        ("FINAL('x', confidence=0.9)", 0.9),
+        ("FINAL_VAR('answer', confidence=1)", 1.0),
+        ("FINAL('x', confidence=0)", 0.0),
+        ("FINAL('x')", None),
+    ],
+)
+async def test_an_answer_says_how_sure_it_is(
+    box: Sandbox, session: str, call: str, confidence: float | None
+) -> None:
+    """A run may end early on that, so silence is not the same as no confidence at all."""
+    final = (await box.run(session, f"answer = 'a'\n{call}")).result.final
+
+    assert (final.confidence if final.HasField("confidence") else None) == confidence
+
+
+@pytest.mark.parametrize("wrong", ["1.01", "-0.1", "float('nan')", "'very'", "[]"])
+async def test_a_confidence_that_is_none_gives_no_answer(
+    box: Sandbox, session: str, wrong: str
+) -> None:
+    ran = await box.run(session, f"FINAL('x', confidence={wrong})")
+
+    assert ran.ending == "raised"
+    assert not ran.result.HasField("final")
+
+
 async def test_a_missing_variable_is_an_error_that_names_the_others(
     box: Sandbox, session: str
 ) -> None:

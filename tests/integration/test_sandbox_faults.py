@@ -23,6 +23,7 @@ from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
+from sandbox_service.run_pass import RunPass
 from sandbox_service.session import Session
 from sandbox_service.session_options import SessionOptions
 from sandbox_service.session_table import SessionTable
@@ -175,7 +176,7 @@ async def test_an_interrupt_that_comes_late_ends_no_worker(monkeypatch: pytest.M
         ExecutionOptions(code="x"),
         SubCallMeter(1),
         None,  # type: ignore[arg-type]
-        run_token="",
+        run_pass=RunPass(""),
         sub_tier="sub",
     )
     running = asyncio.create_task(stream.run())

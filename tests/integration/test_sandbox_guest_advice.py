@@ -170,8 +170,8 @@ async def test_help_lists_what_is_provided(box: Sandbox, session: str) -> None:
     for name in (
         "llm_query(prompt",
         "llm_query_batched(prompts",
-        "FINAL(value)",
-        "FINAL_VAR(name)",
+        "FINAL(value",
+        "FINAL_VAR(name",
     ):
         assert name in ran.out
     assert "SHOW_VARS()" in ran.out
@@ -183,8 +183,8 @@ async def test_help_lists_what_is_provided(box: Sandbox, session: str) -> None:
     [
         ("llm_query", ["llm_query(prompt, *, tier=None", 'llm_query("Who signed', "LLMQueryError"]),
         ("'llm_query_batched'", ["llm_query_batched(prompts, *", "isinstance(answer, str)"]),
-        ("FINAL", ["FINAL(value)", 'FINAL("Maria']),
-        ("FINAL_VAR", ["FINAL_VAR(name)", 'FINAL_VAR("report")']),
+        ("FINAL", ["FINAL(value", 'FINAL("Maria']),
+        ("FINAL_VAR", ["FINAL_VAR(name", 'FINAL_VAR("report")']),
         ("SHOW_VARS", ["SHOW_VARS()", "12,345 characters"]),
         ("FailedQuery", ["falsy"]),
         ("len", ["Return the number of items"]),

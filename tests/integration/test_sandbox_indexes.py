@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from common.blob_index.text_index import TextIndex
 from sandbox_service.context_mounts import ContextBlob, ContextMounts
 from sandbox_service.errors import ContextUnreadableError
 from sandbox_service.frames import Mount, Text
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects, ObjectError, ObjectWriter
-from sandbox_service.text_index import TextIndex
 from tests.support.eventually import eventually
 
 LIMITS = Limits(memory_bytes_max=64 << 20)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
+from fathom.sandbox.v1 import sandbox_service_pb2 as wire
 from fathom.sandbox.v1 import session_pb2
 from google.rpc import error_details_pb2
 
 from common.errors import ServiceError
-from tests.support.sandbox import Ran, Sandbox, guest, sandbox
+from tests.support.sandbox import Ran, Sandbox, details, guest, sandbox
 
 pytestmark = pytest.mark.guest
 
@@ -100,8 +102,6 @@ async def test_a_prompt_may_be_a_list_of_messages(box: Sandbox, session: str) ->
         ("llm_query('x', max_output_tokens=0)", "ValueError"),
         ("llm_query_batched('one prompt')", "TypeError"),
         ("llm_query('x' * (50 << 20))", "ValueError"),
-        ("rlm_query('x')", "LLMQueryError"),
-        ("rlm_query_batched(['x'])", "LLMQueryError"),
     ],
 )
 async def test_a_call_that_makes_no_sense_is_an_error_before_it_is_made(
@@ -259,6 +259,38 @@ async def test_an_execution_may_bring_another_token(box: Sandbox, session: str) 
     await box.run(session, "llm_query('x')")
 
     assert box.gateway.tokens == ["fresh", "fresh"]
+
+
+async def test_a_token_is_replaced_while_code_runs(box: Sandbox, session: str) -> None:
+    """Code may run for longer than a token lives."""
+    code = "llm_query('hold')\nllm_query('x')\nllm_query_batched(['y', 'z'])"
+    running = asyncio.create_task(box.run(session, code))
+    await box.gateway.held.wait()
+
+    await refresh(box, session, "fresh")
+    box.gateway.hold.set()
+    await running
+
+    assert box.gateway.tokens == ["token", "fresh", "fresh", "fresh"]
+
+
+async def test_a_token_is_replaced_by_another_one_of_a_known_session(
+    box: Sandbox, session: str
+) -> None:
+    refusals = []
+    for name, token in ((session, ""), (session, "two\nlines"), ("sessions/none", "fresh")):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await refresh(box, name, token)
+        refusals.append(details(caught.value))
+
+    bad = [(code, reason, metadata["field"]) for code, reason, metadata in refusals[:2]]
+    assert bad == [(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "run_token")] * 2
+    assert refusals[2][:2] == (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND")
+
+
+async def refresh(box: Sandbox, session: str, token: str) -> None:
+    request = wire.RefreshRunTokenRequest(name=session, run_token=token)
+    await box.stub.RefreshRunToken(request, timeout=10)
 
 
 async def test_events_name_the_call_and_show_its_beginning(box: Sandbox, session: str) -> None:

@@ -26,6 +26,7 @@ from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
 from sandbox_service.pool import WorkerPool
+from sandbox_service.run_pass import RunPass
 from sandbox_service.session_options import SessionOptions
 from sandbox_service.session_table import SessionTable
 from sandbox_service.sub_calls import SubCall
@@ -77,7 +78,7 @@ class NoSubModels:
     """The gateway is not asked by these tests."""
 
     async def ask(
-        self, calls: list[SubCall], run_token: str
+        self, calls: list[SubCall], run_pass: RunPass
     ) -> AsyncIterator[tuple[int, NotFoundError]]:
         for position in range(len(calls)):
             yield position, NotFoundError("models/none")

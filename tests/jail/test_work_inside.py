@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
@@ -44,7 +45,7 @@ async def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     """Run the service with a worker that ends where it opens anything."""
     pool = functools.partial(WorkerPool, command=COMMAND)
     monkeypatch.setattr(support, "WorkerPool", pool)
-    settings = {"lazy_context_bytes_min": LAZY_BYTES, "sessions_max": 60}
+    settings: dict[str, Any] = {"lazy_context_bytes_min": LAZY_BYTES, "sessions_max": 60}
     async with support.sandbox(guest(), tmp_path, **settings) as running:
         (worker,) = running.worker_pids()
         yield running

@@ -9,6 +9,7 @@ from typing import Any
 from sandbox_service import frames
 from sandbox_service.execution_stream import ExecutionOptions, ExecutionStream
 from sandbox_service.limits import Limits
+from sandbox_service.run_pass import RunPass
 from sandbox_service.sub_calls import SubCallMeter
 from sandbox_service.worker_session import WorkerSession
 
@@ -36,7 +37,7 @@ async def test_an_interrupt_before_the_start_is_not_forgotten() -> None:
         ExecutionOptions(code="x"),
         SubCallMeter(1),
         None,  # type: ignore[arg-type]
-        run_token="",
+        run_pass=RunPass(""),
         sub_tier="sub",
     )
 

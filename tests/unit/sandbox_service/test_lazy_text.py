@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_service import guest_calls, lazy_contexts, lazy_texts, search, text_index
+from common.blob_index import text_index
+from sandbox_service import guest_calls, lazy_contexts, lazy_texts, search
 from sandbox_service.frames import Mount, Text
 from sandbox_service.guest import host, lazy_lines, lazy_text
 from sandbox_service.guest.lazy_text import LazyText
