@@ -12,53 +12,75 @@ from typing import Any
 import grpc
 
 from common.channel import open_channel
+from common.config import ServerConfig
 from common.database import Database
-from common.run_token import RunTokenSigner
+from common.run_token import RunTokenSigner, RunTokenVerifier
 from common.server import Server
+from common.tls import channel_credentials
+from common.token_keys import public_half
 from orchestrator import gateway_client, sandbox_client
 from orchestrator.api_keys import ApiKeys
-from orchestrator.blobs import FolderBlobStore
+from orchestrator.blobs import BlobStore
 from orchestrator.config import OrchestratorConfig
-from orchestrator.contexts.servicer import ContextServicer
+from orchestrator.contexts.assembly import open_contexts
 from orchestrator.contexts.store import ContextStore
+from orchestrator.contexts.uploads import Uploads
+from orchestrator.conversations.recall import Recall
 from orchestrator.conversations.servicer import ConversationServicer
+from orchestrator.conversations.store import ConversationStore
+from orchestrator.durable.assembly import open_queue
+from orchestrator.durable.executors import alone
 from orchestrator.gateway_client import GatewayClient
 from orchestrator.model_catalog import ModelCatalog
+from orchestrator.object_store import open_object_store
+from orchestrator.operations.assembly import Operations
+from orchestrator.profiles.assembly import ProfileServices
+from orchestrator.profiles.profiles import Profiles
 from orchestrator.runs.admission import Admission
+from orchestrator.runs.answer_schema import AnswerSchemas
 from orchestrator.runs.driver import RunDriver
+from orchestrator.runs.estimate import Estimator
 from orchestrator.runs.event_log import EventLog
 from orchestrator.runs.meters import RunMeters
 from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.run_queue import RunQueue
+from orchestrator.runs.run_trees import RunTrees
 from orchestrator.runs.servicer import OrchestratorServicer
 from orchestrator.runs.store import RunStore
 from orchestrator.sandbox_client import SandboxClient
 from orchestrator.tables import MIGRATIONS
+
+_MESSAGE_BYTES_MAX = 16 << 20
+"""A child run's context by value comes in one message."""
+_DATABASE_PATIENCE_S = 10.0
+"""How long work waits for a database that takes no connections: a restart takes seconds."""
 
 
 @contextlib.asynccontextmanager
 async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]:
     """Open the orchestrator and yield its server, serving.
 
-    When the block ends the server drains first; runs still in progress end after that, and are
-    stored as interrupted. Raises ConfigError.
+    When the block ends the server drains first; runs still in progress are let go of after that,
+    and go on in another process or at the next start. Raises ConfigError.
     """
-    signer = RunTokenSigner(config.run_token_key, audience=config.run_token_audience)
+    signer = RunTokenSigner(
+        config.run_token_key,
+        audience=config.run_token_audience,
+        lifetime_s_max=config.run_token_lifetime_s or None,
+    )
     keys = ApiKeys(config.api_keys_file)
     async with contextlib.AsyncExitStack() as stack:
-        database = await Database.open(config.database_url.reveal(), MIGRATIONS)
-        stack.push_async_callback(database.close)
-        blobs = FolderBlobStore(config.object_store)
-        blobs.drop_partial()
-        gateway = GatewayClient(
-            await _channel(stack, config.gateway_address, gateway_client.MESSAGE_BYTES_MAX)
+        database = await _open_database(stack, config)
+        blobs = _open_blobs(config)
+        profiles = Profiles(blobs, config.profiles_folder)
+        gateway, sandbox = await _open_neighbours(stack, config)
+        kept = await stack.enter_async_context(
+            open_contexts(database, blobs, config.context_settings)
         )
-        sandbox = SandboxClient(
-            await _channel(stack, config.sandbox_address, sandbox_client.MESSAGE_BYTES_MAX)
-        )
-        contexts, runs = ContextStore(database), RunStore(database)
+        contexts, runs = kept.store, RunStore(database)
+        conversations = ConversationStore(database)
         catalog, log = ModelCatalog(gateway, signer), EventLog(runs)
-        await stack.enter_async_context(_writing(log))
+        meters, schemas = RunMeters(), AnswerSchemas()
+        trees = _trees(config, database, blobs, log, (contexts, kept.uploads), schemas)
         driver = RunDriver(
             model=gateway,
             sandbox=sandbox,
@@ -68,53 +90,106 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
             log=log,
             signer=signer,
             prompts=PromptBook.packaged(),
-            meters=RunMeters(),
+            meters=meters,
+            schemas=schemas,
+            recall=Recall(conversations, runs, log),
+            children=trees.children,
+            profiles=profiles,
             settings=config.driver_settings,
         )
         queue = await stack.enter_async_context(
-            RunQueue(
-                driver.drive,
-                running_max=config.runs_running_max,
-                waiting_max=config.runs_waiting_max,
-            )
+            open_queue(database, log, driver.drive, meters, config.queue_settings)
+        )
+        trees.children.attach(queue)
+        await stack.enter_async_context(queue)
+        operations = Operations.over(database)
+        await stack.enter_async_context(
+            operations.working(blobs, runs_kept_days=config.runs_kept_days)
         )
         admission = Admission(
-            runs,
-            contexts,
-            catalog,
-            log,
-            queue,
+            *(runs, contexts, catalog, log, queue, schemas, conversations, operations.switches),
+            profiles,
             defaults=config.default_limits,
             ceilings=config.ceiling_limits,
+            growth_max=config.limits_growth_max,
+            direct_tokens_max=config.direct_tokens_max,
         )
-        await admission.end_unfinished()
         await stack.enter_async_context(_beside(keys.watch(config.api_keys_check_s)))
-        server = Server("fathom-orchestrator", config, admit=keys.admit)
-        server.on_drain(log.drain)
-        OrchestratorServicer(runs, admission, log, queue).register(server)
-        ContextServicer(contexts, blobs, config.upload_limits).register(server)
-        ConversationServicer().register(server)
+        server = _server(config, keys, log)
+        estimator = Estimator(runs, contexts, catalog, admission.complete)
+        OrchestratorServicer(
+            runs, admission, estimator, log, queue, trees, operations.audit
+        ).register(server)
+        kept.servicer.register(server)
+        offered = ProfileServices(profiles, database, schemas, operations.audit, trees.tokens)
+        await stack.enter_async_context(offered.working(server, config))
+        ConversationServicer(conversations, contexts).register(server)
+        operations.servicer(queue.cancel).register(server)
         yield await stack.enter_async_context(server)
 
 
-async def _channel(
-    stack: contextlib.AsyncExitStack, address: str, message_bytes_max: int
-) -> grpc.aio.Channel:
-    return await stack.enter_async_context(
-        open_channel(address, message_bytes_max=message_bytes_max)
+def _server(config: OrchestratorConfig, keys: ApiKeys, log: EventLog) -> Server:
+    server = Server(
+        "fathom-orchestrator",
+        config,
+        admit=keys.admit,
+        message_bytes_max=_MESSAGE_BYTES_MAX,
+    )
+    server.on_drain(log.drain)
+    return server
+
+
+async def _open_database(stack: contextlib.AsyncExitStack, config: OrchestratorConfig) -> Database:
+    url = config.database_url.reveal()
+    stack.enter_context(alone(url))
+    database = await Database.open(url, MIGRATIONS, patience_s=_DATABASE_PATIENCE_S)
+    stack.push_async_callback(database.close)
+    return database
+
+
+def _open_blobs(config: OrchestratorConfig) -> BlobStore:
+    return open_object_store(
+        config.object_store,
+        endpoint=config.object_store_endpoint,
+        region=config.object_store_region,
+        credentials=config.object_store_credentials,
     )
 
 
-@contextlib.asynccontextmanager
-async def _writing(log: EventLog) -> AsyncIterator[None]:
-    """Store events while the block lasts. A database that fails ends the block with its error."""
-    async with asyncio.TaskGroup() as tasks:
-        writer = tasks.create_task(log.write())
-        try:
-            yield
-        finally:
-            log.close()
-            await writer
+async def _open_neighbours(
+    stack: contextlib.AsyncExitStack, config: OrchestratorConfig
+) -> tuple[GatewayClient, SandboxClient]:
+    gateway = await _channel(
+        stack, config, config.gateway_address, gateway_client.MESSAGE_BYTES_MAX
+    )
+    sandbox = await _channel(
+        stack, config, config.sandbox_address, sandbox_client.MESSAGE_BYTES_MAX
+    )
+    return GatewayClient(gateway), SandboxClient(sandbox)
+
+
+def _trees(
+    config: OrchestratorConfig,
+    database: Database,
+    blobs: BlobStore,
+    log: EventLog,
+    contexts: tuple[ContextStore, Uploads],
+    schemas: AnswerSchemas,
+) -> RunTrees:
+    """Put together what trees of runs take; the tokens that start child runs are our own."""
+    tokens = RunTokenVerifier(public_half(config.run_token_key), audience=config.run_token_audience)
+    return RunTrees.over(
+        database, blobs, log, tokens, contexts, schemas, context_ttl_s=config.child_context_ttl_s
+    )
+
+
+async def _channel(
+    stack: contextlib.AsyncExitStack, config: ServerConfig, address: str, message_bytes_max: int
+) -> grpc.aio.Channel:
+    credentials = channel_credentials(config)
+    return await stack.enter_async_context(
+        open_channel(address, message_bytes_max=message_bytes_max, credentials=credentials)
+    )
 
 
 @contextlib.asynccontextmanager

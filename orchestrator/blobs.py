@@ -1,62 +1,110 @@
 """The object store: immutable blobs by key, in a folder that the sandbox reads too.
 
-A blob appears under its key whole or not at all, and has reached the disk when it does. Another
-kind of store implements BlobStore.
+A blob appears under its key whole or not at all, and has reached the disk when it does. What is
+being written can be kept over a crash and gone on with. `s3_blobs.py` has the other kind of store.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
+
+from orchestrator.errors import ObjectStoreError
 
 READ_BYTES = 1 << 20
 """Size of the pieces that a blob is read in."""
+_QUICK_BYTES = 64 << 10
+_PARTIAL = "partial"
+_SMALL_PREFIX = "put."
+_SMALL_KEPT_S = 3600.0
+
+
+class BlobMissingError(Exception):
+    """There is no such blob, or less of it than was asked for."""
 
 
 class BlobWriter(Protocol):
-    """A blob that is being written and has no key yet. Its methods block: call them in a thread."""
+    """A blob that is being written. Its methods block: call them in a thread, one at a time, but
+    for `sync`, which may run beside `write`. All raise ObjectStoreError."""
+
+    def is_quick(self, size_bytes: int) -> bool:
+        """Tell whether so many bytes can be written without a wait worth a thread."""
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
 
-    def read_back(self) -> bytes:
-        """Return all that was written."""
+    def sync(self) -> int:
+        """Return how many of the first bytes outlast a crash, after making it as many as can be."""
 
-    def commit(self, key: str) -> None:
+    def suspend(self) -> int:
+        """Make all that was written outlast a crash, and return how much that is."""
+
+    def commit(self) -> None:
         """Put the blob under its key, in one step and safe on disk."""
 
-    def abort(self) -> None:
-        """Drop what was written. Does nothing after `commit`."""
+    def close(self) -> None:
+        """Let go. What is kept stays until it is deleted."""
 
 
 class BlobStore(Protocol):
-    """Where blobs are kept."""
+    """Where blobs are kept. Whatever cannot be done raises ObjectStoreError."""
 
-    def create(self) -> BlobWriter:
-        """Begin a blob; blocks shortly."""
+    def begin(self, key: str, kept_bytes: int = 0) -> BlobWriter:
+        """Begin to write a blob, or go on with it after its first `kept_bytes`; blocks shortly.
+
+        Raises BlobMissingError where less of it is there.
+        """
+
+    def read_partial(self, key: str, size_bytes: int) -> Iterator[bytes]:
+        """Yield the first bytes of a blob that is being written; blocks.
+
+        Raises BlobMissingError where less of it is there.
+        """
 
     async def put(self, key: str, data: bytes) -> None:
         """Store a small blob, replacing one under the same key."""
 
     def read(self, key: str, *, offset: int, size: int) -> AsyncIterator[bytes]:
-        """Yield a range in pieces of at most READ_BYTES; raises FileNotFoundError."""
+        """Yield a range in pieces of at most READ_BYTES, as far as the blob has it; raises
+        BlobMissingError."""
+
+    async def delete(self, key: str) -> None:
+        """Remove a blob, whole or partly written. Does nothing where there is none."""
 
 
 class FolderBlobStore:
-    """Blobs as files under one folder."""
+    """Blobs as files under one folder. Replicas share it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._partial = root / "partial"
+        self._partial = root / _PARTIAL
         self._partial.mkdir(parents=True, exist_ok=True)
 
-    def create(self) -> BlobWriter:
-        """Begin a blob in the folder of unfinished ones."""
-        return _FileWriter(self._root, self._partial / secrets.token_hex(16))
+    def begin(self, key: str, kept_bytes: int = 0) -> BlobWriter:
+        """Begin a file in the folder of unfinished ones, or cut it to what is kept."""
+        partial, target = self._partial_path(key), self._root / key
+        with _errors():
+            if kept_bytes and not partial.exists():
+                # A process died between naming it and telling so: nobody has read it yet.
+                target.replace(partial)
+            return _FileWriter(partial, target, kept_bytes)
+
+    def read_partial(self, key: str, size_bytes: int) -> Iterator[bytes]:
+        """Yield the first bytes of an unfinished file."""
+        with _errors(), self._partial_path(key).open("rb", buffering=0) as file:
+            while size_bytes:
+                data = file.read(min(READ_BYTES, size_bytes))
+                if not data:
+                    raise BlobMissingError(key)
+                size_bytes -= len(data)
+                yield data
 
     async def put(self, key: str, data: bytes) -> None:
         """Write a blob in one go."""
@@ -73,45 +121,109 @@ class FolderBlobStore:
             offset += len(data)
             size -= len(data)
 
+    async def delete(self, key: str) -> None:
+        """Remove a blob's file."""
+        await asyncio.to_thread(self._delete, key)
+
     def drop_partial(self) -> None:
-        """Remove what unfinished uploads of an earlier process left behind."""
-        for path in self._partial.iterdir():
-            path.unlink(missing_ok=True)
+        """Remove what killed processes left of small blobs; uploads are kept."""
+        for path in self._partial.glob(f"{_SMALL_PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - _SMALL_KEPT_S:
+                    path.unlink()
 
     def _put(self, key: str, data: bytes) -> None:
-        writer = self.create()
-        try:
-            writer.write(data)
-            writer.commit(key)
-        finally:
-            writer.abort()
+        partial = self._partial / f"{_SMALL_PREFIX}{secrets.token_hex(16)}"
+        with _errors():
+            writer = _FileWriter(partial, self._root / key, 0)
+            try:
+                writer.write(data)
+                writer.commit()
+            finally:
+                writer.close()
+                partial.unlink(missing_ok=True)
+
+    def _delete(self, key: str) -> None:
+        with _errors():
+            self._partial_path(key).unlink(missing_ok=True)
+            path = self._root / key
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+            _sync_folder(path.parent)
+
+    def _partial_path(self, key: str) -> Path:
+        return self._partial / key.replace("/", ".")
 
 
 class _FileWriter:
-    def __init__(self, root: Path, path: Path) -> None:
-        self._root = root
-        self._path = path
-        self._file: BinaryIO = path.open("xb", buffering=0)
+    """A file on its way to its name. Others that would write it are kept out by a lock."""
+
+    def __init__(self, partial: Path, target: Path, kept_bytes: int) -> None:
+        self._partial = partial
+        self._target = target
+        flags = os.O_WRONLY | os.O_CLOEXEC | (0 if kept_bytes else os.O_CREAT)
+        self._fd = os.open(partial, flags, 0o666)
+        self._size = kept_bytes
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._fd).st_size < kept_bytes:
+                raise BlobMissingError(target.name)
+            os.ftruncate(self._fd, kept_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def is_quick(self, size_bytes: int) -> bool:
+        return size_bytes <= _QUICK_BYTES
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        with _errors():
+            while view:
+                written = os.pwrite(self._fd, view, self._size)
+                self._size += written
+                view = view[written:]
 
-    def read_back(self) -> bytes:
-        return self._path.read_bytes()
+    def sync(self) -> int:
+        size = self._size
+        with _errors():
+            os.fdatasync(self._fd)
+        return size
 
-    def commit(self, key: str) -> None:
-        target = self._root / key
-        os.fsync(self._file.fileno())
-        self._file.close()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._path.replace(target)
-        _sync_folder(target.parent)
+    def suspend(self) -> int:
+        return self.sync()
 
-    def abort(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+    def commit(self) -> None:
+        with _errors():
+            os.fsync(self._fd)
+            _make_folder(self._target.parent)
+            self._partial.replace(self._target)
+            _sync_folder(self._target.parent)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BlobMissingError(str(error.filename)) from error
+    except OSError as error:
+        raise ObjectStoreError(error.strerror or str(error)) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they outlast a crash of the machine."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(path: Path) -> None:
@@ -123,6 +235,6 @@ def _sync_folder(path: Path) -> None:
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as file:
+    with _errors(), path.open("rb", buffering=0) as file:
         file.seek(offset)
         return file.read(size)

@@ -6,9 +6,13 @@ import dataclasses
 from pathlib import Path
 
 from common.config import ConfigError, Secret, ServerConfig, split_address
-from orchestrator.contexts.upload import UploadLimits
-from orchestrator.runs.driver import DriverSettings
+from common.parted_objects import open_bucket
+from orchestrator.contexts.assembly import ContextSettings
+from orchestrator.contexts.upload_plan import TTL_MAX_S, TTL_MIN_S, UploadLimits
+from orchestrator.durable.assembly import QueueSettings
 from orchestrator.runs.limits import RunLimits
+from orchestrator.runs.run_assembly import DriverSettings
+from orchestrator.runs.spec import DIRECT_TOKENS_MAX
 
 PREFIX = "FATHOM_ORCHESTRATOR_"
 _USD = 1_000_000_000
@@ -26,20 +30,42 @@ class OrchestratorConfig(ServerConfig):
     """Address of the sandbox service, `host:port`."""
     database_url: Secret = Secret("sqlite+aiosqlite:///orchestrator.sqlite")
     """The database, as an SQLAlchemy URL with an async driver; it may hold a password."""
-    object_store: Path = Path("objects")
-    """Folder of the object store, the one that the sandbox service reads."""
+    object_store: str = "objects"
+    """Where the object store is, the one that the sandbox service reads: a folder, or
+    `s3://bucket/prefix`."""
+    object_store_endpoint: str = ""
+    """URL of an S3-compatible service; empty for Amazon's."""
+    object_store_region: str = "us-east-1"
+    """Region of the bucket."""
+    object_store_credentials: Path | None = None
+    """File with aws_access_key_id and aws_secret_access_key, as other S3 tools have it; the
+    environment's AWS_* where unset."""
     run_token_key: Secret = Secret("")
     """Signs run tokens; the gateway's must be the same. At least 32 bytes."""
     run_token_audience: str = "fathom"
     """Which deployment's gateway run tokens are for; the gateway's must be the same."""
+    run_token_lifetime_s: float = 0.0
+    """Seconds that a run token is good for at most; it is renewed while code runs. 0 is as long as
+    the run."""
     api_keys_file: Path | None = None
     """TOML file of the API keys that callers bring; without it all callers are one tenant."""
     api_keys_check_s: float = 5.0
     """How often that file is looked at for changes."""
+    profiles_folder: Path | None = None
+    """Folder of the profiles that runs may name, a TOML file each; those that come with fathom
+    where unset."""
+    profiles_check_s: float = 5.0
+    """How often these files are looked at for changes."""
+    runs_kept_days: float = 0.0
+    """Days after its end that a run is deleted; 0 keeps runs for ever."""
     runs_running_max: int = 8
-    """Runs driven at a time; the others wait."""
+    """Runs that this process drives at a time; the others wait. Child runs are not counted."""
+    runs_running_max_per_tenant: int = 8
+    """Runs of one tenant that all processes together drive at a time; child runs not counted."""
     runs_waiting_max: int = 1_000
-    """Runs that may wait; more are refused."""
+    """Runs that may wait, of all tenants; more are refused."""
+    executor_lease_s: float = 15.0
+    """Seconds without a sign of this process until others take its runs over (PostgreSQL)."""
     turns_default: int = 20
     """Turns of a run that asks for nothing."""
     turns_max: int = 200
@@ -60,12 +86,43 @@ class OrchestratorConfig(ServerConfig):
     """US dollars of a run that asks for nothing."""
     cost_usd_max: float = 1_000.0
     """US dollars that a run may ask for."""
-    context_bytes_max: int = 16 << 30
+    limits_growth_max: float = 10.0
+    """How many times the defaults of time, sub-calls, tokens and money a large context gets."""
+    direct_tokens_max: int = 0
+    """Tokens of a context that a model is first shown whole, to answer without code; 0 is never."""
+    depth_default: int = 1
+    """Nesting of child runs in a run that asks for nothing; 0 is none."""
+    depth_max: int = 4
+    """Nesting of child runs that a run may ask for."""
+    children_live_default: int = 4
+    """Child runs at a time in the tree below a run that asks for nothing."""
+    children_live_max: int = 64
+    """Child runs at a time that a run may ask for."""
+    child_context_ttl_s: float = 7 * 86_400.0
+    """Seconds that a context is kept that was made for a child run; longer while one uses it."""
+    context_bytes_max: int = 128 << 30
     """Size of a context."""
-    json_bytes_max: int = 256 << 20
-    """Size of a JSON context, which is parsed whole to be checked."""
     documents_max: int = 100_000
     """Documents of a context."""
+    tenant_bytes_max: int = 0
+    """Bytes that a tenant may store, unfinished uploads included; 0 for no bound."""
+    uploads_unfinished_max: int = 100
+    """Unfinished uploads of a tenant; more are refused."""
+    upload_ttl_s: float = 86_400.0
+    """Seconds after which an upload that nobody goes on with is dropped."""
+    context_ttl_s: float = 0.0
+    """Seconds after which a context is deleted whose upload names no time; 0 is never."""
+    context_sweep_interval_s: float = 60.0
+    """Seconds between two looks for contexts and uploads whose time is over."""
+    context_folders: str = ""
+    """Folders, separated by colons, whose files every tenant may make contexts of by CreateContext
+    with file:///path; none where empty."""
+    context_buckets: str = ""
+    """Buckets, separated by commas, whose objects every tenant may make contexts of by
+    CreateContext with s3://bucket/key; none where empty."""
+    checkpoint_after_s: float = 5.0
+    """Seconds of own work of a run's code after which its session is stored; 0 is after every
+    turn."""
     cell_time_max_s: float = 120.0
     """Seconds of a cell's own work; waiting for sub-calls is not counted."""
     output_characters_max: int = 10_000
@@ -81,15 +138,39 @@ class OrchestratorConfig(ServerConfig):
         split_address(self.sandbox_address)
         if not self.run_token_key:
             raise ConfigError("run_token_key: is needed; it must be the gateway's")
-        for name in ("runs_running_max", "runs_waiting_max", "output_characters_max"):
+        self._check_times()
+        for name in (
+            *("runs_running_max", "runs_running_max_per_tenant"),
+            *("runs_waiting_max", "output_characters_max"),
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1")
+        self._check_smart_limits()
         for name in ("turns", "time", "sub_calls", "tokens", "cost_usd"):
             suffix = "_s" if name == "time" else ""
             default = getattr(self, f"{name}_default{suffix}")
             ceiling = getattr(self, f"{name}_max{suffix}")
             if not 0 < default <= ceiling:
                 raise ConfigError(f"{name}_default{suffix}: must be above 0, to {name}_max{suffix}")
+
+        for name in ("depth", "children_live"):
+            default, ceiling = getattr(self, f"{name}_default"), getattr(self, f"{name}_max")
+            if not 0 <= default <= ceiling:
+                raise ConfigError(f"{name}_default: must be from 0 to {name}_max")
+        if not TTL_MIN_S <= self.child_context_ttl_s <= TTL_MAX_S:
+            raise ConfigError(f"child_context_ttl_s: must be {TTL_MIN_S:g} to {TTL_MAX_S:g}")
+
+    def _check_times(self) -> None:
+        if self.executor_lease_s <= 0:
+            raise ConfigError("executor_lease_s: must be above 0")
+        if self.run_token_lifetime_s and self.run_token_lifetime_s < 1:
+            raise ConfigError("run_token_lifetime_s: must be 0 or at least 1")
+
+    def _check_smart_limits(self) -> None:
+        if self.limits_growth_max < 1:
+            raise ConfigError("limits_growth_max: must be at least 1")
+        if not 0 <= self.direct_tokens_max <= DIRECT_TOKENS_MAX:
+            raise ConfigError(f"direct_tokens_max: must be 0 to {DIRECT_TOKENS_MAX}")
 
     @property
     def default_limits(self) -> RunLimits:
@@ -100,6 +181,8 @@ class OrchestratorConfig(ServerConfig):
             sub_calls_max=self.sub_calls_default,
             tokens_max=self.tokens_default,
             cost_usd_nanos_max=round(self.cost_usd_default * _USD),
+            depth_max=self.depth_default,
+            children_live_max=self.children_live_default,
         )
 
     @property
@@ -111,15 +194,46 @@ class OrchestratorConfig(ServerConfig):
             sub_calls_max=self.sub_calls_max,
             tokens_max=self.tokens_max,
             cost_usd_nanos_max=round(self.cost_usd_max * _USD),
+            depth_max=self.depth_max,
+            children_live_max=self.children_live_max,
         )
 
     @property
-    def upload_limits(self) -> UploadLimits:
-        """What an upload may hold."""
-        return UploadLimits(
-            bytes_max=self.context_bytes_max,
-            json_bytes_max=self.json_bytes_max,
-            documents_max=self.documents_max,
+    def context_settings(self) -> ContextSettings:
+        """How contexts are kept."""
+        return ContextSettings(
+            limits=UploadLimits(
+                bytes_max=self.context_bytes_max,
+                documents_max=self.documents_max,
+                tenant_bytes_max=self.tenant_bytes_max,
+                unfinished_max=self.uploads_unfinished_max,
+                ttl_s=self.context_ttl_s,
+            ),
+            upload_ttl_s=self.upload_ttl_s,
+            sweep_interval_s=self.context_sweep_interval_s,
+            folders=[Path(folder) for folder in self.context_folders.split(":") if folder],
+            buckets={
+                bucket: open_bucket(
+                    bucket,
+                    endpoint=self.object_store_endpoint,
+                    region=self.object_store_region,
+                    credentials=self.object_store_credentials,
+                )
+                for bucket in self.context_buckets.split(",")
+                if bucket
+            },
+        )
+
+    @property
+    def queue_settings(self) -> QueueSettings:
+        """How many runs are driven."""
+        return QueueSettings(
+            database_url=self.database_url,
+            running_max=self.runs_running_max,
+            per_tenant_max=self.runs_running_max_per_tenant,
+            waiting_max=self.runs_waiting_max,
+            lease_s=self.executor_lease_s,
+            run_time_max_s=self.time_max_s,
         )
 
     @property
@@ -130,4 +244,5 @@ class OrchestratorConfig(ServerConfig):
             output_characters_max=self.output_characters_max,
             last_answer_tokens=self.last_answer_tokens,
             last_request_bytes=self.last_request_bytes,
+            checkpoint_after_s=self.checkpoint_after_s,
         )

@@ -40,14 +40,27 @@ class RunCancelledError(ServiceError):
         super().__init__("the run was cancelled", run=run)
 
 
-class RunInterruptedError(ServiceError):
-    """The orchestrator stopped while the run was in progress."""
+class RunOverdueError(ServiceError):
+    """The run outlived its limits by far, so the server ended it."""
 
     code = grpc.StatusCode.ABORTED
-    reason = ErrorReason.ERROR_REASON_RUN_INTERRUPTED
+    reason = ErrorReason.ERROR_REASON_RUN_OVERDUE
 
     def __init__(self, run: str) -> None:
-        super().__init__("the orchestrator stopped while the run was in progress", run=run)
+        super().__init__("the run outlived its limits and was ended by the server", run=run)
+
+
+class ForkTurnUnknownError(ServiceError):
+    """A run has no such turn after which it went on."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_FORK_TURN_UNKNOWN
+
+    def __init__(self, run: str, turn: int, turns: int) -> None:
+        message = f"{run} has not gone on after turn {turn}; it can be forked after 1 to {turns}"
+        if not turns:
+            message = f"{run} has not gone on after any turn, so it cannot be forked"
+        super().__init__(message, run=run, turn=turn, turns=turns)
 
 
 class NoAnswerError(ServiceError):
@@ -59,3 +72,112 @@ class NoAnswerError(ServiceError):
     def __init__(self, run: str, turns: int, limit: str) -> None:
         message = f"{limit} was reached before the model gave a usable reply"
         super().__init__(message, run=run, turns=turns, limit=limit)
+
+
+class KillSwitchError(ServiceError):
+    """An operator has stopped what was to be used."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_KILL_SWITCH
+
+    def __init__(self, target: str, why: str) -> None:
+        super().__init__(f"{target} is stopped by an operator: {why}", target=target, why=why)
+
+
+class ObjectStoreError(ServiceError):
+    """The object store cannot be reached, or has no room."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("the object store does not answer as it should", retry_after_s=2.0)
+        self.problem = problem
+        """What is wrong with it, for the log; it may name places."""
+
+
+class ChildRunRefusedError(ServiceError):
+    """The run may have no child run, whatever it has left."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_CHILD_RUN_REFUSED
+
+    def __init__(self, run: str, why: str, *, limit: str = "") -> None:
+        super().__init__(f"no child run: {why}", run=run, limit=limit)
+
+
+class NothingLeftError(ServiceError):
+    """A limit of the run leaves nothing for what it asks."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_RUN_LIMIT_EXCEEDED
+
+    def __init__(self, limit: str, *, value: int, spent: int) -> None:
+        message = f"{limit}: nothing is left of {value} for a child run"
+        super().__init__(message, limit=limit, value=value, spent=spent)
+
+
+class ConversationBusyError(ServiceError):
+    """A conversation has one run at a time."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_CONVERSATION_BUSY
+
+    def __init__(self, conversation: str, run: str) -> None:
+        message = f"{run} of {conversation} has not ended; wait for it or cancel it"
+        super().__init__(message, conversation=conversation, run=run)
+
+
+class ConversationLimitExceededError(ServiceError):
+    """The runs of a conversation have used up a limit of it."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_CONVERSATION_LIMIT_EXCEEDED
+
+    def __init__(self, conversation: str, limit: str, *, value: int, spent: int) -> None:
+        super().__init__(
+            f"{conversation} has used up its {limit} of {value}",
+            conversation=conversation,
+            limit=limit,
+            value=value,
+            spent=spent,
+        )
+
+
+class HelperFailedError(ServiceError):
+    """A helper of the run's profile did not run to its end in the session."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_PROFILE_HELPER_FAILED
+
+    def __init__(self, profile: str, helper: str, why: str) -> None:
+        super().__init__(f"{profile}: {helper} failed: {why}", profile=profile, helper=helper)
+
+
+class HostToolRefusedError(ServiceError):
+    """The run may not call the host tool."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = ErrorReason.ERROR_REASON_HOST_TOOL_REFUSED
+
+    def __init__(self, tool: str, why: str, message: str) -> None:
+        super().__init__(f"{tool}: {message}", tool=tool, why=why)
+        if why == "calls_max":
+            self.code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class HostToolFailedError(ServiceError):
+    """The host tool gave no result that is as its schema says."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = ErrorReason.ERROR_REASON_HOST_TOOL_FAILED
+
+    def __init__(
+        self,
+        tool: str,
+        why: str,
+        message: str,
+        code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+    ) -> None:
+        super().__init__(f"{tool}: {message}", tool=tool, why=why)
+        self.code = code

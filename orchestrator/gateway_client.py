@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import grpc
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.gateway.v1 import gateway_service_pb2 as pb
 from fathom.gateway.v1 import gateway_service_pb2_grpc
-from fathom.gateway.v1.generation_pb2 import CallContext, Generation, Prompt
+from fathom.gateway.v1.generation_pb2 import CallContext, Generation, Message, Prompt
 
 from common.errors import ReceivedError, received
 from common.run_token import RUN_TOKEN_METADATA
@@ -21,8 +21,11 @@ MESSAGE_BYTES_MAX = 32 << 20
 """As the gateway's contract says."""
 _PAGE_SIZE = 500
 _LIST_TIMEOUT_S = 5.0
-_ATTEMPTS_MAX = 5
+_COUNT_TIMEOUT_S = 5.0
 _RETRY_S = 0.2
+_RETRY_S_MAX = 2.0
+_RETRY_S_MIN = 0.05
+"""With less time left, nothing is asked again."""
 Response = TypeVar("Response")
 
 
@@ -46,7 +49,10 @@ class GatewayClient:
         the gateway itself, as when it restarts; the request id makes that safe.
         """
         prompt = Prompt(
-            tier=call.tier, messages=call.messages, output_tokens_max=call.output_tokens_max
+            tier=call.tier,
+            messages=call.messages,
+            output_tokens_max=call.output_tokens_max,
+            response_schema_json=call.response_schema_json,
         )
         request = pb.GenerateRequest(
             prompt=prompt, call=CallContext(request_id=call.request_id, turn=call.turn)
@@ -57,6 +63,18 @@ class GatewayClient:
             timeout_s=call.timeout_s,
         )
         return response.generation
+
+    async def count_tokens(
+        self, tier: str, messages: Sequence[Message], *, run_token: str, timeout_s: float
+    ) -> int:
+        """Return the tokens of a conversation; raises ReceivedError."""
+        request = pb.CountTokensRequest(prompt=Prompt(tier=tier, messages=messages))
+        metadata = _metadata(run_token)
+        response = await _patiently(
+            lambda left_s: self._stub.CountTokens(request, timeout=left_s, metadata=metadata),
+            timeout_s=min(timeout_s, _COUNT_TIMEOUT_S),
+        )
+        return response.input_tokens
 
     async def list_models(self, run_token: str) -> list[pb.Model]:
         """Return the deployments that a run token permits; raises ReceivedError."""
@@ -76,19 +94,26 @@ class GatewayClient:
 
 async def _patiently(ask: Callable[[float], Awaitable[Response]], *, timeout_s: float) -> Response:
     """Return what a call gives that takes its own timeout; a gateway that is away is asked again
-    for some seconds. Raises ReceivedError."""
+    as long as the time lasts. Raises ReceivedError."""
     until_s = time.monotonic() + timeout_s
-    attempt = 0
+    away: ReceivedError | None = None
+    pause_s = _RETRY_S
     while True:
-        attempt += 1
         try:
             return await ask(until_s - time.monotonic())
         except grpc.aio.AioRpcError as error:
             failure = received(error)
-            wait_s = _RETRY_S * 2 ** (attempt - 1)
-            is_last = attempt == _ATTEMPTS_MAX or time.monotonic() + wait_s >= until_s
-            if not _is_gateway_away(failure) or is_last:
+            left_s = until_s - time.monotonic()
+            if away is not None and failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise away from error  # why the time is over
+            if not _is_gateway_away(failure) or left_s <= _RETRY_S_MIN:
                 raise failure from error
+            away = failure
+        wait_s = min(away.retry_after_s or pause_s, _RETRY_S_MAX)
+        if wait_s + _RETRY_S_MIN >= left_s:
+            await asyncio.sleep(left_s)
+            raise away
+        pause_s *= 2
         await asyncio.sleep(wait_s)
 
 
@@ -97,8 +122,10 @@ def _metadata(run_token: str) -> tuple[tuple[str, str]]:
 
 
 def _is_gateway_away(error: ReceivedError) -> bool:
-    """Whether the gateway could not be reached, as opposed to having answered with an error."""
+    """Whether the gateway, or its ledger, could not be reached: a provider's errors are not for us
+    to repeat."""
     return error.code is grpc.StatusCode.UNAVAILABLE and error.reason in {
         ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
         ErrorReason.ERROR_REASON_DRAINING,
+        ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE,
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from fathom.gateway.v1.gateway_service_pb2 import Model
 
-from common.run_token import RunToken, RunTokenSigner
+from common.run_token import ORCHESTRATOR, RunToken, RunTokenSigner
 from orchestrator.errors import ModelNotOfferedError
 from orchestrator.gateway_client import ModelSource
 from orchestrator.runs.spec import ROOT_TIER, SUB_TIER
@@ -72,6 +72,7 @@ class ModelCatalog:
             tokens_spent=0,
             cost_usd_nanos_spent=0,
             expires_at=time.time() + _TOKEN_S,
+            presenters=(ORCHESTRATOR,),
         )
         models = await self._source.list_models(self._signer.mint(token))
         # Names come from callers: only the newest answer is kept, so nothing grows.

@@ -8,15 +8,28 @@ import grpc
 from fathom.sandbox.v1 import sandbox_service_pb2 as pb
 from fathom.sandbox.v1 import sandbox_service_pb2_grpc
 from fathom.sandbox.v1.execution_pb2 import ExecutionEvent
-from fathom.sandbox.v1.session_pb2 import ContextMount, DocumentRange, SessionLimits, TextShape
+from fathom.sandbox.v1.session_pb2 import (
+    ContextMount,
+    DocumentRange,
+    Session,
+    TextShape,
+)
 
 from common.errors import received
 from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
-from orchestrator.runs.ports import CellOrder, SessionOrder
+from orchestrator.runs.ports import (
+    CellOrder,
+    OpenSession,
+    RestoreOrder,
+    SessionOrder,
+    StoredSession,
+)
 
 MESSAGE_BYTES_MAX = 16 << 20
 """A context of many documents is described in one message."""
 _SHORT_TIMEOUT_S = 5.0
+_CHECKPOINT_TIMEOUT_S = 60.0
+_RUN_LABEL = "run"
 _KINDS = {
     ContextKind.TEXT: ContextMount.KIND_TEXT,
     ContextKind.DOCUMENTS: ContextMount.KIND_DOCUMENTS,
@@ -34,19 +47,62 @@ class SandboxClient:
         """Open a session with the context mounted; raises ReceivedError."""
         request = pb.CreateSessionRequest(
             request_id=order.request_id,
-            limits=SessionLimits(sub_calls_max=order.sub_calls_max),
             contexts=[_mount(order.context, order.documents)],
             run_token=order.run_token,
             sub_tier=order.sub_tier,
-            labels={"run": order.run_id},
+            labels={_RUN_LABEL: order.run_id},
+            profile=order.guest,
         )
         request.limits.execute_time_max.FromNanoseconds(int(order.execute_time_max_s * 1e9))
+        request.determinism.clock_time.FromNanoseconds(order.clock_ns)
+        request.determinism.seed = order.seed
         request.idle_ttl.FromNanoseconds(int(order.idle_ttl_s * 1e9))
         try:
             response = await self._stub.CreateSession(request, timeout=order.timeout_s)
         except grpc.aio.AioRpcError as error:
             raise received(error) from error
         return response.session.name
+
+    async def restore_session(self, order: RestoreOrder) -> OpenSession:
+        """Make a session from a checkpoint; raises ReceivedError."""
+        request = pb.RestoreSessionRequest(
+            checkpoint_key=order.checkpoint_key,
+            run_token=order.run_token,
+            sub_tier=order.sub_tier,
+            request_id=order.request_id,
+            labels={_RUN_LABEL: order.run_id},
+        )
+        request.idle_ttl.FromNanoseconds(int(order.idle_ttl_s * 1e9))
+        try:
+            response = await self._stub.RestoreSession(request, timeout=order.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+        return _open_session(response.session)
+
+    async def sessions_of(self, run_id: str) -> Sequence[OpenSession]:
+        """List a run's sessions; raises ReceivedError."""
+        request = pb.ListSessionsRequest(labels={_RUN_LABEL: run_id})
+        sessions: list[OpenSession] = []
+        while True:
+            try:
+                response = await self._stub.ListSessions(request, timeout=_SHORT_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise received(error) from error
+            sessions.extend(map(_open_session, response.sessions))
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return sessions
+
+    async def checkpoint(self, session: str) -> StoredSession:
+        """Store a session; raises ReceivedError."""
+        try:
+            response = await self._stub.CheckpointSession(
+                pb.CheckpointSessionRequest(name=session), timeout=_CHECKPOINT_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+        stored = response.checkpoint
+        return StoredSession(stored.key, stored.size_bytes, stored.executions)
 
     async def execute(self, order: CellOrder) -> AsyncGenerator[ExecutionEvent, None]:
         """Run code and yield what happens; raises ReceivedError. Leaving early interrupts it."""
@@ -57,6 +113,12 @@ class SandboxClient:
             call_prefix=order.call_prefix,
             turn=order.turn,
             report_variables=True,
+            random_stream=order.random_stream,
+            sub_calls_max=order.sub_calls_max,
+            failed_sub_calls=[
+                pb.FailedSubCall(sequence=sequence, error=error)
+                for sequence, error in order.failed_sub_calls.items()
+            ],
         )
         call = self._stub.Execute(request, timeout=order.timeout_s)
         try:
@@ -66,6 +128,14 @@ class SandboxClient:
             raise received(error) from error
         finally:
             call.cancel()
+
+    async def refresh_run_token(self, session: str, run_token: str) -> None:
+        """Replace a session's run token, also while code runs; raises ReceivedError."""
+        request = pb.RefreshRunTokenRequest(name=session, run_token=run_token)
+        try:
+            await self._stub.RefreshRunToken(request, timeout=_SHORT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
 
     async def interrupt(self, session: str) -> None:
         """Stop the running code; raises ReceivedError."""
@@ -85,12 +155,19 @@ class SandboxClient:
             raise received(error) from error
 
 
+def _open_session(session: Session) -> OpenSession:
+    is_idle = session.state in {Session.STATE_IDLE, Session.STATE_EVICTED}
+    return OpenSession(session.name, session.executions, is_idle)
+
+
 def _mount(context: StoredContext, documents: Sequence[StoredDocument]) -> ContextMount:
     return ContextMount(
         variable="context",
         kind=_KINDS[context.kind],
         blob_key=context.blob_key,
         size_bytes=context.size_bytes,
+        offset_bytes=context.offset_bytes,
+        blob_bytes=context.blob_bytes,
         text_shape=TextShape(
             characters=context.shape.characters, code_point_max=context.shape.code_point_max
         ),

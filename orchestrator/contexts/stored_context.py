@@ -68,11 +68,28 @@ class StoredContext:
     """1 unless the kind is DOCUMENTS."""
     created_us: int
     """When it was first stored, microseconds of Unix time."""
+    expires_us: int | None = None
+    """When it may be deleted, as above; None is never."""
+
+    offset_bytes: int = 0
+    """Of a text that is a part of another context: its first byte in the blob. Documents have
+    places of their own."""
+    blob_bytes: int = 0
+    """Of parts of another context: length of the whole blob; else 0."""
+    derived_from: str = ""
+    """Of what was made for a child run: the id of the context that it is a part of, or its own;
+    else empty."""
 
     @property
     def name(self) -> str:
         """The resource name."""
         return f"contexts/{self.context_id}"
+
+    @property
+    def readable_bytes(self) -> int:
+        """Bytes from its first one on that places in it are counted in: of documents, which lie
+        anywhere in a blob, all of that."""
+        return (self.kind is ContextKind.DOCUMENTS and self.blob_bytes) or self.size_bytes
 
     @property
     def tokens_estimated(self) -> int:

@@ -44,15 +44,15 @@ class TextScan:
 
     def _take(self, data: bytes, *, final: bool) -> None:
         kept_before = self._decoder.getstate()[0]
+        if data and not kept_before and data.isascii():
+            self._take_ascii(data)
+            return
         text = self._decoder.decode(data, final)
         if not text:
             return
         self._characters += len(text)
         self._line_feeds += text.count("\n")
         self._last = text[-1]
-        if text.isascii():
-            self._raise_maximum_ascii(text.encode())
-            return
         self._raise_maximum(text)
         if _REPLACEMENT in text:
             # The text may have U+FFFD of its own: its bytes cannot come from a malformed
@@ -60,6 +60,13 @@ class TextScan:
             kept_after = self._decoder.getstate()[0]
             decoded = (kept_before + data)[: len(kept_before) + len(data) - len(kept_after)]
             self._malformed += text.count(_REPLACEMENT) - decoded.count(_REPLACEMENT_BYTES)
+
+    def _take_ascii(self, data: bytes) -> None:
+        """Take bytes that are characters as they are: most of all data is such."""
+        self._characters += len(data)
+        self._line_feeds += data.count(b"\n")
+        self._last = chr(data[-1])
+        self._raise_maximum_ascii(data)
 
     def _raise_maximum_ascii(self, data: bytes) -> None:
         for code_point in range(_ASCII_MAX, self._code_point_max, -1):

@@ -1,7 +1,7 @@
-"""One upload: the order of its messages checked, its bytes hashed, measured and written as they
-come. It knows neither the wire nor the database; the caller feeds it and takes the result.
+"""One upload as it streams by: the order of its messages checked, its bytes hashed, measured and
+indexed. It keeps no bytes, and knows neither the wire nor a store; `uploads.py` feeds it.
 
-`chunk` and `finish` block for milliseconds to seconds: call them in a thread.
+`take` and `finish` block for milliseconds to seconds: call them in a thread.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 import blake3
-import grpc
-import orjson
-from fathom.errors.v1.error_reason_pb2 import ErrorReason
 
-from common.errors import InvalidFieldError, LimitAboveCeilingError, ServiceError
-from orchestrator.blobs import BlobWriter
+from common.blob_index.text_index import TextIndexBuilder
+from common.errors import InvalidFieldError, LimitAboveCeilingError
+from orchestrator.contexts.errors import DigestMismatchError
+from orchestrator.contexts.json_check import JsonCheck
 from orchestrator.contexts.stored_context import (
     ContextKind,
     StoredContext,
@@ -25,209 +25,205 @@ from orchestrator.contexts.stored_context import (
     TextShape,
 )
 from orchestrator.contexts.text_scan import TextScan
+from orchestrator.contexts.upload_plan import (
+    CHUNK_BYTES_MAX,
+    NAME_CHARACTERS_MAX,
+    UploadLimits,
+    UploadPlan,
+    check_entries,
+    check_length,
+)
 
-CHUNK_BYTES_MAX = 2 << 20
-TITLE_CHARACTERS_MAX = 256
-NAME_CHARACTERS_MAX = 1024
-METADATA_ENTRIES_MAX = 16
-METADATA_CHARACTERS_MAX = 256
+INDEXED_BYTES_MIN = 4 << 20
+"""A smaller blob is never read by reference, so it needs no index."""
+WORDS_BYTES_MAX = 64 << 20
+"""Names and metadata of all documents of an upload, which are held until it ends."""
+_QUICK_BYTES = 64 << 10
 _ID_DIGITS = 32
 
 
-class DigestMismatchError(ServiceError):
-    """The bytes are not those that the client announced."""
+@dataclasses.dataclass(frozen=True)
+class BegunDocument:
+    """A document whose bytes are coming."""
 
-    code = grpc.StatusCode.DATA_LOSS
-    reason = ErrorReason.ERROR_REASON_DIGEST_MISMATCH
-
-    def __init__(self, what: str, *, expected: object, actual: object) -> None:
-        message = f"the uploaded bytes have a {what} of {actual}, not the {expected} announced"
-        super().__init__(message, expected=expected, actual=actual)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UploadLimits:
-    """What an upload may hold."""
-
-    bytes_max: int
-    """Bytes of any context."""
-    json_bytes_max: int
-    """Bytes of a JSON context: it is parsed whole to be checked."""
-    documents_max: int
-    """Documents of one context."""
+    name: str
+    """Unique in the upload."""
+    offset_bytes: int
+    """First byte in the whole upload."""
+    metadata: dict[str, str]
+    """The uploader's bookkeeping."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UploadPlan:
-    """What the client announced."""
+@dataclasses.dataclass(frozen=True)
+class BlobIndex:
+    """The index of a finished upload's bytes."""
 
-    kind: ContextKind
-    """What code will see."""
-    title: str = ""
-    """Words for people."""
-    size_bytes: int | None = None
-    """Size to check at the end."""
-    blake3: str = ""
-    """Digest to check at the end, hexadecimal; empty for none."""
+    kind: str
+    """`text` or `json`, as in its key."""
+    data: bytes
+    """The index itself."""
 
 
 class Upload:
-    """An upload under way."""
+    """An upload under way. `close` it, whatever happens."""
 
-    def __init__(self, plan: UploadPlan, writer: BlobWriter, limits: UploadLimits) -> None:
-        """Begin; raises InvalidFieldError or LimitAboveCeilingError for what is announced."""
-        _check_plan(plan)
+    def __init__(self, plan: UploadPlan, limits: UploadLimits) -> None:
+        """Begin; raises LimitAboveCeilingError for what is announced."""
         self._plan = plan
-        self._writer = writer
         self._limits = limits
         self._digest = blake3.blake3()
-        self._size = 0
         self._scan = TextScan()
+        self._index = TextIndexBuilder()
+        self._json = JsonCheck() if plan.kind is ContextKind.JSON else None
         self._names: set[str] = set()
-        self._open: _OpenDocument | None = None
+        self._words_bytes = 0
         self._documents: list[StoredDocument] = []
         self._shapes: list[TextShape] = []
+        self.size_bytes = 0
+        """Bytes taken."""
+        self.begun: list[BegunDocument] = []
+        """Documents begun, the last of which is open."""
         self._check_size(plan.size_bytes or 0, "start.size_bytes")
 
     def document(self, name: str, metadata: Mapping[str, str]) -> None:
-        """Begin a document; raises InvalidFieldError."""
+        """Begin a document; raises InvalidFieldError or LimitAboveCeilingError."""
         if self._plan.kind is not ContextKind.DOCUMENTS:
             raise InvalidFieldError("document", "is for KIND_DOCUMENTS only")
-        _check_length("document.name", name, NAME_CHARACTERS_MAX, least=1)
+        check_length("document.name", name, NAME_CHARACTERS_MAX, least=1)
         if name in self._names:
             raise InvalidFieldError("document.name", f"{name!r} was used before in this upload")
         if len(self._names) >= self._limits.documents_max:
             ceiling = self._limits.documents_max
             raise LimitAboveCeilingError("document", len(self._names) + 1, ceiling)
         check_entries("document.metadata", metadata)
+        self._words_bytes += sum(len(text.encode()) for pair in metadata.items() for text in pair)
+        self._words_bytes += len(name.encode())
+        if self._words_bytes > WORDS_BYTES_MAX:
+            raise LimitAboveCeilingError("document.metadata", self._words_bytes, WORDS_BYTES_MAX)
         self._end_document()
         self._names.add(name)
-        self._open = _OpenDocument(name, self._size, dict(metadata))
+        self.begun.append(BegunDocument(name, self.size_bytes, dict(metadata)))
 
-    def chunk(self, offset: int, data: bytes) -> None:
-        """Take the next bytes; raises InvalidFieldError or LimitAboveCeilingError."""
-        if offset != self._size:
+    def check_chunk(self, offset: int, size_bytes: int) -> None:
+        """Raise InvalidFieldError or LimitAboveCeilingError where such a chunk may not come."""
+        if offset != self.size_bytes:
             raise InvalidFieldError(
-                "chunk.offset_bytes", f"is {offset}, but {self._size} bytes were sent before"
+                "chunk.offset_bytes", f"is {offset}, but {self.size_bytes} bytes were sent before"
             )
-        if not 1 <= len(data) <= CHUNK_BYTES_MAX:
+        if not 1 <= size_bytes <= CHUNK_BYTES_MAX:
             raise InvalidFieldError(
-                "chunk.data", f"has {len(data)} bytes; a chunk has 1 to {CHUNK_BYTES_MAX}"
+                "chunk.data", f"has {size_bytes} bytes; a chunk has 1 to {CHUNK_BYTES_MAX}"
             )
-        if self._plan.kind is ContextKind.DOCUMENTS and self._open is None:
+        if self._plan.kind is ContextKind.DOCUMENTS and not self.begun:
             raise InvalidFieldError("chunk", "came before any document was begun")
-        self._check_size(self._size + len(data), "chunk.offset_bytes")
-        self._writer.write(data)
+        self._check_size(self.size_bytes + size_bytes, "chunk.offset_bytes")
+
+    def is_quick(self, size_bytes: int) -> bool:
+        """Tell whether so many bytes are taken without a wait worth a thread."""
+        return size_bytes <= _QUICK_BYTES and self._json is None
+
+    def take(self, data: bytes) -> None:
+        """Take the next bytes; raises InvalidFieldError where they can be no JSON."""
         self._digest.update(data)
         self._scan.feed(data)
-        self._size += len(data)
+        if self._json is None:
+            self._index.feed(data)
+        else:
+            self._json.feed(data)
+        self.size_bytes += len(data)
 
-    def finish(self) -> tuple[StoredContext, list[StoredDocument]]:
-        """Check the whole, put the bytes under their key, and describe them.
+    def take_again(self, pieces: Iterable[bytes], begun: Sequence[BegunDocument]) -> None:
+        """Take what was kept of an earlier stream: its bytes, and the documents begun in them."""
+        left = deque(begun)
+        for piece in pieces:
+            rest = piece
+            while rest:
+                self._begin_again(left)
+                stop = left[0].offset_bytes - self.size_bytes if left else len(rest)
+                self.take(rest[:stop])
+                rest = rest[stop:]
+        self._begin_again(left)
 
-        Raises InvalidFieldError or DigestMismatchError, and then keeps nothing.
+    def finish(self, blob_key: str) -> tuple[StoredContext, list[StoredDocument]]:
+        """Check the whole and describe it, as the context of a blob.
+
+        Raises InvalidFieldError or DigestMismatchError.
         """
         if self._plan.kind is ContextKind.DOCUMENTS:
             self._end_document()
             if not self._documents:
                 raise InvalidFieldError("document", "KIND_DOCUMENTS needs at least one")
         else:
-            if not self._size:
+            if not self.size_bytes:
                 raise InvalidFieldError("chunk", "the upload holds no bytes")
             self._shapes.append(self._scan.finish())
         digest = self._digest.hexdigest()
         self._check_announced(digest)
-        if self._plan.kind is ContextKind.JSON:
-            _check_json(self._writer.read_back())
-        blob_key = f"blobs/{digest[:2]}/{digest}"
-        self._writer.commit(blob_key)
+        if self._json is not None:
+            self._json.finish()
+        created_us = time.time_ns() // 1000
+        ttl_s = self._limits.ttl_s if self._plan.ttl_s is None else self._plan.ttl_s
         context = StoredContext(
             context_id=_context_id(self._plan.kind, digest, self._documents),
             kind=self._plan.kind,
             title=self._plan.title,
-            size_bytes=self._size,
+            size_bytes=self.size_bytes,
             blake3=digest,
             blob_key=blob_key,
             shape=_sum(self._shapes),
             document_count=len(self._documents) or 1,
-            created_us=time.time_ns() // 1000,
+            created_us=created_us,
+            expires_us=created_us + int(ttl_s * 1e6) if ttl_s else None,
         )
         return context, self._documents
 
-    def abort(self) -> None:
-        """Drop what was written, unless the upload is finished."""
-        self._writer.abort()
+    def index(self) -> BlobIndex | None:
+        """Return the index of a finished upload; None where the blob needs none."""
+        if self._json is not None:
+            data = self._json.index()
+            return None if data is None else BlobIndex("json", data)
+        if self.size_bytes < INDEXED_BYTES_MIN:
+            return None
+        return BlobIndex("text", self._index.finish())
+
+    def close(self) -> None:
+        """Let go of what it holds besides memory."""
+        if self._json is not None:
+            self._json.close()
+
+    def _begin_again(self, left: deque[BegunDocument]) -> None:
+        while left and left[0].offset_bytes == self.size_bytes:
+            begun = left.popleft()
+            self.document(begun.name, begun.metadata)
 
     def _end_document(self) -> None:
-        if self._open is None:
+        if len(self.begun) == len(self._documents):
             return
         shape = self._scan.finish()
+        self._scan = TextScan()
         self._shapes.append(shape)
+        begun = self.begun[-1]
         self._documents.append(
             StoredDocument(
-                name=self._open.name,
-                offset_bytes=self._open.offset,
-                size_bytes=self._size - self._open.offset,
+                name=begun.name,
+                offset_bytes=begun.offset_bytes,
+                size_bytes=self.size_bytes - begun.offset_bytes,
                 characters=shape.characters,
                 code_point_max=shape.code_point_max,
-                metadata=self._open.metadata,
+                metadata=begun.metadata,
             )
         )
-        self._open = None
-        self._scan = TextScan()
 
     def _check_size(self, size: int, field: str) -> None:
-        is_json = self._plan.kind is ContextKind.JSON
-        ceiling = self._limits.json_bytes_max if is_json else self._limits.bytes_max
-        if size > ceiling:
-            raise LimitAboveCeilingError(field, size, ceiling)
+        if size > self._limits.bytes_max:
+            raise LimitAboveCeilingError(field, size, self._limits.bytes_max)
 
     def _check_announced(self, digest: str) -> None:
-        if self._plan.size_bytes is not None and self._plan.size_bytes != self._size:
-            raise DigestMismatchError("size", expected=self._plan.size_bytes, actual=self._size)
+        announced = self._plan.size_bytes
+        if announced is not None and announced != self.size_bytes:
+            raise DigestMismatchError("size", expected=announced, actual=self.size_bytes)
         if self._plan.blake3 and self._plan.blake3.lower() != digest:
             raise DigestMismatchError("BLAKE3", expected=self._plan.blake3, actual=digest)
-
-
-@dataclasses.dataclass(frozen=True)
-class _OpenDocument:
-    name: str
-    offset: int
-    metadata: dict[str, str]
-
-
-def check_entries(field: str, entries: Mapping[str, str]) -> None:
-    """Raise InvalidFieldError where a map of bookkeeping is too large."""
-    if len(entries) > METADATA_ENTRIES_MAX:
-        raise InvalidFieldError(field, f"has more than {METADATA_ENTRIES_MAX} entries")
-    for key, value in entries.items():
-        if max(len(key), len(value)) > METADATA_CHARACTERS_MAX:
-            raise InvalidFieldError(
-                field, f"has an entry of more than {METADATA_CHARACTERS_MAX} characters"
-            )
-
-
-def _check_plan(plan: UploadPlan) -> None:
-    _check_length("start.title", plan.title, TITLE_CHARACTERS_MAX)
-    if plan.size_bytes is not None and plan.size_bytes < 0:
-        raise InvalidFieldError("start.size_bytes", "must be at least 0")
-    digits = set("0123456789abcdefABCDEF")
-    if plan.blake3 and (len(plan.blake3) != 64 or not set(plan.blake3) <= digits):
-        raise InvalidFieldError("start.blake3", "must have 64 hexadecimal digits")
-
-
-def _check_length(field: str, text: str, most: int, *, least: int = 0) -> None:
-    if not least <= len(text) <= most:
-        raise InvalidFieldError(field, f"must have {least} to {most} characters")
-
-
-def _check_json(data: bytes) -> None:
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidFieldError(
-            "chunk.data", f"is no JSON: line {error.lineno}, column {error.colno}"
-        ) from None
 
 
 def _context_id(kind: ContextKind, digest: str, documents: Sequence[StoredDocument]) -> str:

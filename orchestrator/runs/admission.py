@@ -1,6 +1,4 @@
-"""How runs come in: checked, stored and queued. And what becomes of those that a former process
-left unfinished.
-"""
+"""How runs come in: checked, stored and queued."""
 
 from __future__ import annotations
 
@@ -11,9 +9,19 @@ from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 
 from common.errors import InvalidFieldError
 from orchestrator.contexts.store import ContextStore
-from orchestrator.errors import RunInterruptedError
+from orchestrator.contexts.upload_plan import check_length
+from orchestrator.conversations.conversation import Seat, StoredConversation
+from orchestrator.conversations.store import ConversationStore
+from orchestrator.errors import KillSwitchError
 from orchestrator.model_catalog import ModelCatalog
+from orchestrator.operations.kill_switches import KillSwitches
+from orchestrator.profiles.filled_spec import defaults_of, filled, lowered
+from orchestrator.profiles.profile import Profile
+from orchestrator.profiles.profiles import Profiles
+from orchestrator.runs.answer_schema import AnswerSchemas
+from orchestrator.runs.default_limits import DefaultLimits
 from orchestrator.runs.event_log import EventLog
+from orchestrator.runs.fork import TakenOver
 from orchestrator.runs.limits import RunLimits
 from orchestrator.runs.record import RunRecord
 from orchestrator.runs.run_queue import RunQueue
@@ -33,65 +41,154 @@ class Admission:
         catalog: ModelCatalog,
         log: EventLog,
         queue: RunQueue,
+        schemas: AnswerSchemas,
+        conversations: ConversationStore,
+        switches: KillSwitches,
+        profiles: Profiles,
         *,
         defaults: RunLimits,
         ceilings: RunLimits,
+        growth_max: float = 1.0,
+        direct_tokens_max: int = 0,
     ) -> None:
         self._runs = runs
         self._contexts = contexts
         self._catalog = catalog
         self._log = log
         self._queue = queue
-        self._defaults = defaults
+        self._schemas = schemas
+        self._conversations = conversations
+        self._switches = switches
+        self._profiles = profiles
         self._ceilings = ceilings
+        self._defaults = DefaultLimits(base=defaults, ceilings=ceilings, growth_max=growth_max)
+        self._direct_tokens_max = direct_tokens_max
 
-    async def create(self, tenant: str, spec: RunSpec, request_id: str) -> Run:
-        """Return a new queued run, or the one that the same request made before.
+    async def create(
+        self,
+        tenant: str,
+        spec: RunSpec,
+        request_id: str,
+        *,
+        created_by: str = "",
+        taken: TakenOver | None = None,
+    ) -> Run:
+        """Return a new queued run, or the one that the same request made before. `created_by` is
+        the name of the caller's API key, `taken` is what a fork takes over.
 
         Raises an InvalidFieldError, LimitAboveCeilingError or NotBuiltYetError that names the
         field, NotFoundError, ModelNotOfferedError, RequestIdReusedError, QueueFullError, and
-        ReceivedError where the gateway does not answer.
+        ReceivedError where the gateway does not answer, KillSwitchError, ConversationBusyError,
+        ConversationLimitExceededError, and DatabaseAwayError.
         """
-        if len(request_id) > REQUEST_ID_CHARACTERS_MAX:
-            raise InvalidFieldError(
-                "request_id", f"must have at most {REQUEST_ID_CHARACTERS_MAX} characters"
-            )
-        complete = complete_spec(spec, defaults=self._defaults, ceilings=self._ceilings)
+        check_length("request_id", request_id, REQUEST_ID_CHARACTERS_MAX)
+        profile = await self._profile(tenant, spec, taken)
+        asked = spec
+        spec = filled(asked, profile)
+        self._complete(spec, profile)  # what is wrong is told before anything is looked up
         key: RequestKey | None = None
         if request_id:
-            data = spec.SerializeToString(deterministic=True)
+            data = asked.SerializeToString(deterministic=True)
+            if taken is not None:
+                data += f"{taken.run}/{taken.after_turn}".encode()
             key = RequestKey(request_id, hashlib.blake2b(data, digest_size=32).digest())
             earlier = await self._runs.find_request(tenant, key)
             if earlier is not None:
                 return earlier.whole()
-        await self._contexts.get(tenant, spec.context.removeprefix("contexts/"))
+        await self._switches.check(_targets(tenant, spec, taken.run if taken is not None else ""))
+        if spec.answer_schema_json:
+            await self._schemas.check_schema(spec.answer_schema_json)
+        conversation = await self._conversation(tenant, spec)
+        context_id = spec.context.removeprefix("contexts/")
+        context = await self._contexts.get(
+            tenant, conversation.context_id if conversation is not None else context_id
+        )
+        complete = self._complete(
+            spec, profile, size_bytes=context.size_bytes, documents=context.document_count
+        )
+        seat: Seat | None = None
+        if conversation is not None:
+            seat, complete.context = conversation.seat(), context.name
+            conversation.lower(complete)
         await self._catalog.facts(tenant, root_tier=complete.root_tier, sub_tier=complete.sub_tier)
+        record = RunRecord.queued(complete)
+        record.head.created_by = created_by
+        if spec.profile:
+            await self._profiles.keep(profile)
+            record.head.profile_version = profile.version
         # A caller that hangs up between the commit and the queue would leave a run behind that
-        # nobody drives: storing and queueing is one step that goes on without the caller.
-        return await asyncio.shield(self._store(tenant, RunRecord.queued(complete), key))
+        # is only found a second later: storing and waking is one step that goes on without it.
+        return await asyncio.shield(self._store(tenant, record, key, seat, taken))
 
-    async def end_unfinished(self) -> None:
-        """End the runs that a former process left unfinished. Call it once, before any run."""
-        for record in await self._runs.unfinished():
-            record.progress.state = Run.STATE_FAILED
-            record.progress.error.CopyFrom(RunInterruptedError(record.head.name).to_status())
-            record.progress.sub_calls_live = 0
-            record.progress.end_time.GetCurrentTime()
-            await self._runs.append({record.run_id: (record, [record.state_event()])})
+    def complete(
+        self, tenant: str, spec: RunSpec, *, size_bytes: int = 0, documents: int = 1
+    ) -> RunSpec:
+        """Return the spec with the defaults for a context of that size, and those of its
+        profile."""
+        profile = self._profiles.asked(tenant, spec.profile)
+        return self._complete(
+            filled(spec, profile), profile, size_bytes=size_bytes, documents=documents
+        )
 
-    async def _store(self, tenant: str, record: RunRecord, key: RequestKey | None) -> Run:
-        self._queue.check_room()
-        event = record.state_event()
-        self._log.open(record.run_id)
+    def _complete(
+        self, spec: RunSpec, profile: Profile, *, size_bytes: int = 0, documents: int = 1
+    ) -> RunSpec:
+        ceilings = lowered(self._ceilings, profile)
+        defaults = self._defaults.for_context(size_bytes=size_bytes, documents=documents)
+        return complete_spec(
+            spec,
+            defaults=defaults_of(defaults, profile, ceilings),
+            ceilings=ceilings,
+            direct_tokens_max=self._direct_tokens_max,
+        )
+
+    async def _profile(self, tenant: str, spec: RunSpec, taken: TakenOver | None) -> Profile:
+        """Return the profile of a run; a fork goes on with its original's version."""
+        if taken is not None and spec.profile:
+            return await self._profiles.kept(taken.profile_version)
+        return self._profiles.asked(tenant, spec.profile)
+
+    async def _conversation(self, tenant: str, spec: RunSpec) -> StoredConversation | None:
+        """Return the conversation that a run is to join, which is about the run's context."""
+        if not spec.conversation:
+            return None
+        name = spec.conversation.removeprefix("conversations/")
+        conversation = await self._conversations.get(tenant, name)
+        if spec.context not in {"", f"contexts/{conversation.context_id}"}:
+            raise InvalidFieldError(
+                "spec.context",
+                f"must be unset or the conversation's, contexts/{conversation.context_id}",
+            )
+        return conversation
+
+    async def _store(
+        self,
+        tenant: str,
+        record: RunRecord,
+        key: RequestKey | None,
+        seat: Seat | None,
+        taken: TakenOver | None,
+    ) -> Run:
+        await self._queue.check_room()
+        event = record.state_event() if taken is None else taken.begin(record)
+        events = () if taken is None else taken.events
+        stored = await self._runs.create(tenant, record, event, key, seat, events)
+        if stored is record:
+            self._log.wake(record.run_id)
+            self._queue.wake()
+            await self._stop_if_switched(tenant, record)
+        return stored.whole()
+
+    async def _stop_if_switched(self, tenant: str, record: RunRecord) -> None:
+        """Stop a run whose tenant or profile was stopped while it was being stored: the switch did
+        not find it, and it did not meet the switch."""
         try:
-            stored = await self._runs.create(tenant, record, event, key)
-        except BaseException:
-            self._log.discard(record.run_id)
-            raise
-        if stored is not record:
-            self._log.discard(record.run_id)
-            return stored.whole()
-        self._log.publish(record.run_id, [event])
-        run = record.whole()
-        self._queue.add(tenant, record)
-        return run
+            head = record.head
+            await self._switches.check(_targets(tenant, head.spec, head.forked_from))
+        except KillSwitchError:
+            await self._queue.cancel(record.run_id)
+
+
+def _targets(tenant: str, spec: RunSpec, forked_from: str) -> list[str]:
+    """Return what stops a run: to fork one that was stopped would be to go on with it."""
+    return [f"tenants/{tenant}", *(name for name in (spec.profile, forked_from) if name)]

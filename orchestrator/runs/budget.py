@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
-from fathom.gateway.v1.generation_pb2 import Usage
+from fathom.gateway.v1.generation_pb2 import Generation, Usage
 
 from common.errors import ReceivedError
 from orchestrator.runs.limits import RunLimits
+from orchestrator.runs.recorded import add_usage
 
 LIMIT_NAMES = frozenset(
     {"turns_max", "time_max", "sub_calls_max", "tokens_max", "cost_usd_nanos_max"}
@@ -50,6 +51,13 @@ def limit_in(error: ReceivedError) -> str:
     return limit if is_limit and limit in LIMIT_NAMES else ""
 
 
+def usage_of(generation: Generation) -> Usage:
+    """Return what an answered call counts for: where it was begun before, all that the ledger has
+    of it, since whoever began it died before that was written down."""
+    is_repeat = generation.HasField("recorded_usage")
+    return generation.recorded_usage if is_repeat else generation.usage
+
+
 def usage_in(error: ReceivedError) -> Usage:
     """Return what a failed call took all the same, as the gateway tells; empty where nothing."""
     usage = Usage(estimated=error.metadata.get("usage_estimated") == "true")
@@ -77,28 +85,29 @@ class Budget:
         limits: RunLimits,
         *,
         last_call: Allowance,
+        elapsed_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the clock. `last_call` is what a last answer may take at worst."""
+        """Start the clock, for a run that began `elapsed_s` ago. `last_call` is what a last answer
+        may take at worst."""
         self.limits = limits
         self.usage = Usage()
         self.turns = 0
         self.sub_calls = 0
+        self.sub_calls_of_children = 0
         self._clock = clock
-        self._started = clock()
+        self._started = clock() - elapsed_s
         self._is_reserve_open = False
         self._last_call = last_call
 
     def add(self, usage: Usage) -> None:
         """Count one model call, once."""
-        total = self.usage
-        total.input_tokens += usage.input_tokens
-        total.output_tokens += usage.output_tokens
-        total.cached_input_tokens += usage.cached_input_tokens
-        total.reasoning_tokens += usage.reasoning_tokens
-        total.cost_usd_nanos += usage.cost_usd_nanos
-        total.calls += usage.calls
-        total.estimated = total.estimated or usage.estimated
+        add_usage(self.usage, usage)
+
+    @property
+    def sub_calls_in_all(self) -> int:
+        """Sub-calls made so far, those of child runs included."""
+        return self.sub_calls + self.sub_calls_of_children
 
     @property
     def tokens(self) -> int:
@@ -128,11 +137,8 @@ class Budget:
         """Let the last answer have the time that was kept back for it."""
         self._is_reserve_open = True
 
-    def begin_turn(self) -> int:
-        """Count a turn and return its number, from 1; raises LimitReachedError."""
-        limit = self.exhausted()
-        if limit is not None:
-            raise limit
+    def count_turn(self) -> int:
+        """Count a turn and return its number, from 1."""
         self.turns += 1
         return self.turns
 
@@ -161,7 +167,7 @@ class Budget:
         value, spent = {
             "turns_max": (self.limits.turns_max, self.turns),
             "time_max": (self.limits.time_max_s, self.limits.time_max_s - self.left_s),
-            "sub_calls_max": (self.limits.sub_calls_max, self.sub_calls),
+            "sub_calls_max": (self.limits.sub_calls_max, self.sub_calls_in_all),
             "tokens_max": (self.limits.tokens_max, self.tokens),
             "cost_usd_nanos_max": (self.limits.cost_usd_nanos_max, self.usage.cost_usd_nanos),
         }[limit]

@@ -1,4 +1,4 @@
-"""How a cell ended: in words for the model, and as the event that is kept."""
+"""How a cell ended: as the event that is kept, and from that in words for the model."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ from fathom.sandbox.v1.execution_pb2 import ExecutionResult, Variable
 
 from common.errors import ReceivedError
 from orchestrator.runs.budget import limit_in
+from orchestrator.runs.executions import ending_word
 from orchestrator.runs.shown_output import ShownOutput
 
-WELL_ENDED = frozenset({ExecutionResult.ENDING_COMPLETED, ExecutionResult.ENDING_EXITED})
-_LOST_ENDING = "SESSION_LOST"
-_ABORTED_ENDING = "ABORTED"
+WELL_ENDED = frozenset({"COMPLETED", "EXITED"})
+LOST_ENDING = "SESSION_LOST"
+"""The session is gone with its variables."""
+CODE_LOST_ENDING = "WORKER_LOST"
+"""The code is undone; the session is as it was before it."""
+ABORTED_ENDING = "ABORTED"
+"""There is no result, because the run was stopped or the sandbox refused."""
 _UNDONE = "its effects are undone"
 _WORDS = {
-    ExecutionResult.ENDING_COMPLETED: "ran without error",
-    ExecutionResult.ENDING_RAISED: "raised an exception; what it did before that is kept",
-    ExecutionResult.ENDING_SYNTAX_ERROR: "does not parse as Python, so none of it was run",
-    ExecutionResult.ENDING_EXITED: "ended with sys.exit; the session goes on",
-    ExecutionResult.ENDING_OUT_OF_FUEL: f"was stopped because it computed too much; {_UNDONE}",
-    ExecutionResult.ENDING_TIMED_OUT: f"was stopped because it took too long; {_UNDONE}",
-    ExecutionResult.ENDING_OUT_OF_MEMORY: f"was stopped for lack of memory; {_UNDONE}",
-    ExecutionResult.ENDING_INTERRUPTED: f"was interrupted; {_UNDONE}",
-    ExecutionResult.ENDING_TRAPPED: f"broke the interpreter; {_UNDONE}",
-    ExecutionResult.ENDING_REFUSED: "was refused by the code check, so none of it was run; write "
-    "it without what is named there",
-    ExecutionResult.ENDING_WORKER_LOST: "was lost when the process that ran it ended; "
-    f"{_UNDONE}, all from before it is kept",
+    "COMPLETED": "ran without error",
+    "RAISED": "raised an exception; what it did before that is kept",
+    "SYNTAX_ERROR": "does not parse as Python, so none of it was run",
+    "EXITED": "ended with sys.exit; the session goes on",
+    "OUT_OF_FUEL": f"was stopped because it computed too much; {_UNDONE}",
+    "TIMED_OUT": f"was stopped because it took too long; {_UNDONE}",
+    "OUT_OF_MEMORY": f"was stopped for lack of memory; {_UNDONE}",
+    "INTERRUPTED": f"was interrupted; {_UNDONE}",
+    "TRAPPED": f"broke the interpreter; {_UNDONE}",
+    "REFUSED": "was refused by the code check, so none of it was run; write it without what is "
+    "named there",
+    "ABORTED": f"was stopped; {_UNDONE}",
+    "WORKER_LOST": f"was lost when the process that ran it ended; {_UNDONE}, all from before it is "
+    "kept",
 }
 
 
@@ -43,12 +49,12 @@ def own_output(written: str, result: ExecutionResult) -> str:
     return written.replace(result.error.traceback.strip() or "\0", "").strip()
 
 
-def words_for(result: ExecutionResult, shown: str) -> tuple[str, str]:
+def words_for(finished: CellFinished) -> tuple[str, str]:
     """Return how the cell ended, and what it printed, as the model is told."""
-    ending = _WORDS.get(result.ending, "ended in an unknown way")
-    error = error_line(result)
-    if error and error not in shown:
-        ending += f" ({error})"
+    ending = _WORDS.get(finished.ending, "ended in an unknown way")
+    shown = finished.output_shown
+    if finished.error and finished.error not in shown:
+        ending += f" ({finished.error})"
     if not shown.strip():
         return ending, "It printed nothing."
     return ending, f"It printed:\n<output>\n{shown.rstrip()}\n</output>"
@@ -59,7 +65,7 @@ def finished_event(
 ) -> CellFinished:
     """Return the event of a cell's end; `key` is that of the whole output, where it is stored."""
     return CellFinished(
-        ending=ExecutionResult.Ending.Name(result.ending).removeprefix("ENDING_"),
+        ending=ending_word(result),
         output_shown=shown.text,
         output_characters=characters,
         output_key=key,
@@ -68,24 +74,35 @@ def finished_event(
         wait_time=result.wait_time,
         sub_calls=sub_calls,
         variables=[_summary(variable) for variable in result.variables],
+        state_kept=result.state_kept,
+        limit_reached=limit_of(result),
     )
 
 
 def lost_event(*, sub_calls: int) -> CellFinished:
-    """Return the event of a cell whose session was lost."""
+    """Return the event of a cell whose session was lost and cannot be rebuilt."""
     return CellFinished(
-        ending=_LOST_ENDING, error="the sandbox lost the session", sub_calls=sub_calls
+        ending=LOST_ENDING, error="the sandbox lost the session", sub_calls=sub_calls
     )
 
 
-def aborted_event(shown: ShownOutput, *, characters: int, sub_calls: int) -> CellFinished:
+def code_lost_event(*, sub_calls: int) -> CellFinished:
+    """Return the event of a cell that takes every session with it."""
+    error = "the session broke down each time that it was run"
+    return CellFinished(ending=CODE_LOST_ENDING, error=error, sub_calls=sub_calls)
+
+
+def aborted_event(
+    shown: ShownOutput, *, characters: int, sub_calls: int, limit: str = ""
+) -> CellFinished:
     """Return the event of a cell during which the run was stopped, with what it had written."""
     return CellFinished(
-        ending=_ABORTED_ENDING,
+        ending=ABORTED_ENDING,
         output_shown=shown.text,
         output_characters=characters,
         error="the run was stopped while the cell ran",
         sub_calls=sub_calls,
+        limit_reached=limit,
     )
 
 

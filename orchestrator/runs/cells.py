@@ -1,5 +1,5 @@
-"""The cells of one reply, run in order: what happened is written down, and put into words for
-the model. Whether an answer counts is not decided here.
+"""The cells of one reply, run in order, and put into words for the model. Whether an answer counts
+is not decided here.
 """
 
 from __future__ import annotations
@@ -8,28 +8,18 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-from fathom.orchestrator.v1 import run_event_pb2 as events
-from fathom.orchestrator.v1.run_event_pb2 import RunEvent
-from fathom.sandbox.v1.execution_pb2 import ExecutionEvent, ExecutionResult, FinalValue
-
-from common import telemetry_names as names
-from common.telemetry import tracer
-from orchestrator.blobs import BlobStore
-from orchestrator.runs.cell_report import (
-    WELL_ENDED,
-    aborted_event,
-    finished_event,
-    limit_of,
-    lost_event,
-    own_output,
-    whole_output,
-    words_for,
+from fathom.orchestrator.v1.run_event_pb2 import (
+    CellFinished,
+    CellStarted,
+    RunEvent,
+    VariableSummary,
 )
+from fathom.sandbox.v1.execution_pb2 import FinalValue
+
+from orchestrator.runs.cell_report import LOST_ENDING, WELL_ENDED, words_for
+from orchestrator.runs.code_steps import CodeSteps
 from orchestrator.runs.journal import RunJournal
 from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.repl import Repl, SessionLostError
-from orchestrator.runs.shown_output import shorten
-from orchestrator.runs.sub_calls import SubCalls
 
 _ROOM_CELLS = 3
 """A reply's cells together are shown like this many."""
@@ -55,28 +45,36 @@ class CellRunner:
 
     def __init__(
         self,
-        repl: Repl,
+        steps: CodeSteps,
         journal: RunJournal,
-        sub_calls: SubCalls,
         prompts: PromptBook,
-        blobs: BlobStore,
         *,
-        run_id: str,
         output_characters_max: int,
     ) -> None:
-        self._repl = repl
+        self._steps = steps
         self._journal = journal
-        self._sub_calls = sub_calls
         self._prompts = prompts
-        self._blobs = blobs
-        self._run_id = run_id
         self._output_characters_max = output_characters_max
         self._seen: set[bytes] = set()
-        self._tracer = tracer(__name__)
+        self._turn = 0
+        self._executions = 0
         self.last_output = ""
         """What the newest cell wrote that wrote anything, shortened, without its traceback."""
         self.variables: frozenset[str] = frozenset()
         """The session's variables after the newest cell."""
+        self.summaries: Sequence[VariableSummary] = ()
+        """The same, described."""
+        self.own_time_s = 0.0
+        """Own work of all cells whose effects the session has."""
+
+    def open(self) -> None:
+        """Begin to open the session, without waiting for it."""
+        self._steps.open()
+
+    def begin_with(self, variables: Sequence[VariableSummary]) -> None:
+        """Take the session's variables as they are before the first cell."""
+        self.summaries = tuple(variables)
+        self.variables = frozenset(variable.name for variable in variables)
 
     async def run(self, sources: Sequence[str], *, turn: int) -> CellsOutcome:
         """Run the cells of a reply; after one that fails the others are not run.
@@ -88,29 +86,24 @@ class CellRunner:
         final: FinalValue | None = None
         for number, source in enumerate(sources, start=1):
             parts += self._note_repeat(source, turn=turn, cell=number)
-            started = events.CellStarted(code=source)
+            started = CellStarted(code=source)
             self._journal.add(RunEvent(turn=turn, cell=number, cell_started=started))
-            written: list[str] = []
-            try:
-                result = await self._execute(source, written, turn=turn, cell=number)
-            except SessionLostError:
-                self._lose_session(turn=turn, cell=number)
+            finished = await self._steps.cell(
+                source, turn=turn, cell=self._next(turn), room=self._room(len(sources))
+            )
+            self._take(finished)
+            self._steps.raise_failure(finished)
+            if finished.ending == LOST_ENDING:
                 lost = self._prompts.text("session_lost", cell=number, cells=len(sources))
                 return CellsOutcome(feedback="\n\n".join([*parts, lost]), is_well=False)
-            except BaseException:
-                self._abort("".join(written), turn=turn, cell=number)
-                raise
-            room = self._room(len(sources))
-            shown = await self._finish(result, "".join(written), room, turn=turn, cell=number)
-            ending, printed = words_for(result, shown)
+            ending, printed = words_for(finished)
             parts.append(
                 self._prompts.text(
                     "cell", cell=number, cells=len(sources), ending=ending, printed=printed
                 )
             )
-            if result.HasField("final"):
-                final = result.final
-            limit, is_well = limit_of(result), result.ending in WELL_ENDED
+            final = await self._steps.final(finished) or final
+            limit, is_well = finished.limit_reached, finished.ending in WELL_ENDED
             if limit or not is_well:
                 left = len(sources) - number
                 if left:
@@ -124,20 +117,42 @@ class CellRunner:
 
         Raises like `run`.
         """
-        try:
-            result = await self._repl.execute(
-                f"FINAL_VAR({name!r})",
-                turn=turn,
-                call_prefix=f"{self._run_id}/{turn}/0",
-                on_event=lambda _: None,
-            )
-        except SessionLostError:
-            self._sub_calls.session_lost()
-            self.variables = frozenset()
-            return "the session broke down, and its variables are gone"
-        if result.HasField("final") and result.ending in WELL_ENDED:
-            return result.final
-        return result.error.message or f"the variable {name!r} could not be read"
+        read = await self._steps.read(name, turn=turn, cell=self._next(turn))
+        self._steps.raise_failure(read)
+        value = await self._steps.final(read)
+        if value is not None:
+            return value
+        if not read.HasField("record"):
+            self._forget_variables()
+        return read.error
+
+    def write_cut(self) -> None:
+        """Write down the cell that was cut off because the run is stopped, if there is one."""
+        self.last_output = self._steps.write_cut() or self.last_output
+
+    def _next(self, turn: int) -> int:
+        """Return the place of the turn's next execution, from 1: cells first, then what is read
+        for an answer."""
+        if turn != self._turn:
+            self._turn, self._executions = turn, 0
+        self._executions += 1
+        return self._executions
+
+    def _take(self, finished: CellFinished) -> None:
+        """Note what a cell has left behind."""
+        findings = finished.record.own_output if finished.error else finished.output_shown
+        if findings.strip():
+            self.last_output = findings
+        if finished.ending == LOST_ENDING:
+            self._forget_variables()
+        elif finished.state_kept:  # else they are what they were before
+            self.summaries = tuple(finished.variables)
+            self.variables = frozenset(variable.name for variable in finished.variables)
+            self.own_time_s += finished.own_time.ToNanoseconds() / 1e9
+
+    def _forget_variables(self) -> None:
+        self._seen.clear()  # without its variables a cell is worth running again
+        self.variables, self.summaries, self.own_time_s = frozenset(), (), 0.0
 
     def _note_repeat(self, source: str, *, turn: int, cell: int) -> list[str]:
         digest = hashlib.blake2b(source.strip().encode(), digest_size=16).digest()
@@ -148,80 +163,7 @@ class CellRunner:
         self._journal.notice("CELL_REPEATED", text, turn=turn, cell=cell)
         return [f"Cell {cell}: {text}"]
 
-    async def _execute(
-        self, source: str, written: list[str], *, turn: int, cell: int
-    ) -> ExecutionResult:
-        """Run a cell; its output is added to `written`, which is whole also when it raises."""
-
-        def take(event: ExecutionEvent) -> None:
-            if event.HasField("output"):
-                written.append(event.output.text)
-            elif event.HasField("sub_call_started"):
-                self._sub_calls.start(event.sub_call_started)
-            elif event.HasField("sub_call_finished"):
-                self._sub_calls.finish(event.sub_call_finished)
-
-        self._sub_calls.begin_cell(turn=turn, cell=cell)
-        attributes: dict[str, str | int] = {
-            names.GEN_AI_OPERATION_NAME: "execute_tool",
-            names.GEN_AI_TOOL_NAME: "python",
-            names.TURN: turn,
-            names.CELL: cell,
-        }
-        with self._tracer.start_as_current_span(names.SPAN_EXECUTE_TOOL, attributes=attributes):
-            return await self._repl.execute(
-                source,
-                turn=turn,
-                call_prefix=f"{self._run_id}/{turn}/{cell}",
-                on_event=take,
-            )
-
-    def _lose_session(self, *, turn: int, cell: int) -> None:
-        finished = lost_event(sub_calls=self._sub_calls.end_cell())
-        self._sub_calls.session_lost()
-        self._seen.clear()  # without its variables a cell is worth running again
-        self.variables = frozenset()
-        self._journal.add(RunEvent(turn=turn, cell=cell, cell_finished=finished))
-
-    def _abort(self, written: str, *, turn: int, cell: int) -> None:
-        """Write down a cell that has no result, because the run is stopped."""
-        shown = shorten(written, characters_max=self._output_characters_max)
-        if written.strip():
-            self.last_output = shown.text
-        finished = aborted_event(
-            shown, characters=len(written), sub_calls=self._sub_calls.end_cell()
-        )
-        self._journal.add(RunEvent(turn=turn, cell=cell, cell_finished=finished))
-
     def _room(self, cells: int) -> int:
         """Return the characters shown of each cell's output, fewer where a reply has many."""
         fair = _ROOM_CELLS * self._output_characters_max // cells
         return min(self._output_characters_max, max(fair, _ROOM_CHARACTERS_MIN))
-
-    async def _finish(
-        self, result: ExecutionResult, written: str, room: int, *, turn: int, cell: int
-    ) -> str:
-        """Write the cell's end down and return what the model is shown of its output."""
-        output = whole_output(written, result)
-        shown = shorten(
-            output,
-            characters_max=room,
-            bytes_dropped=result.output_bytes_dropped,
-        )
-        key = ""
-        if not shown.is_whole:
-            key = f"outputs/{self._run_id}/{turn}-{cell}.txt"
-            await self._blobs.put(key, output.encode())
-        if findings := own_output(written, result):
-            self.last_output = shorten(findings, characters_max=room).text
-        if result.state_kept:  # else they are what they were before
-            self.variables = frozenset(variable.name for variable in result.variables)
-        finished = finished_event(
-            result,
-            shown,
-            characters=len(output),
-            key=key,
-            sub_calls=self._sub_calls.end_cell(),
-        )
-        self._journal.add(RunEvent(turn=turn, cell=cell, cell_finished=finished))
-        return shown.text

@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterable
 
 _START = re.compile(r"^[ \t]{0,3}(FINAL_VAR|FINAL)[ \t]*\(", re.MULTILINE)
+_CONFIDENCE = re.compile(
+    r",[ \t]*confidence[ \t]*=[ \t]*([0-9]{1,3}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})$"
+)
 _UNFINISHED_MAX = 20
 """Each costs a walk to the text's end, so a reply of nothing else is given up early."""
 _QUOTE_CHARACTERS_MAX = 500
@@ -26,6 +29,7 @@ class Problem(enum.Enum):
     UNFINISHED = "its closing parenthesis is missing"
     CODE = "in plain text it is not evaluated, and it held an f-string: call it in a cell"
     NOT_A_NAME = "FINAL_VAR takes the name of one variable"
+    NOT_A_CONFIDENCE = "confidence must be a number from 0 to 1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Directive:
     """For FINAL, the argument where it is an unquoted Python name: maybe a variable is meant."""
     problem: Problem | None = None
     """Set where the directive gives no answer."""
+    confidence: float | None = None
+    """How sure it says that it is, 0 to 1; None where it says nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +76,20 @@ def last_directive(stretches: Iterable[Stretch]) -> Directive | None:
                 if unfinished == _UNFINISHED_MAX:
                     return found
             else:
-                argument = text[match.end() : end].strip()
-                is_final = match[1] == "FINAL"
-                found = _read_final(argument) if is_final else _read_final_var(argument)
+                found = _read(match[1], text[match.end() : end].strip())
                 position = end + 1
     return found
+
+
+def _read(name: str, argument: str) -> Directive:
+    confidence: float | None = None
+    if stated := _CONFIDENCE.search(argument):
+        argument = argument[: stated.start()].rstrip()
+        confidence = float(stated[1])
+        if confidence > 1:
+            return Directive(problem=Problem.NOT_A_CONFIDENCE)
+    read = _read_final(argument) if name == "FINAL" else _read_final_var(argument)
+    return dataclasses.replace(read, confidence=confidence)
 
 
 def _read_final(argument: str) -> Directive:

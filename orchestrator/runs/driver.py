@@ -1,7 +1,8 @@
 """Drives one run from the queue to a terminal state, whatever happens on the way.
 
-What can go wrong ends here: an answer, a limit, a failure of another service, a cancellation and
-the unforeseen each become the run's outcome, stored with its last event.
+A run that was driven before goes on from what its log has. What can go wrong ends here: an answer,
+a limit, a failure of another service, a cancellation and the unforeseen each become the run's
+outcome, stored with its last event.
 """
 
 from __future__ import annotations
@@ -12,193 +13,194 @@ import dataclasses
 import logging
 import time
 
+import grpc
+from fathom.gateway.v1.generation_pb2 import Message, Usage
 from fathom.orchestrator.v1.run_pb2 import Answer, Run
 from opentelemetry.trace import Span, Status, StatusCode
 
 from common import telemetry_names as names
-from common.errors import ServiceError
-from common.run_token import RunTokenSigner
+from common.database import DatabaseAwayError
+from common.errors import ReceivedError, ServiceError
 from common.telemetry import tracer
-from orchestrator.blobs import BlobStore
 from orchestrator.contexts.store import ContextStore
 from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
+from orchestrator.conversations.recall import Earlier, Recall
 from orchestrator.errors import RunCancelledError
 from orchestrator.model_catalog import ModelCatalog, TierFacts
-from orchestrator.runs.budget import Allowance, Budget
-from orchestrator.runs.cells import CellRunner
+from orchestrator.profiles.words import question_words
+from orchestrator.runs.children_told import end_children
+from orchestrator.runs.direct import direct_demands, direct_messages, goes_direct
 from orchestrator.runs.event_log import EventLog
-from orchestrator.runs.history import History
 from orchestrator.runs.journal import RunJournal
-from orchestrator.runs.last_request import LastRequest
-from orchestrator.runs.loop import LoopParts, RunLoop
-from orchestrator.runs.meters import RunMeters, status_word
-from orchestrator.runs.passes import RunPasses
-from orchestrator.runs.ports import Model, Sandbox
-from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.question import question_message
+from orchestrator.runs.meters import status_word
+from orchestrator.runs.ports import Sandbox
 from orchestrator.runs.record import RunRecord
-from orchestrator.runs.repl import Repl
+from orchestrator.runs.recorded import RecordedEvents, turn_started
+from orchestrator.runs.run_assembly import AssembledRun, LiveRun, RunTools, assemble
+from orchestrator.runs.session_source import Mounted
 from orchestrator.runs.spec import limits_of
+from orchestrator.runs.steps import Steps
 from orchestrator.runs.stop_wish import StopWish
-from orchestrator.runs.sub_calls import SubCalls
 
 _log = logging.getLogger(__name__)
+_GATEWAY_RETRY_S = 0.5
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DriverSettings:
-    """How runs are driven."""
-
-    cell_time_max_s: float
-    """Own work of one cell."""
-    output_characters_max: int
-    """Characters of a cell's output that the model is shown."""
-    last_answer_tokens: int
-    """Tokens that a last answer may have."""
-    last_request_bytes: int
-    """Bytes that the messages of a last request may have."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunDriver:
+class RunDriver(RunTools):
     """What every run is driven with."""
 
-    model: Model
-    """The door to the root model."""
-    sandbox: Sandbox
-    """The door to sessions."""
     catalog: ModelCatalog
     """What models there are."""
     contexts: ContextStore
     """What runs read."""
-    blobs: BlobStore
-    """Where whole outputs go."""
     log: EventLog
     """Where steps are written down."""
-    signer: RunTokenSigner
-    """Signs run tokens."""
-    prompts: PromptBook
-    """What models are told."""
-    meters: RunMeters
-    """Where runs are counted."""
-    settings: DriverSettings
-    """How."""
+    recall: Recall
+    """What runs of conversations go on from."""
 
-    async def drive(self, tenant: str, record: RunRecord, stop: StopWish) -> None:
-        """Bring a queued run to its end and store that. Never raises, but what the event log
-        raises; a wish to stop ends the run and not this call."""
-        journal = RunJournal(record, self.log)
+    async def drive(self, tenant: str, record: RunRecord, stop: StopWish, steps: Steps) -> None:
+        """Bring a run to its end and store that, from its beginning or from where its log ends.
+        Never raises, but what the event log raises; a wish to stop ends the run and not this call.
+
+        Where this process lets go of the run, or is cancelled, nothing is stored: the run goes on
+        elsewhere.
+        """
+        recorded = RecordedEvents()
+        async for event in self.log.past(record.run_id):
+            recorded.take(event)
+        journal = RunJournal(record, self.log, recorded, steps)
         created_s = record.head.create_time.ToNanoseconds() / 1e9
-        started_s = self.meters.begin(queued_s=max(0.0, time.time() - created_s))
-        if not stop.is_wished:
-            journal.run.state = Run.STATE_RUNNING
-            journal.run.start_time.GetCurrentTime()
+        with self.meters.driving(queued_s=max(0.0, time.time() - created_s)):
+            await self._drive(tenant, record, journal, stop)
+
+    async def _drive(
+        self, tenant: str, record: RunRecord, journal: RunJournal, stop: StopWish
+    ) -> None:
+        run, started_s = journal.run, time.monotonic()
+        is_resumed = run.state == Run.STATE_RUNNING
+        if not is_resumed and not stop.is_wished:
+            run.state = Run.STATE_RUNNING
+            run.start_time.GetCurrentTime()
             journal.add_state()
-        attributes: dict[str, str | int] = {
-            names.GEN_AI_OPERATION_NAME: names.SPAN_INVOKE_AGENT,
-            names.RUN_ID: record.head.name,
-            names.DEPTH: 0,
-        }
+        lineage = await self.children.lineage(record)
+        live = LiveRun(tenant, record, journal, is_resumed, lineage)
         async with contextlib.AsyncExitStack() as closing:
-            with tracer(__name__).start_as_current_span(
-                names.SPAN_INVOKE_AGENT, attributes=attributes
-            ) as span:
-                work = asyncio.create_task(self._answer(tenant, record, journal, closing))
-                stop.stops(work)
-                try:
-                    await asyncio.wait({work})
-                finally:
-                    work.cancel()
-                _settle(journal.run, work, stop, record.head.name)
-                _end_span(span, journal.run)
-                _log_end(record)
-            journal.run.sub_calls_live = 0
-            journal.run.end_time.GetCurrentTime()
+            if is_resumed:
+                closing.push_async_callback(_delete_sessions, self.sandbox, record.run_id, stop)
+            span = closing.enter_context(_span_of(record))
+            outcome = await self._outcome(live, stop, closing)
+            if outcome is not None:
+                _end_span(span, outcome, journal.run.usage)
+                await end_children(tenant, record, journal, self.children)
+            if outcome is None or stop.is_left:
+                return
+            # With its event: a terminal state that is stored before that would be a run without an
+            # end, which nobody drives on.
+            run.MergeFrom(outcome)
+            run.sub_calls_live = 0
+            run.end_time.GetCurrentTime()
             journal.add_state()
-            self.meters.end(journal.run, started_s)
+            self.meters.ended(run, duration_s=time.monotonic() - started_s)
+            _log_end(record)
+
+    async def _outcome(
+        self, live: LiveRun, stop: StopWish, closing: contextlib.AsyncExitStack
+    ) -> Run | None:
+        """Do the work and return what came of it: a terminal state, and an answer or an error.
+        None where this process lets go of the run."""
+        work = asyncio.create_task(self._answer(live, stop, closing))
+        stop.stops(work)
+        try:
+            await asyncio.wait({work})
+        finally:
+            work.cancel()
+        failure = None if work.cancelled() else work.exception()
+        if isinstance(failure, DatabaseAwayError):
+            stop.leave()  # what is stored is not known: the run is driven again from the log
+            raise failure
+        return None if stop.is_left else _settled(work, stop, live.record.head.name)
 
     async def _answer(
-        self,
-        tenant: str,
-        record: RunRecord,
-        journal: RunJournal,
-        closing: contextlib.AsyncExitStack,
+        self, live: LiveRun, stop: StopWish, closing: contextlib.AsyncExitStack
     ) -> Answer:
         """Do the work. What is opened is closed by `closing`, after the outcome is told."""
-        spec = record.head.spec
-        context, documents = await self._context(tenant, spec.context)
+        spec, journal = live.record.head.spec, live.journal
+        profile = await self.profiles.kept(live.record.head.profile_version)
+        live = dataclasses.replace(live, profile=profile)
+        # A session's clock begins with the start; who finds none stored need look for no session.
+        await self.log.stored(live.record.run_id)
+        context, documents = await self._context(live.tenant, spec.context)
         if context.shape.malformed_sequences:
             count = context.shape.malformed_sequences
             text = f"{count:,} byte sequences of the context are not UTF-8 and are read as U+FFFD"
             journal.notice("CONTEXT_MALFORMED_UTF8", text)
-        tiers = await self.catalog.facts(tenant, root_tier=spec.root_tier, sub_tier=spec.sub_tier)
-        repl, loop = self._build(tenant, record, journal, _Data(context, documents), tiers)
-        closing.push_async_callback(repl.close)
-        repl.open()
+        started_s = journal.run.start_time.ToNanoseconds() / 1e9
+        elapsed_s = max(0.0, time.time() - started_s)
+        tiers = await self._tiers(live, left_s=limits_of(spec).time_max_s - elapsed_s)
+        earlier = await self._earlier(live)
+        mounted = _mounted(context, documents, earlier)
+        direct = await self._direct(live, mounted, tiers[0])
+        assembled = assemble(
+            self, live, mounted, tiers, elapsed_s=elapsed_s, direct=direct, earlier=earlier
+        )
+        closing.push_async_callback(_close, assembled, stop)
+        loop = assembled.loop
         try:
-            return await loop.answer()
+            answer = await loop.answer()
+            if spec.conversation:
+                await assembled.checkpoints.at_end()
         except BaseException:
-            journal.run.found_so_far = loop.found_so_far
+            if not stop.is_left:
+                loop.write_cut()
+                journal.run.found_so_far = loop.found_so_far
             raise
+        return answer
 
-    def _build(
-        self,
-        tenant: str,
-        record: RunRecord,
-        journal: RunJournal,
-        data: _Data,
-        tiers: tuple[TierFacts, TierFacts],
-    ) -> tuple[Repl, RunLoop]:
-        """Put together what one run works with."""
-        spec, (root, sub) = record.head.spec, tiers
-        last_request = LastRequest(
-            root, self.settings.last_answer_tokens, self.settings.last_request_bytes
+    async def _earlier(self, live: LiveRun) -> Earlier | None:
+        """Return what a run of a conversation goes on from; None for others."""
+        record = live.record
+        if not record.head.spec.conversation:
+            return None
+        return await self.recall.before(live.tenant, record.head.spec.conversation, record.run_id)
+
+    async def _direct(self, live: LiveRun, mounted: Mounted, root: TierFacts) -> list[Message]:
+        """Return what the root model is asked first where it is shown all of the data; nothing
+        where it is not. What the log says of that goes first."""
+        spec = live.record.head.spec
+        first = live.journal.recorded.find(turn_started(1), 0)
+        if first is not None:
+            is_direct = first.turn_started.direct
+        else:
+            is_direct = goes_direct(
+                mounted.context,
+                spec.question,
+                direct_tokens_max=spec.direct_tokens_max,
+                window_tokens=root.window_tokens,
+            )
+        if not is_direct or spec.conversation:
+            return []
+        question = question_words(spec.question, live.profile) + direct_demands(
+            self.prompts, schema_json=spec.answer_schema_json, confidence_min=spec.confidence_min
         )
-        at_worst = Allowance(last_request.tokens_at_worst, last_request.cost_usd_nanos_at_worst)
-        budget = Budget(limits_of(spec), last_call=at_worst)
-        passes = RunPasses(
-            self.signer,
-            budget,
-            tenant=tenant,
-            run=record.head.name,
-            root_tier=spec.root_tier,
-            sub_tier=spec.sub_tier,
+        return await direct_messages(
+            self.prompts, self.blobs, mounted.context, mounted.documents, question
         )
-        repl = Repl(
-            self.sandbox,
-            data.context,
-            data.documents,
-            run_id=record.run_id,
-            budget=budget,
-            passes=passes,
-            cell_time_max_s=self.settings.cell_time_max_s,
-        )
-        cells = CellRunner(
-            repl,
-            journal,
-            SubCalls(journal, budget, self.meters),
-            self.prompts,
-            self.blobs,
-            run_id=record.run_id,
-            output_characters_max=self.settings.output_characters_max,
-        )
-        question = question_message(
-            self.prompts, spec.question, data.context, data.documents, budget.limits
-        )
-        system = self.prompts.system(window_tokens=sub.window_tokens)
-        parts = LoopParts(
-            run_id=record.run_id,
-            root_tier=spec.root_tier,
-            model=self.model,
-            cells=cells,
-            history=History(system=system, question=question),
-            budget=budget,
-            passes=passes,
-            journal=journal,
-            prompts=self.prompts,
-            last_request=last_request,
-        )
-        return repl, RunLoop(parts)
+
+    async def _tiers(self, live: LiveRun, *, left_s: float) -> tuple[TierFacts, TierFacts]:
+        """Return what is known of the run's tiers; a gateway that is away is waited for."""
+        spec, until_s = live.record.head.spec, time.monotonic() + left_s
+        while True:
+            try:
+                return await self.catalog.facts(
+                    live.tenant, root_tier=spec.root_tier, sub_tier=spec.sub_tier
+                )
+            except ReceivedError as error:
+                is_late = time.monotonic() + _GATEWAY_RETRY_S >= until_s
+                if error.code not in _AWAY or is_late:
+                    raise
+            await asyncio.sleep(_GATEWAY_RETRY_S)
 
     async def _context(self, tenant: str, name: str) -> tuple[StoredContext, list[StoredDocument]]:
         context_id = name.removeprefix("contexts/")
@@ -208,31 +210,62 @@ class RunDriver:
         return context, await self.contexts.documents(tenant, context_id)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    context: StoredContext
-    documents: list[StoredDocument]
+def _mounted(
+    context: StoredContext, documents: list[StoredDocument], earlier: Earlier | None
+) -> Mounted:
+    session = earlier.session if earlier is not None else None
+    if session is None:
+        return Mounted(context, documents)
+    return Mounted(
+        context, documents, base_key=session.checkpoint_key, executions=session.executions
+    )
 
 
-def _settle(run: Run, work: asyncio.Task[Answer], stop: StopWish, name: str) -> None:
-    """Set the run's terminal state from how its work ended."""
+async def _delete_sessions(sandbox: Sandbox, run_id: str, stop: StopWish) -> None:
+    """Delete what former processes have left of a run's sessions, at the run's end."""
+    if stop.is_left:
+        return
+    try:
+        for session in await sandbox.sessions_of(run_id):
+            await sandbox.delete_session(session.name)
+    except ReceivedError as error:
+        _log.warning("sessions were not deleted", extra={"reason": error.reason_name})
+
+
+async def _close(assembled: AssembledRun, stop: StopWish) -> None:
+    await assembled.checkpoints.close()
+    if stop.is_left:
+        assembled.repl.leave()
+    else:
+        await assembled.repl.close()
+
+
+def _settled(work: asyncio.Task[Answer], stop: StopWish, name: str) -> Run:
+    """Return the run's terminal state, with its answer or error, from how its work ended."""
     if work.cancelled():
         error = stop.error(name)
         is_cancelled = isinstance(error, RunCancelledError)
-        run.state = Run.STATE_CANCELLED if is_cancelled else Run.STATE_FAILED
-        run.error.CopyFrom(error.to_status())
-        return
+        state = Run.STATE_CANCELLED if is_cancelled else Run.STATE_FAILED
+        return Run(state=state, error=error.to_status())
     failure = work.exception()
     if failure is None:
-        run.answer.CopyFrom(work.result())
-        run.state = Run.STATE_PARTIAL if run.answer.limit_reached else Run.STATE_ANSWERED
-        return
-    run.state = Run.STATE_FAILED
+        answer = work.result()
+        state = Run.STATE_PARTIAL if answer.limit_reached else Run.STATE_ANSWERED
+        return Run(state=state, answer=answer)
     if isinstance(failure, ServiceError):
-        run.error.CopyFrom(failure.to_status())
-    else:
-        _log.error("unforeseen error in %s", name, exc_info=failure)
-        run.error.CopyFrom(ServiceError("internal error").to_status())
+        return Run(state=Run.STATE_FAILED, error=failure.to_status())
+    _log.error("unforeseen error in %s", name, exc_info=failure)
+    return Run(state=Run.STATE_FAILED, error=ServiceError("internal error").to_status())
+
+
+def _span_of(record: RunRecord) -> contextlib.AbstractContextManager[Span]:
+    """Return the span that is current while a run is driven, and while its end is stored."""
+    attributes: dict[str, str | int] = {
+        names.GEN_AI_OPERATION_NAME: names.SPAN_INVOKE_AGENT,
+        names.RUN_ID: record.head.name,
+        names.DEPTH: record.head.depth,
+    }
+    return tracer(__name__).start_as_current_span(names.SPAN_INVOKE_AGENT, attributes=attributes)
 
 
 def _log_end(record: RunRecord) -> None:
@@ -249,9 +282,9 @@ def _log_end(record: RunRecord) -> None:
     _log.info("a run has ended", extra=facts)
 
 
-def _end_span(span: Span, run: Run) -> None:
-    span.set_attribute(names.STATUS, status_word(run))
-    span.set_attribute(names.GEN_AI_USAGE_INPUT_TOKENS, run.usage.input_tokens)
-    span.set_attribute(names.GEN_AI_USAGE_OUTPUT_TOKENS, run.usage.output_tokens)
-    is_failed = run.state == Run.STATE_FAILED
+def _end_span(span: Span, outcome: Run, usage: Usage) -> None:
+    span.set_attribute(names.STATUS, status_word(outcome))
+    span.set_attribute(names.GEN_AI_USAGE_INPUT_TOKENS, usage.input_tokens)
+    span.set_attribute(names.GEN_AI_USAGE_OUTPUT_TOKENS, usage.output_tokens)
+    is_failed = outcome.state == Run.STATE_FAILED
     span.set_status(Status(StatusCode.ERROR if is_failed else StatusCode.OK))

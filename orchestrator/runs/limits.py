@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from common.errors import InvalidFieldError, LimitAboveCeilingError, ServiceError
+from common.errors import InvalidFieldError, LimitAboveCeilingError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,10 @@ class RunLimits:
     """Input and output tokens together."""
     cost_usd_nanos_max: int
     """Money, in billionths of a US dollar."""
+    depth_max: int = 0
+    """Nesting of child runs below."""
+    children_live_max: int = 0
+    """Child runs at a time, in all of the tree below."""
 
 
 _LEAST: dict[str, float] = {
@@ -32,6 +36,8 @@ _LEAST: dict[str, float] = {
     "sub_calls_max": 0,
     "tokens_max": 1,
     "cost_usd_nanos_max": 0,
+    "depth_max": 0,
+    "children_live_max": 0,
 }
 
 
@@ -50,8 +56,6 @@ def check_limits(
     }
     if too_small:
         raise InvalidFieldError.many(too_small)
-    if depth := asked.get("depth_max"):
-        raise _depth_error(depth)
     values: dict[str, float] = {}
     for name in _LEAST:
         attribute = "time_max_s" if name == "time_max" else name
@@ -65,10 +69,3 @@ def check_limits(
 def _plain(value: float) -> str:
     """Return a number with all its digits, for clients that read it."""
     return str(int(value)) if value == int(value) else str(value)
-
-
-def _depth_error(depth: float) -> ServiceError:
-    field = "spec.limits.depth_max"
-    if depth < 0:
-        return InvalidFieldError(field, "must be at least 0")
-    return LimitAboveCeilingError(field, int(depth), 0)

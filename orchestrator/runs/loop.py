@@ -1,39 +1,38 @@
 """The loop: ask the root model, run the cells of its reply, tell it what came of them, until it
 gives a final answer or a limit is reached.
 
-It writes down what happens and decides what counts as an answer. States, errors and the end of a
-run are its driver's business; durability would be one step a turn.
+It writes down what happens and decides what counts as an answer. Asking the model and running code
+are steps, each told by an event; a run that is driven again goes through what its log has without
+doing it. States, errors and the end of a run are its driver's business.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import time
+from collections.abc import Sequence
 
-import grpc
 from fathom.gateway.v1.generation_pb2 import Generation, Message
-from fathom.orchestrator.v1.run_event_pb2 import ModelReplied, RunEvent, TurnStarted
 from fathom.orchestrator.v1.run_pb2 import Answer
 from fathom.sandbox.v1.execution_pb2 import FinalValue
 
 from common.errors import ReceivedError
 from orchestrator.errors import NoAnswerError
-from orchestrator.runs.budget import Budget, LimitReachedError, limit_in, usage_in
+from orchestrator.runs.answer_schema import AnswerSchema
+from orchestrator.runs.budget import Budget, LimitReachedError
 from orchestrator.runs.cells import CellRunner, CellsOutcome
+from orchestrator.runs.checkpoints import Checkpoints
+from orchestrator.runs.citations import CitationDesk
+from orchestrator.runs.compaction import is_window_exceeded
 from orchestrator.runs.history import History
 from orchestrator.runs.journal import RunJournal
 from orchestrator.runs.last_request import LastRequest
-from orchestrator.runs.passes import RunPasses
-from orchestrator.runs.ports import Model, ModelCall
 from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.replies import Reply, parse_reply
-from orchestrator.runs.verdict import Rejection, judge, variable_meant
+from orchestrator.runs.replies import Reply, parse_reply_aside
+from orchestrator.runs.root_model import RootModel
+from orchestrator.runs.verdict import Rejection, cited, judge, sure_enough, variable_meant
 
-_LONG_REPLY_CHARACTERS = 30_000
-"""A longer reply is parsed in a thread, away from the other runs."""
-_REPLY_CHARACTERS_MAX = 400_000
-"""An event with text and reasoning fits a message also where a character takes four bytes."""
+_REJECTED = "FINAL_REJECTED"
+"""Kind of the notice that an answer does not count."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,24 +41,32 @@ class LoopParts:
 
     run_id: str
     """The run."""
-    root_tier: str
-    """Tier or deployment of the root model."""
-    model: Model
+    root: RootModel
     """The root model."""
     cells: CellRunner
     """Runs code."""
+    checkpoints: Checkpoints
+    """Stores the session now and then."""
     history: History
     """The conversation, begun."""
     budget: Budget
     """The run's limits."""
-    passes: RunPasses
-    """The run's tokens."""
     journal: RunJournal
     """Where steps are written down."""
     prompts: PromptBook
     """What the model is told."""
     last_request: LastRequest
     """How much a last request may hold."""
+    schema: AnswerSchema
+    """What the answer must fit."""
+    citations: CitationDesk
+    """Looks up what the answer claims of the context."""
+    direct: Sequence[Message] = ()
+    """What the model is asked in turn 1 where it is shown all of the data; empty where not."""
+    confidence_min: float = 0.0
+    """How sure the model must be; 0 where it need not say."""
+    citations_required: bool = False
+    """Whether an answer counts only where something that it cites is found in the data."""
 
 
 class RunLoop:
@@ -68,19 +75,31 @@ class RunLoop:
     def __init__(self, parts: LoopParts) -> None:
         self._parts = parts
         self._last_prose = ""
+        self._unfit: Answer | None = None
+        """The newest answer that was refused: it does not fit the schema, or cites nothing."""
+        self._unsure: Answer | None = None
+        """The newest answer that was kept because the model was not sure enough of it."""
 
     async def answer(self) -> Answer:
         """Return the answer; `limit_reached` is set in one that a limit cut short.
 
         Raises NoAnswerError, and ReceivedError where the gateway or the sandbox fails.
         """
+        answer = await self._given()
+        await self._parts.citations.check(answer)
+        return answer
+
+    async def _given(self) -> Answer:
+        """Return the answer that the model gave, with what it cites not looked up."""
         try:
             while True:
-                turn = self._parts.budget.begin_turn()
-                self._parts.journal.run.turns = turn
-                answer = await self._turn(turn)
+                turn = self._begin_turn()
+                is_direct = turn == 1 and bool(self._parts.direct)
+                answer = await (self._direct_turn(turn) if is_direct else self._turn(turn))
                 if answer is not None:
                     return answer
+                own_time_s = self._parts.cells.own_time_s
+                self._parts.checkpoints.after_turn(turn, own_time_s=own_time_s)
         except LimitReachedError as limit:
             self._note_limit(limit)
             return await self._last_answer(limit)
@@ -90,19 +109,36 @@ class RunLoop:
         """The last thing that a cell printed, else that the model said; empty for nothing."""
         return (self._parts.cells.last_output or self._last_prose).strip()
 
+    def write_cut(self) -> None:
+        """Write down the cell that was cut off because the run is stopped, if there is one."""
+        self._parts.cells.write_cut()
+
+    def _begin_turn(self) -> int:
+        """Count a turn and return its number, from 1; raises LimitReachedError."""
+        budget = self._parts.budget
+        limit = self._limit_after(budget.turns)
+        if limit is not None:
+            raise limit
+        self._parts.journal.run.turns = budget.count_turn()
+        return budget.turns
+
+    def _limit_after(self, turn: int) -> LimitReachedError | None:
+        """Return the limit that leaves nothing for a turn after this one; None where there is
+        something. What the log says of that goes first: the clock has moved on since."""
+        past = self._parts.journal.limit_after(turn)
+        if past is not None:
+            return LimitReachedError(past.limit, value=past.value, spent=past.spent)
+        if self._parts.journal.went_beyond(turn):
+            return None
+        return self._parts.budget.exhausted()
+
     async def _turn(self, turn: int) -> Answer | None:
         """Take one turn; return the answer, or None where the model was told to go on."""
         parts = self._parts
-        generation = await self._ask(
-            list(parts.history.messages),
-            turn=turn,
-            token=parts.passes.for_turn(),
-            timeout_s=parts.budget.work_left_s,
-        )
-        reply = await _parse(generation.text)
+        replied = await parts.root.reply(turn, parts.cells.summaries)
+        reply = await parse_reply_aside(replied.text)
         self._last_prose = reply.prose or self._last_prose
-        self._note_reply(generation, cells=len(reply.cells), turn=turn)
-        parts.history.add_reply(generation.text)
+        parts.history.add_reply(replied.text)
         outcome: CellsOutcome | None = None
         told: list[str] = []
         if reply.cells:
@@ -110,96 +146,84 @@ class RunLoop:
             told.append(outcome.feedback)
         if reply.has_cut_fence:
             told.append(parts.prompts.text("fence_cut"))
-        verdict = await judge(reply, outcome, parts.cells, turn=turn)
+        verdict = await self._judged(reply, outcome, turn=turn)
         limit = parts.budget.reached(outcome.limit) if outcome and outcome.limit else None
-        is_cut = generation.finish_reason == Generation.FINISH_REASON_LENGTH
-        if isinstance(verdict, Answer):
+        is_cut = replied.finish_reason == Generation.FINISH_REASON_LENGTH
+        if isinstance(verdict, Answer) and not parts.journal.went_beyond(turn):
             if limit is not None:
                 self._note_limit(limit)
                 verdict.limit_reached = limit.limit
             return verdict
+        # A fork can have turns whose answer its own spec would take, and a check that took too
+        # long can end in time now: the log went on from them, and says why.
+        why = parts.journal.notice_of(_REJECTED, turn=turn)
         if isinstance(verdict, Rejection):
-            told.append(parts.prompts.text("final_rejected", why=verdict.why))
-            parts.journal.notice("FINAL_REJECTED", told[-1], turn=turn)
+            why = self._rejection(verdict)
+        if why:
+            told.append(why)
+            parts.journal.notice(_REJECTED, why, turn=turn)
             if is_cut:
                 told.append(parts.prompts.text("reply_cut"))
         if not told:
             told.append(self._nothing_to_do(reply, is_cut=is_cut, turn=turn))
         # The last request follows at once where a limit is reached: nothing may contradict it.
-        limit = limit or parts.budget.exhausted()
+        limit = limit or self._limit_after(turn)
         parts.history.add_feedback(self._feedback(told, turn=turn, goes_on=limit is None))
         if limit is not None:
             raise limit
         return None
 
-    async def _ask(
-        self,
-        messages: list[Message],
-        *,
-        turn: int,
-        token: str,
-        timeout_s: float,
-        is_last: bool = False,
-        output_tokens_max: int | None = None,
-    ) -> Generation:
-        """Ask the root model and count what it took; raises LimitReachedError and ReceivedError."""
+    async def _direct_turn(self, turn: int) -> Answer | None:
+        """Show the model all of the data; return its answer, or None where it gives none that
+        counts. The conversation of the loop begins after it, and knows nothing of it."""
         parts = self._parts
-        started = TurnStarted(
-            messages=len(messages),
-            characters=sum(len(message.text) for message in messages),
-            last_answer=is_last,
-        )
-        parts.journal.add(RunEvent(turn=turn, turn_started=started))
-        call = ModelCall(
-            tier=parts.root_tier,
-            messages=messages,
-            request_id=f"{parts.run_id}/{turn}/0/0",
-            turn=turn,
-            run_token=token,
-            timeout_s=timeout_s,
-            output_tokens_max=output_tokens_max,
-        )
-        started_s = time.monotonic()
         try:
-            generation = await parts.model.generate(call)
+            replied = await parts.root.reply_to_all(turn, parts.direct)
         except ReceivedError as error:
-            parts.budget.add(usage_in(error))
-            parts.journal.set_usage(parts.budget.usage)
-            raise self._limit_in(error) or error from error
-        _bound(generation)
-        if not generation.HasField("elapsed"):
-            generation.elapsed.FromNanoseconds(int((time.monotonic() - started_s) * 1e9))
-        parts.budget.add(generation.usage)
-        parts.journal.set_usage(parts.budget.usage)
-        return generation
-
-    def _limit_in(self, error: ReceivedError) -> LimitReachedError | None:
-        """Return the limit of the run that a failed call tells of."""
-        budget = self._parts.budget
-        limit = limit_in(error)
-        if limit:
-            return budget.reached(limit)
-        if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and budget.is_work_over:
-            return budget.reached("time_max")
+            if not is_window_exceeded(error):
+                raise
+        else:
+            reply = await parse_reply_aside(replied.text)
+            if reply.directive is not None and not reply.directive.variable:
+                verdict = await self._judged(reply, None, turn=turn)
+                if isinstance(verdict, Answer) and not parts.journal.went_beyond(turn):
+                    return verdict
+                if isinstance(verdict, Rejection):
+                    self._rejection(verdict)
+        text = "the model gave no answer from reading alone, and goes on with code"
+        parts.journal.notice("DIRECT_LEFT", text, turn=turn)
         return None
+
+    async def _judged(
+        self, reply: Reply, outcome: CellsOutcome | None, *, turn: int
+    ) -> Answer | Rejection | None:
+        """Return whether a reply gives an answer, and one that the model is sure enough of."""
+        parts = self._parts
+        verdict = await judge(reply, outcome, parts.cells, parts.schema, turn=turn)
+        verdict = sure_enough(verdict, parts.confidence_min)
+        if isinstance(verdict, Answer) and parts.citations_required:
+            return await cited(verdict, parts.citations)
+        return verdict
 
     def _note_limit(self, limit: LimitReachedError) -> None:
         self._parts.journal.limit_reached(
             limit.limit, value=limit.value, spent=limit.spent, turn=self._parts.budget.turns
         )
 
-    def _note_reply(self, generation: Generation, *, cells: int, turn: int) -> None:
-        replied = ModelReplied(
-            text=generation.text,
-            reasoning=generation.reasoning,
-            finish_reason=generation.finish_reason,
-            usage=generation.usage,
-            model=generation.model,
-            elapsed=generation.elapsed,
-            cells=cells,
-            run_usage=self._parts.budget.usage,
-        )
-        self._parts.journal.add(RunEvent(turn=turn, model_replied=replied))
+    def _rejection(self, rejection: Rejection) -> str:
+        """Return what the model is told of an answer that does not count."""
+        if rejection.unsure is not None:
+            self._unsure = rejection.unsure
+            minimum = f"{self._parts.confidence_min:g}"
+            return self._parts.prompts.text("answer_unsure", minimum=minimum, stated=rejection.why)
+        if rejection.uncited is not None:
+            self._unfit = rejection.uncited
+            return self._parts.prompts.text("answer_uncited")
+        if rejection.unfit is None:
+            return self._parts.prompts.text("final_rejected", why=rejection.why)
+        self._unfit = rejection.unfit
+        errors = "\n".join(f"- {error}" for error in rejection.unfit.schema_errors)
+        return self._parts.prompts.text("answer_unfit", errors=errors)
 
     def _nothing_to_do(self, reply: Reply, *, is_cut: bool, turn: int) -> str:
         """Write down that a reply had neither cell nor answer; return what the model is told."""
@@ -215,7 +239,7 @@ class RunLoop:
             "turn_status",
             turn=turn,
             turns=limits.turns_max,
-            sub_calls=self._parts.budget.sub_calls,
+            sub_calls=self._parts.budget.sub_calls_in_all,
             sub_calls_max=limits.sub_calls_max,
         )
         told = [*told, status]
@@ -225,9 +249,13 @@ class RunLoop:
         return "\n\n".join(told)
 
     async def _last_answer(self, limit: LimitReachedError) -> Answer:
-        """Ask once more, without code; without a reply make do with what there is."""
+        """Ask once more, without code; without a reply make do with what there is. An answer that
+        the model was not sure enough of is better than both."""
         parts = self._parts
         answer = Answer(limit_reached=limit.limit)
+        if self._unsure is not None:
+            answer.MergeFrom(self._unsure)
+            return answer
         failure: ReceivedError | None = None
         try:
             answer.text = await self._ask_last(limit)
@@ -237,9 +265,13 @@ class RunLoop:
         except LimitReachedError:
             pass
         if not answer.text:
-            answer.text = self.found_so_far
+            if self._unfit is not None:
+                answer.MergeFrom(self._unfit)
+            else:
+                answer.text = self.found_so_far
             answer.source = Answer.SOURCE_SALVAGED
         if answer.text:
+            await parts.schema.fit(answer)
             return answer
         if failure is not None:
             raise failure
@@ -249,43 +281,32 @@ class RunLoop:
         parts = self._parts
         parts.budget.open_reserve()
         why = parts.prompts.text(f"limit_{limit.limit}")
-        request = parts.prompts.text("last_answer", why=why)
+        schema = parts.schema.json
+        name = "last_answer_typed" if schema else "last_answer"
+        request = parts.prompts.text(name, why=why, schema=schema)
         turn = parts.budget.turns + 1
         fit = parts.last_request.fit(parts.budget)
-        generation = await self._ask(
-            parts.history.with_last_request(request, bytes_max=fit.bytes_max),
-            turn=turn,
-            token=parts.passes.for_last_answer(),
-            timeout_s=parts.budget.left_s,
-            is_last=True,
+        enforced = parts.schema.enforced(bytes_max=fit.bytes_max)
+        replied = await parts.root.last_reply(
+            turn,
+            parts.history.with_last_request(
+                request, bytes_max=fit.bytes_max - len(enforced.encode())
+            ),
             output_tokens_max=fit.output_tokens,
+            response_schema_json=enforced,
         )
-        self._note_reply(generation, cells=0, turn=turn)
-        return await self._last_text(generation.text, turn=turn)
+        return await self._last_text(replied.text, turn=turn)
 
     async def _last_text(self, text: str, *, turn: int) -> str:
         """Return the answer in a last reply: its prose, or what a directive in it gives. Code
         is no answer."""
-        reply = await _parse(text)
+        reply = await parse_reply_aside(text)
         directive = reply.directive
         if directive is None or directive.problem is not None:
-            return reply.prose
+            # JSON may stand in a fence that is meant for code.
+            return reply.prose or (text if self._parts.schema.json else "")
         name = variable_meant(directive, self._parts.cells.variables)
         if not name:
             return directive.text
         value = await self._parts.cells.read_variable(name, turn=turn)
         return value.text if isinstance(value, FinalValue) else ""
-
-
-def _bound(generation: Generation) -> None:
-    """Cut what no model writes for a turn, but a broken one might."""
-    if len(generation.text) > _REPLY_CHARACTERS_MAX:
-        generation.text = generation.text[:_REPLY_CHARACTERS_MAX]
-        generation.finish_reason = Generation.FINISH_REASON_LENGTH
-    generation.reasoning = generation.reasoning[:_REPLY_CHARACTERS_MAX]
-
-
-async def _parse(text: str) -> Reply:
-    if len(text) <= _LONG_REPLY_CHARACTERS:
-        return parse_reply(text)
-    return await asyncio.to_thread(parse_reply, text)

@@ -37,6 +37,12 @@ class PromptBook:
             }
         )
 
+    def replaced(self, name: str, template: str) -> PromptBook:
+        """Return the same templates but for one."""
+        book = PromptBook({})
+        book._templates = {**self._templates, name: string.Template(template)}
+        return book
+
     def text(self, name: str, **values: object) -> str:
         """Return a template filled in; whole numbers get thousands separators.
 
@@ -47,17 +53,23 @@ class PromptBook:
         }
         return self._templates[name].substitute(shown)
 
-    def system(self, *, window_tokens: int) -> str:
-        """Return the system message for a sub-model whose window is `window_tokens`; 0 where it
-        is unknown."""
+    def system(self, *, window_tokens: int, children_live_max: int = 0) -> str:
+        """Return the system message for a sub-model whose window is `window_tokens`, 0 where it
+        is unknown, and a run that may have so many child runs at a time."""
         window = (
             f"A sub-model's window is {window_tokens:,} tokens, prompt and answer together."
             if window_tokens
             else "A sub-model's window is limited."
         )
         # Without separators: the number stands in code.
+        children = ""
+        if children_live_max:
+            children = "\n" + self.text("children", live=children_live_max)
         return self.text(
-            "system", window=window, chunk_characters=str(chunk_characters(window_tokens))
+            "system",
+            window=window,
+            chunk_characters=str(chunk_characters(window_tokens)),
+            children=children,
         )
 
 

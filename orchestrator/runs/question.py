@@ -28,8 +28,13 @@ def question_message(
     context: StoredContext,
     documents: Sequence[StoredDocument],
     limits: RunLimits,
+    *,
+    schema_json: str = "",
+    confidence_min: float = 0.0,
+    earlier: str = "",
 ) -> str:
-    """Return the message."""
+    """Return the message; `schema_json` is the answer's schema, empty for none; a
+    `confidence_min` of 0 asks for no confidence; `earlier` tells of earlier questions."""
     malformed = ""
     if context.shape.malformed_sequences:
         count = context.shape.malformed_sequences
@@ -37,6 +42,7 @@ def question_message(
     return prompts.text(
         "question",
         question=question.strip(),
+        earlier=f"\n\n{earlier}" if earlier else "",
         shape=_shape(context),
         characters=context.shape.characters,
         lines=context.shape.lines,
@@ -46,8 +52,16 @@ def question_message(
         turns=limits.turns_max,
         sub_calls=limits.sub_calls_max,
         time=_duration(limits.time_max_s),
+        schema=_schema(prompts, schema_json),
+        confidence=confidence_words(prompts, confidence_min),
         begin=prompts.text("begin" if limits.turns_max > 1 else "begin_only_turn"),
     )
+
+
+def confidence_words(prompts: PromptBook, minimum: float) -> str:
+    """Return what the model is told of the confidence that it must have, after an empty line;
+    empty where it need have none."""
+    return "\n\n" + prompts.text("confidence", minimum=f"{minimum:g}") if minimum else ""
 
 
 def _shape(context: StoredContext) -> str:
@@ -65,6 +79,10 @@ def _names(documents: Sequence[StoredDocument]) -> str:
     if len(documents) > _NAMES_SHOWN:
         lines.append(f"- and {len(documents) - _NAMES_SHOWN:,} more: see `list(context)`")
     return "\n\nThe documents:\n" + "\n".join(lines)
+
+
+def _schema(prompts: PromptBook, schema_json: str) -> str:
+    return f"\n\n{prompts.text('answer_schema', schema=schema_json)}" if schema_json else ""
 
 
 def _duration(seconds: float) -> str:

@@ -32,6 +32,7 @@ class RunRecord:
     def queued(cls, spec: RunSpec) -> RunRecord:
         """Make a run that has just been accepted."""
         head = Run(name=f"runs/{_new_id()}", spec=spec)
+        head.root = head.name
         head.create_time.GetCurrentTime()
         return cls(head, Run(state=Run.STATE_QUEUED))
 

@@ -4,6 +4,7 @@ its text. Fences are found by a Markdown parser, never by a pattern. Nothing is 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from markdown_it.token import Token
 
 from orchestrator.runs.directives import Directive, Stretch, last_directive
 
+_LONG_CHARACTERS = 30_000
 CELL_LANGUAGES = frozenset({"repl", "python", "py"})
 # Without the HTML rule a fence right under a line such as `<think>` is still a fence; the inline
 # rules cost time and say nothing about fences.
@@ -66,6 +68,13 @@ def parse_reply(text: str) -> Reply:
         prose="\n".join(text for stretch in stretches if (text := stretch.text.strip())),
         is_empty=not text.strip(),
     )
+
+
+async def parse_reply_aside(text: str) -> Reply:
+    """Parse a reply; a long one in a thread, away from the other runs."""
+    if len(text) <= _LONG_CHARACTERS:
+        return parse_reply(text)
+    return await asyncio.to_thread(parse_reply, text)
 
 
 _BREAK = "\0"

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from fathom.orchestrator.v1.run_pb2 import Limits, RunSpec
 
-from common.errors import InvalidFieldError, NotBuiltYetError
-from orchestrator.contexts.upload import check_entries
+from common.errors import InvalidFieldError
+from orchestrator.contexts.upload_plan import check_entries
 from orchestrator.resource_names import read_name
 from orchestrator.runs.limits import RunLimits, check_limits
 
 QUESTION_BYTES_MAX = 64 << 10
 TIER_CHARACTERS_MAX = 128
+PRIORITY_MAX = 9
+DIRECT_TOKENS_MAX = 1_000_000
 ROOT_TIER = "root"
 SUB_TIER = "sub"
-_NOT_BUILT = {
-    "profile": "every run uses the built-in prompts",
-    "answer_schema_json": "answers are text",
-    "conversation": "every run has a session of its own",
-}
 
 
-def complete_spec(spec: RunSpec, *, defaults: RunLimits, ceilings: RunLimits) -> RunSpec:
-    """Return the spec with every default filled in.
+def complete_spec(
+    spec: RunSpec, *, defaults: RunLimits, ceilings: RunLimits, direct_tokens_max: int = 0
+) -> RunSpec:
+    """Return the spec with every default filled in; `direct_tokens_max` is one of them.
 
-    Raises InvalidFieldError, LimitAboveCeilingError or NotBuiltYetError, naming the field. That
+    Raises InvalidFieldError or LimitAboveCeilingError, naming the field. That
     the context exists and the tiers are offered is not checked here.
     """
-    for field, why in _NOT_BUILT.items():
-        if getattr(spec, field):
-            raise NotBuiltYetError(f"spec.{field}", why)
     size = len(spec.question.encode())
     if not spec.question.strip():
         raise InvalidFieldError("spec.question", "must not be empty")
@@ -36,20 +32,41 @@ def complete_spec(spec: RunSpec, *, defaults: RunLimits, ceilings: RunLimits) ->
         raise InvalidFieldError(
             "spec.question", f"has {size} bytes; at most {QUESTION_BYTES_MAX} are allowed"
         )
-    read_name("spec.context", spec.context, collection="contexts")
+    _check_names(spec)
     for field in ("root_tier", "sub_tier"):
         if len(getattr(spec, field)) > TIER_CHARACTERS_MAX:
             raise InvalidFieldError(
                 f"spec.{field}", f"must have at most {TIER_CHARACTERS_MAX} characters"
             )
     check_entries("spec.labels", spec.labels)
+    if not 0 <= spec.priority <= PRIORITY_MAX:
+        raise InvalidFieldError("spec.priority", f"must be 0 to {PRIORITY_MAX}")
+    _check_shortcuts(spec)
     limits = check_limits(_asked(spec.limits), defaults=defaults, ceilings=ceilings)
     complete = RunSpec()
     complete.CopyFrom(spec)
     complete.root_tier = spec.root_tier or ROOT_TIER
     complete.sub_tier = spec.sub_tier or SUB_TIER
+    if not spec.HasField("direct_tokens_max"):
+        complete.direct_tokens_max = direct_tokens_max
     complete.limits.CopyFrom(_message(limits))
     return complete
+
+
+def _check_names(spec: RunSpec) -> None:
+    """A conversation has a context, so that a run of it need not name one."""
+    if spec.conversation:
+        read_name("spec.conversation", spec.conversation, collection="conversations")
+    if spec.context or not spec.conversation:
+        read_name("spec.context", spec.context, collection="contexts")
+
+
+def _check_shortcuts(spec: RunSpec) -> None:
+    """What may end a run early."""
+    if not 0 <= spec.confidence_min <= 1:
+        raise InvalidFieldError("spec.confidence_min", "must be 0 to 1")
+    if not 0 <= spec.direct_tokens_max <= DIRECT_TOKENS_MAX:
+        raise InvalidFieldError("spec.direct_tokens_max", f"must be 0 to {DIRECT_TOKENS_MAX}")
 
 
 def limits_of(spec: RunSpec) -> RunLimits:
@@ -61,6 +78,8 @@ def limits_of(spec: RunSpec) -> RunLimits:
         sub_calls_max=limits.sub_calls_max,
         tokens_max=limits.tokens_max,
         cost_usd_nanos_max=limits.cost_usd_nanos_max,
+        depth_max=limits.depth_max,
+        children_live_max=limits.children_live_max,
     )
 
 
@@ -80,7 +99,8 @@ def _message(limits: RunLimits) -> Limits:
         sub_calls_max=limits.sub_calls_max,
         tokens_max=limits.tokens_max,
         cost_usd_nanos_max=limits.cost_usd_nanos_max,
-        depth_max=0,
+        depth_max=limits.depth_max,
+        children_live_max=limits.children_live_max,
     )
     message.time_max.FromNanoseconds(round(limits.time_max_s * 1e9))
     return message

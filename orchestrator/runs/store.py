@@ -9,16 +9,26 @@ from typing import Any
 
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
 from common.errors import NotFoundError, RequestIdReusedError
 from orchestrator import tables
+from orchestrator.contexts.store import hold_context
+from orchestrator.conversations.conversation import Seat
+from orchestrator.conversations.store import take_seat
 from orchestrator.runs.record import TERMINAL_STATES, RunRecord
 
 REQUEST_IDS_KEPT_S = 24 * 3600.0
 _ROWS_AT_ONCE = 16
+EVENTS_CHANNEL = "fathom_events"
+"""Where PostgreSQL tells which runs have further events."""
+QUEUE_CHANNEL = "fathom_queue"
+"""Where PostgreSQL tells that a run waits, or that a place is free."""
+_NOTIFIED_AT_ONCE = 200
+"""Ids of runs that fit the 8,000 bytes of a notification."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +41,24 @@ class RequestKey:
     """Of the spec as it came."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Appendage:
+    """Events to add to a run, and the run as it is with the last of them."""
+
+    run_id: str
+    """The run."""
+    epoch: int
+    """When its driver took it up: what is appended later than another did is refused."""
+    state: int
+    """Of the run."""
+    progress: bytes
+    """The run's changing part."""
+    events: Sequence[tuple[int, bytes]]
+    """Sequence and serialized event; without gaps."""
+    ended_children: Sequence[str] = ()
+    """Child runs whose end these events tell."""
+
+
 class RunStore:
     """The runs of every tenant."""
 
@@ -38,27 +66,29 @@ class RunStore:
         self._database = database
 
     async def create(
-        self, tenant: str, record: RunRecord, event: RunEvent, key: RequestKey | None
+        self,
+        tenant: str,
+        record: RunRecord,
+        event: RunEvent,
+        key: RequestKey | None,
+        seat: Seat | None = None,
+        taken: Sequence[RunEvent] = (),
     ) -> RunRecord:
-        """Store a new run with its first event; return it, or the run that the same request
-        made before. Raises RequestIdReusedError."""
+        """Store a new run with its first event, and in a conversation where it has a seat there;
+        `taken` are the events after the first that a fork begins with;
+        return it, or the run that the same request made before. Raises RequestIdReusedError, and
+        ConversationBusyError and NotFoundError where the seat is no longer free."""
         try:
             async with self._database.writing() as connection:
                 if key is not None:
-                    await connection.execute(_forget_old())
+                    await connection.execute(_forget(tenant, key))
                     await connection.execute(_remember(tenant, key, record.run_id))
-                await connection.execute(
-                    tables.runs.insert().values(
-                        run_id=record.run_id,
-                        tenant=tenant,
-                        state=record.progress.state,
-                        head=record.head.SerializeToString(),
-                        progress=record.progress.SerializeToString(),
-                    )
-                )
-                await connection.execute(
-                    tables.run_events.insert().values(**_event_row(record.run_id, event))
-                )
+                if seat is not None:
+                    await take_seat(connection, tenant, seat, record.run_id)
+                await add_run(connection, tenant, record, event)
+                if taken:
+                    rows = [_event_row(record.run_id, each) for each in taken]
+                    await connection.execute(tables.run_events.insert(), rows)
         except IntegrityError:
             earlier = await self.find_request(tenant, key) if key is not None else None
             if earlier is None:
@@ -93,13 +123,23 @@ class RunStore:
         return _record(row)
 
     async def newest(
-        self, tenant: str, *, states: Sequence[int], before: str, count: int, bytes_max: int
+        self,
+        tenant: str,
+        *,
+        states: Sequence[int],
+        before: str,
+        count: int,
+        bytes_max: int,
+        parent_id: str = "",
     ) -> list[RunRecord]:
         """Return runs from the newest on, in one of `states` unless that is empty; `before` is
         the id of the last one seen, or empty. At most `count`, and at most one more than
-        `bytes_max` holds."""
+        `bytes_max` holds. They are the children of `parent_id`, else runs without a parent."""
         table = tables.runs.c
         query = select(tables.runs).where(table.tenant == tenant)
+        query = query.where(
+            table.parent_id == parent_id if parent_id else table.parent_id.is_(None)
+        )
         if states:
             query = query.where(table.state.in_(states))
         if before:
@@ -115,30 +155,38 @@ class RunStore:
                     break
         return found
 
-    async def unfinished(self) -> list[RunRecord]:
-        """Return every run that has not ended, oldest first."""
-        table = tables.runs.c
-        query = select(tables.runs).where(table.state.not_in(sorted(TERMINAL_STATES)))
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query.order_by(table.run_id))).mappings()
-            return [_record(row) for row in rows]
+    async def append(
+        self, batch: Sequence[Appendage], *, is_repeated: bool = False
+    ) -> frozenset[str]:
+        """Store events of several runs in one transaction; return the runs of which nothing was
+        stored, since another executor has taken them up.
 
-    async def append(self, batch: Mapping[str, tuple[RunRecord, Sequence[RunEvent]]]) -> None:
-        """Store events of several runs, by id, and the runs as they are at the call, in one
-        transaction."""
-        events = [_event_row(run_id, e) for run_id, (_, events) in batch.items() for e in events]
-        progress = [
-            {
-                "key": run_id,
-                "state": record.progress.state,
-                "progress": record.progress.SerializeToString(),
-            }
-            for run_id, (record, _) in batch.items()
-        ]
-        change = update(tables.runs).where(tables.runs.c.run_id == bindparam("key"))
+        `is_repeated` says that the same was tried before and may be stored in part: whole runs of
+        it, of which nothing is stored twice.
+        """
+        lost: set[str] = set()
         async with self._database.writing() as connection:
-            await connection.execute(tables.run_events.insert(), events)
-            await connection.execute(change, progress)
+            # In one order everywhere, so that two processes never wait for one another.
+            for appendage in sorted(batch, key=lambda each: each.run_id):
+                if not await _append(connection, appendage, is_repeated=is_repeated):
+                    lost.add(appendage.run_id)
+            if self._database.is_shared:
+                await _notify(connection, [each.run_id for each in batch])
+        return frozenset(lost)
+
+    async def has_ended(self, run_id: str) -> bool:
+        """True where a run is in a terminal state, or is none."""
+        query = select(tables.runs.c.state).where(tables.runs.c.run_id == run_id)
+        async with self._database.reading() as connection:
+            state = (await connection.execute(query)).scalar()
+        return state is None or state in TERMINAL_STATES
+
+    async def forget_requests(self) -> int:
+        """Delete the request ids that need not be remembered any longer; return how many."""
+        table = tables.run_requests
+        old = delete(table).where(table.c.created_us < _forgotten_before_us())
+        async with self._database.writing() as connection:
+            return (await connection.execute(old)).rowcount
 
     async def events(self, run_id: str, *, after: int, count: int) -> list[RunEvent]:
         """Return events with a larger sequence than `after`, in order."""
@@ -169,9 +217,77 @@ def _forgotten_before_us() -> int:
     return int((time.time() - REQUEST_IDS_KEPT_S) * 1e6)
 
 
-def _forget_old() -> Any:
+async def add_run(
+    connection: AsyncConnection, tenant: str, record: RunRecord, event: RunEvent
+) -> None:
+    """Add a new run with its first event, within the caller's transaction; raises NotFoundError
+    where its context is gone, which the run keeps until it has ended."""
+    context_id = record.head.spec.context.removeprefix("contexts/")
+    if context_id:
+        await hold_context(connection, tenant, context_id)
+    await connection.execute(
+        tables.runs.insert().values(
+            run_id=record.run_id,
+            tenant=tenant,
+            context_id=context_id or None,
+            state=record.progress.state,
+            head=record.head.SerializeToString(),
+            progress=record.progress.SerializeToString(),
+            priority=record.head.spec.priority,
+            places=0 if record.head.parent else 1,
+            parent_id=record.head.parent.removeprefix("runs/") or None,
+        )
+    )
+    await connection.execute(tables.run_events.insert().values(**_event_row(record.run_id, event)))
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_notify(QUEUE_CHANNEL, "")))
+
+
+async def _append(connection: AsyncConnection, appendage: Appendage, *, is_repeated: bool) -> bool:
+    runs, kept = tables.runs, tables.run_events
+    change = (
+        update(runs)
+        .where(runs.c.run_id == appendage.run_id, runs.c.epoch == appendage.epoch)
+        .values(state=appendage.state, progress=appendage.progress)
+    )
+    if not (await connection.execute(change)).rowcount:
+        return False
+    events = appendage.events
+    if is_repeated:
+        newest = select(func.max(kept.c.sequence)).where(kept.c.run_id == appendage.run_id)
+        last = (await connection.execute(newest)).scalar() or 0
+        events = [(sequence, data) for sequence, data in events if sequence > last]
+    rows = [
+        {"run_id": appendage.run_id, "sequence": sequence, "event": data}
+        for sequence, data in events
+    ]
+    if rows:
+        await connection.execute(kept.insert(), rows)
+    if appendage.ended_children:
+        await connection.execute(
+            update(tables.child_runs)
+            .where(tables.child_runs.c.run_id.in_(appendage.ended_children))
+            .where(tables.child_runs.c.parent_id == appendage.run_id)
+            .values(is_booked=True)
+        )
+    return True
+
+
+async def _notify(connection: AsyncConnection, run_ids: Sequence[str]) -> None:
+    """Wake the watchers in other processes, at the commit."""
+    for start in range(0, len(run_ids), _NOTIFIED_AT_ONCE):
+        payload = ",".join(run_ids[start : start + _NOTIFIED_AT_ONCE])
+        await connection.execute(select(func.pg_notify(EVENTS_CHANNEL, payload)))
+
+
+def _forget(tenant: str, key: RequestKey) -> Any:
+    """Return what frees a request id that is no longer remembered."""
     table = tables.run_requests
-    return delete(table).where(table.c.created_us < _forgotten_before_us())
+    return delete(table).where(
+        table.c.tenant == tenant,
+        table.c.request_id == key.request_id,
+        table.c.created_us < _forgotten_before_us(),
+    )
 
 
 def _remember(tenant: str, key: RequestKey, run_id: str) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
+import socket
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -121,6 +123,41 @@ def test_an_asked_run_can_be_shown_afterwards(installed: Installed, stack: Stack
     assert "8128" in shown
 
 
+def test_an_answer_says_where_it_stands_and_that_was_looked_up(
+    installed: Installed, stack: Stack
+) -> None:
+    """From `cite` in the guest to the mark in the command, through every process."""
+    file = stack.home / "notes.txt"
+    line = "Since spring the magic number of the Größler lighthouse is 8128, as agreed."
+    text = "Straße filler line.\n" * 2_000 + line + "\n" + "Filler line.\n" * 2_000
+    file.write_text(text, encoding="utf-8")
+    question = "What is the magic number of the Größler lighthouse?"
+
+    status, printed, told = run(
+        [installed.fathom, "ask", "--json", question, str(file)], stack.environ
+    )
+
+    assert status == 0, told
+    [citation] = json.loads(printed)["citations"]
+    assert (citation["verified"], citation["check"]) == (True, "exact")
+    assert text[citation["start"] : citation["end"]] == citation["quote"]
+    assert "8128" in citation["quote"]
+
+
+def test_an_answer_has_the_form_that_was_asked_for(installed: Installed, stack: Stack) -> None:
+    """The rules that stand for a model know no schemas until they are held to one, at the end."""
+    file = stack.home / "sums.txt"
+    file.write_text("The total is 12.\n" * 50)
+    command = [installed.fathom, "ask", "--json", "--schema", "total int", "--max-turns", "5"]
+
+    status, printed, told = run([*command, "What is the total?", str(file)], stack.environ)
+
+    outcome = json.loads(printed)
+    assert (status, outcome["status"], outcome["answer_is_json"]) == (3, "partial", True), told
+    assert type(json.loads(outcome["answer"])["total"]) is int
+    assert outcome["schema_errors"] == []
+
+
 def test_a_limit_gives_a_partial_answer_and_says_so(installed: Installed, stack: Stack) -> None:
     file = stack.home / "some.txt"
     file.write_text("Filler line about the harbour.\n" * 1000)
@@ -155,6 +192,42 @@ def test_a_mistyped_setting_stops_a_service_with_one_line(
     assert status != 0
     assert f"FATHOM_{service.upper()}_LISTEM: there is no such setting" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("module", ["llm_gateway", "sandbox_service", "orchestrator"])
+async def test_a_service_that_is_killed_comes_back_and_the_run_goes_on(
+    installed: Installed, stack: Stack, tmp_path: Path, module: str
+) -> None:
+    """Nobody has to do anything: neither who asked, nor who runs `fathom up`."""
+    data = tmp_path / "records.txt"
+    data.write_text("The vault code of the Bergen office is 5150.\n" + "Nothing.\n" * 200_000)
+    question = "What is the vault code of the Bergen office?"
+    asked = [installed.fathom, "ask", "--detach", question, str(data)]
+    status, name, error = run(asked, stack.environ)
+    assert status == 0, error
+
+    (pid,) = (child for child in descendants(stack.pid) if is_program(child, module))
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: any(is_program(c, module) for c in descendants(stack.pid)))
+    await eventually(lambda: is_listening(stack.orchestrator_address), within_s=60)
+
+    watch = [installed.fathom, "runs", "watch", "--events", name.strip()]
+    status, lines, error = run(watch, stack.environ)
+    assert status == 0, error
+    events = [json.loads(line) for line in lines.splitlines()]
+    assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+    assert "5150" in events[-1]["run_changed"]["answer"]["text"]
+
+
+def is_listening(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def is_program(pid: int, module: str) -> bool:
+    """Whether a process is alive and runs a module as its program."""
+    return is_alive(pid) and f"\0-m\0{module}\0" in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 async def test_killing_the_command_leaves_no_service_behind(

@@ -14,15 +14,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fathom.errors.v1 import error_reason_pb2
+from fathom.orchestrator.v1 import run_pb2
 from fathom_client.home import Home
 from grpc import StatusCode
 
 from common.config import ServerConfig
 from common.errors import ServiceError, UnauthenticatedError
 from common.server import Server
+from tests.support.certificates import Authority
 from tests.support.fake_orchestrator import (
     FakeOrchestrator,
     answered,
@@ -142,6 +145,25 @@ async def test_a_server_of_the_environment_is_not_repeated(folder: Path) -> None
     assert ended.stderr.splitlines()[-1] == "steps: fathom runs show runs/r1"
 
 
+async def test_a_server_named_by_https_is_called_over_tls(folder: Path) -> None:
+    """An API key is sent with every call; without TLS whoever carries the bytes reads it."""
+    authority = Authority(folder)
+    pair = authority.pair("server")
+    config = ServerConfig(drain_s=1.0, tls_certificate_file=pair.certificate, tls_key_file=pair.key)
+    arguments = ("ask", "how many?", "notes.txt", "--server")
+    trusting: dict[str, Any] = {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(authority.file)}
+    server = Server("test", config)
+    FakeOrchestrator(answered("42")).register(server)
+    async with server:
+        trusted = await run(folder, *arguments, f"https://{server.address}", **trusting)
+        doubted = await run(folder, *arguments, f"https://{server.address}")
+
+    assert (trusted.status, trusted.stdout) == (0, "42\n")
+    assert trusted.stderr.splitlines()[-1].endswith(f"--server https://{server.address}")
+    assert doubted.status == 5
+    assert "certificate" in doubted.stderr.lower()
+
+
 async def test_ask_is_the_verb_where_none_is_named(folder: Path) -> None:
     async with serving(FakeOrchestrator(answered("42"))) as address:
         ended = await run(folder, "how many?", "notes.txt", FATHOM_SERVER=address)
@@ -197,6 +219,8 @@ async def test_json_is_one_object_with_everything(folder: Path) -> None:
         "context": "contexts/c1",
         "answer": "42",
         "answer_is_json": False,
+        "schema_errors": [],
+        "citations": [],
         "limit_reached": None,
         "found_so_far": None,
         "error": None,
@@ -208,6 +232,68 @@ async def test_json_is_one_object_with_everything(folder: Path) -> None:
         "cost_usd_nanos": 310_000_000,
         "elapsed_s": 42.0,
     }
+
+
+def with_citations(run: run_pb2.Run) -> None:
+    """End a run with an answer, of whose quotations one stands in the data."""
+    answered("It was paid.")(run)
+    run.answer.schema_errors.append("$.a: must be a number")
+    run.answer.citations.extend(
+        [
+            run_pb2.Citation(
+                document="a.txt",
+                start=7,
+                end=19,
+                quote="paid\nin full",
+                verified=True,
+                check=run_pb2.Citation.CHECK_EXACT,
+            ),
+            run_pb2.Citation(quote="never said", check=run_pb2.Citation.CHECK_NOT_FOUND),
+        ]
+    )
+
+
+async def test_each_citation_is_shown_with_whether_it_stands_there(folder: Path) -> None:
+    async with serving(FakeOrchestrator(with_citations)) as address:
+        ended = await run(folder, "ask", "why?", "notes.txt", "--server", address)
+
+    assert (ended.status, ended.stdout) == (0, "It was paid.\n")
+    assert "verified: a.txt · 7-19 “paid in full”\n" in ended.stderr
+    assert "not in the data: “never said”\n" in ended.stderr
+    assert "does not fit the schema: $.a: must be a number\n" in ended.stderr
+
+
+async def test_json_has_the_citations_whole(folder: Path) -> None:
+    async with serving(FakeOrchestrator(with_citations)) as address:
+        ended = await run(folder, "ask", "why?", "notes.txt", "--json", "--server", address)
+
+    printed = json.loads(ended.stdout)
+    assert printed["schema_errors"] == ["$.a: must be a number"]
+    assert printed["citations"][0] == {
+        "document": "a.txt",
+        "start": 7,
+        "end": 19,
+        "quote": "paid\nin full",
+        "verified": True,
+        "check": "exact",
+    }
+    assert printed["citations"][1]["check"] == "not_found"
+
+
+async def test_a_schema_goes_along_with_the_question(folder: Path) -> None:
+    orchestrator = FakeOrchestrator(answered("{}"))
+    async with serving(orchestrator) as address:
+        await run(folder, "ask", "why?", "notes.txt", "--schema", "total int", "--server", address)
+
+    [created] = orchestrator.create_requests
+    assert json.loads(created.spec.answer_schema_json)["properties"]["total"] == {"type": "integer"}
+
+
+async def test_a_schema_that_is_none_is_a_usage_error(folder: Path) -> None:
+    ended = await run(folder, "ask", "why?", "notes.txt", "--schema", "a b c d", "--server", NOBODY)
+
+    assert ended.status == 2
+    assert "--schema: 'a b c d' is no field" in ended.stderr
 
 
 async def test_json_tells_of_a_failure_too(folder: Path) -> None:
@@ -240,14 +326,55 @@ async def test_quiet_leaves_the_answer_alone(folder: Path) -> None:
     assert (ended.stdout, ended.stderr) == ("42\n", "")
 
 
+FORECAST = (
+    "1 to 10 calls · 100 to 2k tokens · $0.01 to $2 · 2 s to 1 min 30 s · from 3 finished runs"
+)
+
+
 async def test_a_dry_run_sends_nothing(folder: Path) -> None:
     orchestrator = FakeOrchestrator(answered("42"))
     async with serving(orchestrator) as address:
         ended = await run(folder, "ask", "why?", "notes.txt", "--dry-run", "--server", address)
 
     assert (ended.status, ended.stdout) == (0, "")
-    assert ended.stderr == "1 file, 10 B · limits $5, 20 turns, 10 min\n"
+    assert ended.stderr == f"1 file, 10 B · limits $5, 20 turns, 10 min\n{FORECAST}\n"
     assert orchestrator.documents == []
+
+
+async def test_a_confidence_is_asked_for(folder: Path) -> None:
+    orchestrator = FakeOrchestrator(answered("42"))
+    async with serving(orchestrator) as address:
+        await run(folder, "ask", "why?", "notes.txt", "--confidence", "0.9", "--server", address)
+        await run(folder, "ask", "why?", "notes.txt", "--server", address)
+
+    sure, plain = (request.spec for request in orchestrator.create_requests)
+    assert (sure.confidence_min, plain.HasField("confidence_min")) == (0.9, False)
+
+
+async def test_an_estimate_is_one_line(folder: Path) -> None:
+    """Known before anything is sent: a size is all that the server is told of the data."""
+    orchestrator = FakeOrchestrator(answered("42"))
+    async with serving(orchestrator) as address:
+        ended = await run(folder, "estimate", "why?", "notes.txt", "--server", address)
+
+    assert (ended.status, ended.stdout) == (0, f"{FORECAST}\n")
+    (request,) = orchestrator.estimate_requests
+    assert (request.spec.question, request.context_bytes, request.context_documents) == (
+        "why?",
+        10,
+        1,
+    )
+    assert request.spec.limits.turns_max == 20
+    assert orchestrator.documents == []
+
+
+async def test_an_estimate_has_a_json_form(folder: Path) -> None:
+    async with serving(FakeOrchestrator(answered("42"))) as address:
+        ended = await run(folder, "estimate", "why?", "notes.txt", "--json", "--server", address)
+
+    found = json.loads(ended.stdout)
+    assert found["calls"] == {"low": "1", "high": "10"}
+    assert (found["time_low"], found["time_high"]) == ("2s", "90s")
 
 
 async def test_text_can_be_piped_in(folder: Path) -> None:

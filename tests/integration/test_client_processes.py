@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fathom_client.local_stack import LocalStack, StackEndedError
 from fathom_client.processes import ServiceProcess, ServiceStartError
 
 from tests.support.eventually import eventually
@@ -34,6 +36,7 @@ def service(folder: Path, *arguments: str, module: str = MODULE) -> ServiceProce
         environment={"ONLY": "this"},
         address_file=address_file,
         log=folder / "log",
+        listening_at=lambda address: (("--listen", address), {}),
     )
 
 
@@ -127,6 +130,48 @@ async def test_a_service_that_ends_by_itself_is_noticed(
     await (await asyncio.create_subprocess_exec("kill", "-KILL", str(process.pid))).wait()
 
     assert await asyncio.wait_for(ended, timeout=10) == "signal 9"
+
+
+async def test_a_service_that_is_killed_is_started_again_at_its_address(
+    tmp_path: Path, starting: list[ServiceProcess]
+) -> None:
+    """Others hold its address: neighbours, and clients that wait for the connection."""
+    process = service(tmp_path)
+    starting.append(process)
+    await process.start()
+    address = await process.wait_ready()
+    told: list[str] = []
+    keeping = asyncio.create_task(LocalStack(address, [process]).keep_up(told.append))
+
+    os.kill(process.pid, signal.SIGKILL)
+    await eventually(lambda: bool(told), within_s=10)
+    await eventually(lambda: (tmp_path / "address").exists(), within_s=30)
+
+    assert told == ["the model ended (signal 9)"]
+    assert (tmp_path / "address").read_text().strip() == address
+    assert "draining" not in process.log.read_text()
+    assert process.log.read_text().count("scripted model") == 2, "the log of both is kept"
+    keeping.cancel()
+
+
+async def test_a_service_that_ends_again_and_again_is_given_up(tmp_path: Path) -> None:
+    """Starting it for ever would hide why it ends, and nobody would look."""
+    started: list[int] = []
+
+    class Ending(ServiceProcess):
+        async def wait_end(self) -> str:
+            return "status 1"
+
+        async def start_again(self) -> None:
+            started.append(1)
+
+    process = Ending("model", MODULE, environment={}, address_file=tmp_path, log=tmp_path / "log")
+    process.log.write_text("no room left\n")
+
+    with pytest.raises(StackEndedError, match=r"the model ended \(status 1\)[^$]*no room left"):
+        await LocalStack("", [process]).keep_up(lambda _: None)
+
+    assert len(started) == 5
 
 
 async def test_a_service_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:

@@ -21,9 +21,7 @@ TEXT, DOCUMENTS, JSON = Context.KIND_TEXT, Context.KIND_DOCUMENTS, Context.KIND_
 
 @pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
-    async with orchestrator(
-        tmp_path, context_bytes_max=10_000_000, json_bytes_max=1_000, documents_max=3
-    ) as running:
+    async with orchestrator(tmp_path, context_bytes_max=10_000_000, documents_max=3) as running:
         yield running
 
 
@@ -201,7 +199,10 @@ async def test_a_chunk_of_two_mebibytes_is_taken(stack: Stack) -> None:
     ("field", "messages"),
     [
         ("start.size_bytes", [start(TEXT, size_bytes=10_000_001)]),
-        ("chunk.offset_bytes", [start(JSON), chunk(b" " * 1_001, 0)]),
+        (
+            "chunk.offset_bytes",
+            [start(TEXT), *(chunk(b" " * 2_000_000, n * 2_000_000) for n in range(6))],
+        ),
         ("document", [start(DOCUMENTS), *(document(name) for name in "abcd")]),
     ],
 )
@@ -214,10 +215,10 @@ async def test_an_upload_above_a_ceiling_is_refused(
     assert error.metadata["field"] == field
 
 
-async def test_json_at_the_ceiling_is_taken(stack: Stack) -> None:
-    data = b"[" + b" " * 998 + b"]"
+async def test_an_upload_at_the_ceiling_is_taken(stack: Stack) -> None:
+    messages = [chunk(b" " * 2_000_000, n * 2_000_000) for n in range(5)]
 
-    assert (await upload(stack, start(JSON), chunk(data, 0))).context.size_bytes == 1_000
+    assert (await upload(stack, start(TEXT), *messages)).context.size_bytes == 10_000_000
 
 
 async def test_what_was_announced_is_checked(stack: Stack) -> None:
@@ -300,20 +301,3 @@ async def test_contexts_are_listed_newest_first_in_pages(stack: Stack) -> None:
         token = response.next_page_token
 
     assert listed == made[::-1]
-
-
-async def test_methods_that_are_not_built_say_so(stack: Stack) -> None:
-    errors = [
-        await failure(stack.contexts.GetUpload(pb.GetUploadRequest(), timeout=5)),
-        await failure(stack.contexts.CreateContext(pb.CreateContextRequest(), timeout=5)),
-        await failure(stack.contexts.DeleteContext(pb.DeleteContextRequest(), timeout=5)),
-        await refused(stack, start(TEXT, upload_id="u")),
-    ]
-
-    assert {error.code for error in errors} == {grpc.StatusCode.UNIMPLEMENTED}
-    assert [error.metadata["feature"] for error in errors] == [
-        "GetUpload",
-        "CreateContext",
-        "DeleteContext",
-        "start.upload_id",
-    ]

@@ -41,7 +41,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    for module in ("orchestrator.runs.driver", "orchestrator.runs.cells"):
+    for module in ("orchestrator.runs.driver", "orchestrator.runs.code_steps"):
         monkeypatch.setattr(f"{module}.tracer", provider.get_tracer)
     return exporter
 
@@ -93,6 +93,7 @@ async def test_runs_are_counted_by_how_they_end(
         ("fathom.runs", "partial"): 1,
         ("fathom.runs", "failed"): 1,
         ("fathom.runs.active",): 0,
+        ("fathom.runs.waiting",): 0,
         ("fathom.limit.hit", "turns_max"): 1,
         ("fathom.subcalls",): 1,
     }

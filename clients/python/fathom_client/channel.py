@@ -7,9 +7,12 @@ UNAVAILABLE only. A cut-off watch is not retried here but resumed, in `watching.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import grpc
+
+from fathom_client.errors import FathomError
 
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
@@ -17,34 +20,56 @@ _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 _ORCHESTRATOR = "fathom.orchestrator.v1.OrchestratorService"
 _CONTEXTS = "fathom.orchestrator.v1.ContextService"
+_CONVERSATIONS = "fathom.orchestrator.v1.ConversationService"
 _RETRIED_METHODS = (
     (_ORCHESTRATOR, "CreateRun"),
     (_ORCHESTRATOR, "GetRun"),
     (_ORCHESTRATOR, "ListRuns"),
     (_ORCHESTRATOR, "CancelRun"),
+    (_ORCHESTRATOR, "ForkRun"),
+    (_ORCHESTRATOR, "EstimateRun"),
+    (_ORCHESTRATOR, "GetRunUsage"),
     (_CONTEXTS, "GetContext"),
     (_CONTEXTS, "ListContexts"),
     (_CONTEXTS, "ListDocuments"),
+    (_CONVERSATIONS, "CreateConversation"),
+    (_CONVERSATIONS, "GetConversation"),
+    (_CONVERSATIONS, "ListConversations"),
 )
+_TLS_SCHEME = "https://"
+_KEY = re.compile(r"[!-~]*")
+"""What an API key may be made of: gRPC sends nothing else as text."""
+
+
+class ApiKeyError(FathomError):
+    """The API key has characters that cannot be sent."""
 
 
 def open_channel(address: str, *, api_key: str = "") -> grpc.aio.Channel:
-    """Return a channel to `host:port`; it connects with the first call, and each call brings the
-    API key, where there is one."""
+    """Return a channel to `host:port`, or over TLS to `https://host:port`; it connects with the
+    first call, and each call brings the API key, where there is one. Raises ApiKeyError."""
     keys: list[grpc.aio.ClientInterceptor] = []
     if api_key:
         keys = [_KeyOfUnary(api_key), _KeyOfStream(api_key)]
+    if (target := address.removeprefix(_TLS_SCHEME)) != address:
+        return grpc.aio.secure_channel(
+            target, grpc.ssl_channel_credentials(), options=_options(), interceptors=keys
+        )
     return grpc.aio.insecure_channel(address, options=_options(), interceptors=keys)
 
 
 def key_metadata(api_key: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that carries an API key; none for an empty one."""
+    """Return the metadata that carries an API key; none for an empty one. Raises ApiKeyError."""
+    if not _KEY.fullmatch(api_key):
+        raise ApiKeyError("the API key has spaces, line feeds or characters beyond ASCII")
     return (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
 
 def open_blocking_channel(address: str) -> grpc.Channel:
     """Return a channel for calls that are not made through asyncio; they bring no API key by
     themselves."""
+    if (target := address.removeprefix(_TLS_SCHEME)) != address:
+        return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=_options())
     return grpc.insecure_channel(address, options=_options())
 
 

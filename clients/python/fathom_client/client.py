@@ -7,11 +7,10 @@ A thin, typed shell around the generated stubs; every call has a deadline, and e
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-import grpc
 from fathom.orchestrator.v1 import (
     context_pb2,
     context_service_pb2,
@@ -23,22 +22,24 @@ from fathom.orchestrator.v1 import (
 )
 
 from fathom_client import uploads, watching
+from fathom_client.calls import answer_of
 from fathom_client.channel import open_channel
-from fathom_client.errors import from_rpc_error
+from fathom_client.contexts import Contexts
+from fathom_client.conversations import Conversations
 from fathom_client.limits import Limits
+from fathom_client.profiles import Profiles
 from fathom_client.results import Result
 
 _TIMEOUT_S = 30.0
-
-Answered = TypeVar("Answered")
 
 
 class Client:
     """A connection to one orchestrator; use it as an asynchronous context manager."""
 
     def __init__(self, address: str, *, api_key: str = "") -> None:
-        """Prepare a connection to `host:port`; it is made with the first call. Without an API key
-        the server must be one that tells its callers not apart."""
+        """Prepare a connection to `host:port`, or over TLS to `https://host:port`; it is made with
+        the first call. Without an API key the server must be one that tells its callers not apart.
+        Raises ApiKeyError for a key that cannot be sent."""
         self._address = address
         self._api_key = api_key
         self._channel = open_channel(address, api_key=api_key)
@@ -48,6 +49,21 @@ class Client:
         self._contexts: context_service_pb2_grpc.ContextServiceAsyncStub = (
             context_service_pb2_grpc.ContextServiceStub(self._channel)
         )
+
+    @property
+    def contexts(self) -> Contexts:
+        """Contexts: the data that runs read."""
+        return Contexts(self._channel)
+
+    @property
+    def profiles(self) -> Profiles:
+        """Profiles: what an operator has decided for runs of one kind."""
+        return Profiles(self._channel)
+
+    @property
+    def conversations(self) -> Conversations:
+        """Conversations: sessions that several runs use in turn."""
+        return Conversations(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,13 +87,15 @@ class Client:
 
         `on_progress` gets the bytes sent so far. Raises InputChangedError, OSError or CallError.
         """
-        response = await uploads.upload(self._address, source, on_progress=on_progress)
+        response = await uploads.upload(
+            self._address, source, api_key=self._api_key, on_progress=on_progress
+        )
         return response.context
 
     async def get_context(self, name: str) -> context_pb2.Context:
         """Return the description of `contexts/{context}`."""
         request = context_service_pb2.GetContextRequest(name=name)
-        response = await _answer(self._contexts.GetContext(request, timeout=_TIMEOUT_S))
+        response = await answer_of(self._contexts.GetContext(request, timeout=_TIMEOUT_S))
         return response.context
 
     async def create(
@@ -88,12 +106,19 @@ class Client:
         limits: Limits | None = None,
         root_tier: str = "",
         sub_tier: str = "",
+        answer_schema_json: str = "",
+        conversation: str = "",
+        confidence_min: float | None = None,
+        direct_tokens_max: int | None = None,
+        profile: str = "",
         request_id: str | None = None,
     ) -> run_pb2.Run:
         """Start a run over `contexts/{context}` and return at once.
 
         Without a `request_id` one is made, so that a retry of the connection starts no second
-        run; pass your own to make a repeat by yourself safe too.
+        run; pass your own to make a repeat by yourself safe too. With a JSON Schema the answer's
+        text is JSON that fits it. A run in `conversations/{conversation}` needs no context.
+        `profiles/{profile}` decides what is not set here.
         """
         spec = run_pb2.RunSpec(
             question=question,
@@ -101,12 +126,72 @@ class Client:
             limits=(limits or Limits()).to_wire(),
             root_tier=root_tier,
             sub_tier=sub_tier,
+            answer_schema_json=answer_schema_json,
+            conversation=conversation,
+            confidence_min=confidence_min,
+            direct_tokens_max=direct_tokens_max,
+            profile=profile,
         )
         request = orchestrator_service_pb2.CreateRunRequest(
             spec=spec, request_id=request_id or str(uuid.uuid4())
         )
-        response = await _answer(self._orchestrator.CreateRun(request, timeout=_TIMEOUT_S))
+        response = await answer_of(self._orchestrator.CreateRun(request, timeout=_TIMEOUT_S))
         return response.run
+
+    async def fork(
+        self,
+        name: str,
+        *,
+        after_turn: int,
+        question: str = "",
+        limits: Limits | None = None,
+        root_tier: str = "",
+        sub_tier: str = "",
+        request_id: str | None = None,
+    ) -> run_pb2.Run:
+        """Start a run that takes over the turns of `runs/{run}` up to one, and return at once.
+
+        What is given replaces the run's own, limits one by one; turns count on. A `request_id` is
+        as in `create`.
+        """
+        changes = run_pb2.RunSpec(
+            question=question,
+            limits=limits.to_wire() if limits else None,
+            root_tier=root_tier,
+            sub_tier=sub_tier,
+        )
+        request = orchestrator_service_pb2.ForkRunRequest(
+            name=name,
+            after_turn=after_turn,
+            changes=changes,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        response = await answer_of(self._orchestrator.ForkRun(request, timeout=_TIMEOUT_S))
+        return response.run
+
+    async def estimate(
+        self,
+        question: str,
+        context: str | uploads.Upload,
+        *,
+        limits: Limits | None = None,
+        root_tier: str = "",
+        sub_tier: str = "",
+    ) -> orchestrator_service_pb2.EstimateRunResponse:
+        """Return what a run would take; nothing is uploaded or started for it."""
+        spec = run_pb2.RunSpec(
+            question=question,
+            limits=(limits or Limits()).to_wire(),
+            root_tier=root_tier,
+            sub_tier=sub_tier,
+        )
+        request = orchestrator_service_pb2.EstimateRunRequest(spec=spec)
+        if isinstance(context, str):
+            request.spec.context = context
+        else:
+            request.context_bytes = context.size_bytes
+            request.context_documents = len(context.files)
+        return await answer_of(self._orchestrator.EstimateRun(request, timeout=_TIMEOUT_S))
 
     async def ask(
         self,
@@ -141,7 +226,7 @@ class Client:
     async def get(self, name: str) -> run_pb2.Run:
         """Return `runs/{run}` as it stands."""
         request = orchestrator_service_pb2.GetRunRequest(name=name)
-        response = await _answer(self._orchestrator.GetRun(request, timeout=_TIMEOUT_S))
+        response = await answer_of(self._orchestrator.GetRun(request, timeout=_TIMEOUT_S))
         return response.run
 
     async def list_runs(
@@ -154,7 +239,7 @@ class Client:
             request = orchestrator_service_pb2.ListRunsRequest(
                 page_size=min(count_max - len(runs), 500), page_token=page_token, states=states
             )
-            page = await _answer(self._orchestrator.ListRuns(request, timeout=_TIMEOUT_S))
+            page = await answer_of(self._orchestrator.ListRuns(request, timeout=_TIMEOUT_S))
             runs.extend(page.runs)
             page_token = page.next_page_token
             if not page_token:
@@ -164,12 +249,5 @@ class Client:
     async def cancel(self, name: str) -> run_pb2.Run:
         """Ask a run to stop and return without waiting; it is safe to repeat."""
         request = orchestrator_service_pb2.CancelRunRequest(name=name)
-        response = await _answer(self._orchestrator.CancelRun(request, timeout=_TIMEOUT_S))
+        response = await answer_of(self._orchestrator.CancelRun(request, timeout=_TIMEOUT_S))
         return response.run
-
-
-async def _answer(call: Awaitable[Answered]) -> Answered:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fathom.orchestrator.v1 import context_pb2
 
+from fathom_client.archives import Archive, ArchiveMember, is_archive
 from fathom_client.directory_walk import walk
 from fathom_client.errors import FathomError
 from fathom_client.figures import bytes_text, plural
@@ -23,6 +24,8 @@ from fathom_client.uploads import InputFile, Upload
 
 STDIN = "-"
 _SNIFFED_BYTES = 8192
+_CHECKED_BYTES_MAX = 64 << 20
+"""JSON of up to this size is checked before it is sent."""
 _LOOKS_LIKE_FILE = re.compile(r"^(~|\.{0,2}/)|^\S*/\S*$|^\S*\.[A-Za-z][A-Za-z0-9]{0,4}$")
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
@@ -38,7 +41,8 @@ class Skipped:
     path: str
     """Its path."""
     why: str
-    """One word: `binary`, `ignored`, `hidden`, `link`, `special` or `unreadable`."""
+    """One word: `binary`, `ignored`, `hidden`, `link`, `special` or `unreadable`; of members of
+    an archive also `unsafe` (a name that leads out of it) or `encrypted`."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,14 @@ def read_inputs(
     read_stdin: Callable[[], bytes] | None = None,
     as_json: bool = False,
     title: str = "",
+    ttl_s: float | None = None,
 ) -> Inputs:
     """List what the paths hold, as one text, one JSON value or named documents.
 
     A path may be a file, a directory, a glob or `-`. Files that hold NUL bytes are no text and
-    are skipped. Raises InputError for a path that is not there, and where nothing is left.
+    are skipped; a zip or tar file that is named, and not one in a directory, stands for its
+    members. Raises InputError for a path that is not there, and where nothing is left, and
+    ArchiveError.
     """
     listing = _Listing()
     for path in paths:
@@ -130,7 +137,7 @@ def read_inputs(
     elif len(listing.files) == 1 and not listing.has_directory:
         kind = context_pb2.Context.KIND_TEXT
     title = unicode_text(title or _title(paths))[:256]
-    upload = Upload(kind=kind, files=tuple(listing.files), title=title)
+    upload = Upload(kind=kind, files=tuple(listing.files), title=title, ttl_s=ttl_s)
     return Inputs(upload, tuple(listing.skipped))
 
 
@@ -146,6 +153,9 @@ class _Listing:
 
     def add_path(self, path: Path) -> None:
         real = path.resolve()
+        if real.is_file() and is_archive(real):
+            self._add_archive(real, _name(path))
+            return
         if not real.is_dir():
             # Read as it was named: what a pipe's link resolves to cannot be opened.
             self._add_file(path, _name(path), real)
@@ -159,6 +169,30 @@ class _Listing:
             else:
                 relative = entry.path.relative_to(real).as_posix()
                 self._add_file(entry.path, f"{name}/{relative}", entry.path)
+
+    def _add_archive(self, real: Path, name: str) -> None:
+        if real in self._seen:
+            return
+        self._seen.add(real)
+        self.has_directory = True
+        try:
+            with Archive(real) as archive:
+                for member in archive.members():
+                    why = member.skipped or _archived_why(archive, member)
+                    if why:
+                        self.skipped.append(Skipped(f"{name}/{member.name}", why))
+                        continue
+                    self.files.append(
+                        InputFile(
+                            name=self._unique(f"{name}/{member.name}"),
+                            size_bytes=member.size_bytes,
+                            path=real,
+                            archive=archive,
+                            member=member.name,
+                        )
+                    )
+        except OSError:
+            self.skipped.append(Skipped(str(real), "unreadable"))
 
     def add_bytes(self, name: str, data: bytes) -> None:
         if _is_binary(data[:_SNIFFED_BYTES]):
@@ -240,6 +274,11 @@ def _is_binary(head: bytes) -> bool:
     return b"\0" in head
 
 
+def _archived_why(archive: Archive, member: ArchiveMember) -> str:
+    head = next(archive.pieces(member.name, _SNIFFED_BYTES), b"")
+    return "binary" if _is_binary(head) else ""
+
+
 def _read_all(read_stdin: Callable[[], bytes] | None) -> bytes:
     if read_stdin is None:
         raise InputError("standard input is not to be had here")
@@ -249,10 +288,13 @@ def _read_all(read_stdin: Callable[[], bytes] | None) -> bytes:
 def _check_json(files: Sequence[InputFile]) -> None:
     if len(files) != 1:
         raise InputError(f"--json-input takes one file, {len(files)} were given")
+    file = files[0]
+    if file.size_bytes > _CHECKED_BYTES_MAX or file.archive:
+        return  # the server checks it as it comes
     try:
-        json.loads(files[0].path.read_bytes() if files[0].path else files[0].data)
+        json.loads(file.path.read_bytes() if file.path else file.data)
     except ValueError as error:
-        raise InputError(f"{files[0].name} is not JSON: {error}") from error
+        raise InputError(f"{file.name} is not JSON: {error}") from error
 
 
 def _title(paths: Sequence[str | Path]) -> str:

@@ -29,6 +29,8 @@ class Limits:
     """Input and output tokens together."""
     depth: int | None = None
     """Nesting of child runs."""
+    children: int | None = None
+    """Child runs at a time, in all of the tree below the run."""
 
     def to_wire(self) -> run_pb2.Limits:
         """Return the message that carries these limits."""
@@ -38,6 +40,7 @@ class Limits:
             tokens_max=self.tokens,
             cost_usd_nanos_max=self._usd_nanos(),
             depth_max=self.depth,
+            children_live_max=self.children,
         )
         if self.time_s is not None:
             limits.time_max.FromNanoseconds(round(self.time_s * 1_000_000_000))
@@ -53,6 +56,7 @@ class Limits:
             None if self.sub_calls is None else f"{count_text(self.sub_calls)} calls",
             None if self.tokens is None else f"{count_text(self.tokens)} tokens",
             None if self.depth is None else f"depth {self.depth}",
+            None if self.children is None else f"{self.children:,} children at a time",
         ]
         return ", ".join(part for part in parts if part is not None)
 

@@ -11,6 +11,8 @@ import contextlib
 import os
 import secrets
 import socket
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from fathom_client.processes import ServiceProcess
 _LOOPBACK = "127.0.0.1:0"
 _NOWHERE = "127.0.0.1:9"
 """Nothing listens there: for an orchestrator that only looks things up."""
+_RESTARTS_MAX, _RESTARTS_WITHIN_S = 5, 60.0
+"""More than so many in so short a time, and starting again is of no use."""
 
 _SHARED_VARIABLES = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "LANG", "LC_ALL", "TZ")
 _NETWORK_VARIABLES = (
@@ -37,7 +41,7 @@ _PREFIXES = {
 
 
 class StackEndedError(FathomError):
-    """A service ended by itself while it was needed."""
+    """Services ended by themselves again and again."""
 
 
 class ListenAddressError(FathomError):
@@ -72,8 +76,25 @@ class LocalStack:
         self.processes = processes
         """The processes, in the order of their start."""
 
-    async def wait_for_end(self) -> None:
-        """Wait until a service ends by itself, then raise StackEndedError."""
+    async def keep_up(self, on_restart: Callable[[str], None]) -> None:
+        """Start each service that ends by itself again, at its address, and tell of it.
+
+        Runs go on from their logs. Raises StackEndedError where services end again and again, and
+        ServiceStartError where one does not come back.
+        """
+        restarted_at_s: deque[float] = deque(maxlen=_RESTARTS_MAX)
+        while True:
+            process, ending = await self._first_end()
+            ended = f"the {process.name} ended ({ending})"
+            are_all_used = len(restarted_at_s) == _RESTARTS_MAX
+            if are_all_used and time.monotonic() - restarted_at_s[0] < _RESTARTS_WITHIN_S:
+                raise StackEndedError(f"{ended}\n{process.log_tail()}")
+            restarted_at_s.append(time.monotonic())
+            on_restart(ended)
+            await process.start_again()
+
+    async def _first_end(self) -> tuple[ServiceProcess, str]:
+        """Return the service that ends first, and how it did."""
         waits = {asyncio.create_task(each.wait_end()): each for each in self.processes}
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -81,8 +102,7 @@ class LocalStack:
             for task in waits:
                 task.cancel()
         task = done.pop()
-        process = waits[task]
-        raise StackEndedError(f"the {process.name} ended ({task.result()})\n{process.log_tail()}")
+        return waits[task], task.result()
 
 
 @contextlib.asynccontextmanager
@@ -113,6 +133,7 @@ async def local_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
             "sandbox",
             "sandbox_service",
             FATHOM_SANDBOX_GATEWAY_ADDRESS=gateway,
+            FATHOM_SANDBOX_ORCHESTRATOR_ADDRESS_FILE=str(home.logs / "orchestrator.address"),
             FATHOM_SANDBOX_OBJECT_STORE=str(home.objects),
             FATHOM_SANDBOX_REQUIRE_JAIL=required_jail(options.environ),
         )
@@ -194,6 +215,7 @@ class _Starter:
             environment=_minimal(self._options.environ),
             address_file=address_file,
             log=logs / "scripted-model.log",
+            listening_at=lambda address: (("--listen", address), {}),
         )
         return scripted_settings(await self._start(process))
 
@@ -215,12 +237,17 @@ class _Starter:
         prefix, logs = _PREFIXES[name], self._options.home.logs
         address_file = logs / f"{name}.address"
         common = {f"{prefix}LISTEN": _LOOPBACK, f"{prefix}ADDRESS_FILE": str(address_file)}
+        host = (common | settings)[f"{prefix}LISTEN"].rpartition(":")[0]
         process = ServiceProcess(
             name,
             module,
             environment=environment_of(name, self._options.environ, common | settings),
             address_file=address_file,
             log=logs / f"{name}.log",
+            listening_at=lambda address: (
+                (),
+                {f"{prefix}LISTEN": f"{host}:{address.rpartition(':')[2]}"},
+            ),
         )
         return await self._start(process)
 

@@ -90,7 +90,10 @@ def settings_of(environ: Mapping[str, str]) -> ModelSettings:
 
 def scripted_settings(address: str) -> ModelSettings:
     """Return the settings for the scripted model server at `host:port`."""
-    root, sub = (_Model(name, _price_table(*price)) for name, price in _SCRIPTED_PRICES.items())
+    root, sub = (
+        _Model(name, _price_table(*price), "structured_output = true\n")
+        for name, price in _SCRIPTED_PRICES.items()
+    )
     text = _config(f"http://{address}/v1", _SCRIPTED_KEY_VARIABLE, root, sub)
     secrets = {_SCRIPTED_KEY_VARIABLE: "none-needed"}
     return ModelSettings(text, secrets, "scripted-root and scripted-sub, no language models")

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from fathom_client.errors import FathomError
 
@@ -24,14 +25,18 @@ _START_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 8.0
 _TAIL_LINES = 12
 
+Listening: TypeAlias = tuple[tuple[str, ...], Mapping[str, str]]
+"""Arguments and variables that say where to listen."""
+
 
 class ServiceStartError(FathomError):
     """A service did not start; the message tells why and ends with its log's last lines."""
 
-    def __init__(self, service: str, message: str) -> None:
-        """Keep which service it was."""
+    def __init__(self, service: str, message: str, *, status: int | None = None) -> None:
+        """Keep which service it was, and its exit status, None where it did not end."""
         super().__init__(message)
         self.service = service
+        self.status = status
 
 
 class ServiceProcess:
@@ -46,13 +51,19 @@ class ServiceProcess:
         address_file: Path,
         log: Path,
         arguments: tuple[str, ...] = (),
+        listening_at: Callable[[str], Listening] = lambda _: ((), {}),
     ) -> None:
-        """Describe the process; `start` starts it."""
+        """Describe the process; `start` starts it.
+
+        `listening_at` says what makes it listen at an address again: further arguments, and
+        variables in the place of those of `environment`.
+        """
         self.name = name
         self.environment = dict(environment)
         self.log = log
         self._command = (sys.executable, "-P", "-m", module, *arguments)
         self._address_file = address_file
+        self._listening_at = listening_at
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -61,12 +72,24 @@ class ServiceProcess:
         return self._running().pid
 
     async def start(self) -> None:
-        """Start the process and return at once."""
+        """Start the process and return at once; an earlier start's log is overwritten."""
+        self.log.unlink(missing_ok=True)
+        await self._start((), {})
+
+    async def start_again(self) -> None:
+        """Start a process that has ended anew, where it listened before, and wait until it serves.
+
+        Its log goes on. Raises ServiceStartError.
+        """
+        await self._start(*self._listening_at(self._written_address()))
+        await self.wait_ready()
+
+    async def _start(self, arguments: tuple[str, ...], variables: Mapping[str, str]) -> None:
         self._address_file.unlink(missing_ok=True)
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                env=self.environment,
+                *(*self._command, *arguments),
+                env={**self.environment, **variables},
                 cwd=self.log.parent,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -86,6 +109,7 @@ class ServiceProcess:
                             self.name,
                             f"the {self.name} ended while it started"
                             f" ({_ending(process.returncode)})\n{self.log_tail()}",
+                            status=process.returncode,
                         )
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:

@@ -25,7 +25,10 @@ PACKAGES = {"orchestrator": "orchestrator", "sandbox": "sandbox_service", "gatew
 """Service to the package that it is in."""
 PORTS = {"orchestrator": 7311, "sandbox": 7312, "gateway": 7313}
 """Service to its gRPC port."""
-ARROWS = {("orchestrator", "sandbox"), ("orchestrator", "gateway"), ("sandbox", "gateway")}
+ARROWS = {
+    *(("orchestrator", "sandbox"), ("sandbox", "orchestrator")),
+    *(("orchestrator", "gateway"), ("sandbox", "gateway")),
+}
 """Who calls whom, as ARCHITECTURE.md draws it."""
 METRICS_PORT = 9464
 SECRET = "secret " * 8

@@ -129,6 +129,6 @@ def test_a_run_that_was_lost_sight_of_can_be_watched_again() -> None:
 
 def test_a_gateway_that_does_not_start_names_the_variables_to_check() -> None:
     """Most often it is a model whose price is not known."""
-    error = ServiceStartError("gateway", "the price table does not know 'm'")
+    error = ServiceStartError("gateway", "the price table does not know 'm'", status=2)
 
     assert "FATHOM_ROOT_PRICE" in explain(error).attempt

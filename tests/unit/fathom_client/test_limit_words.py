@@ -21,6 +21,12 @@ REACHED = [
         12_000,
         "limit reached: --max-tokens (1.3k of 12k, and the next call might not fit)",
     ),
+    (
+        "context_tokens_max",
+        9_000,
+        8_000,
+        "limit reached: the root model's window (9k of 8k)",
+    ),
     ("of_a_later_version", 1, 1, "limit reached: of_a_later_version (1 of 1)"),
 ]
 

@@ -44,10 +44,13 @@ def limit_of(made: Budget) -> str:
 def test_the_last_permitted_turn_begins_and_the_next_does_not() -> None:
     made = budget()
 
-    assert [made.begin_turn() for _ in range(3)] == [1, 2, 3]
-    with pytest.raises(LimitReachedError) as caught:
-        made.begin_turn()
-    assert (caught.value.limit, caught.value.value, caught.value.spent) == ("turns_max", 3, 3)
+    for turn in (1, 2, 3):
+        assert made.exhausted() is None
+        assert made.count_turn() == turn
+
+    limit = made.exhausted()
+    assert limit is not None
+    assert (limit.limit, limit.value, limit.spent) == ("turns_max", 3, 3)
 
 
 def test_time_for_work_ends_a_tenth_before_the_limit() -> None:

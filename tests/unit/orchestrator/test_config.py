@@ -26,6 +26,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         sub_calls_max=1_000,
         tokens_max=20_000_000,
         cost_usd_nanos_max=5_000_000_000,
+        depth_max=1,
+        children_live_max=4,
     )
     assert config.ceiling_limits.cost_usd_nanos_max == 1_000_000_000_000
 
@@ -39,6 +41,8 @@ def test_without_the_key_it_does_not_start() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("RUN_TOKEN_LIFETIME_S", "0.5"),
+        ("RUN_TOKEN_LIFETIME_S", "-1"),
         ("RUNS_RUNNING_MAX", "0"),
         ("RUNS_WAITING_MAX", "0"),
         ("OUTPUT_CHARACTERS_MAX", "0"),

@@ -48,6 +48,25 @@ def test_the_argument_is_read_whole(text: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "directive"),
+    [
+        ("FINAL(yes, confidence=0.9)", Directive(text="yes", bare_name="yes", confidence=0.9)),
+        ('FINAL("a, b",\tconfidence = .5)', Directive(text="a, b", confidence=0.5)),
+        ("FINAL_VAR(report, confidence=1)", Directive(variable="report", confidence=1.0)),
+        ("FINAL(so it is, confidence=0)", Directive(text="so it is", confidence=0.0)),
+        ("FINAL(x, confidence=1.01)", Directive(problem=Problem.NOT_A_CONFIDENCE)),
+        ('FINAL("x, confidence=0.9")', Directive(text="x, confidence=0.9")),
+        ("FINAL(confidence=0.9)", Directive(text="confidence=0.9")),
+        ("FINAL(, confidence=0.9)", Directive(problem=Problem.EMPTY, confidence=0.9)),
+        ("FINAL(it was low, confidence=low)", Directive(text="it was low, confidence=low")),
+    ],
+)
+def test_a_confidence_is_told_from_the_answer(text: str, directive: Directive) -> None:
+    """Written as for the function in a cell, since models write both alike."""
+    assert found(text) == directive
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from fathom.orchestrator.v1.run_event_pb2 import Notice, RunEvent
+from fathom.orchestrator.v1.run_event_pb2 import Notice, RunEvent, TurnStarted
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
-from sqlalchemy import event
+from sqlalchemy import event, update
 
-from common.database import Database
+from common.database import Database, DatabaseAwayError
 from common.errors import DrainingError, NotFoundError, RequestIdReusedError
+from orchestrator import tables
 from orchestrator.runs import event_log, store
 from orchestrator.runs.event_log import EventLog
 from orchestrator.runs.journal import RunJournal
 from orchestrator.runs.record import RunRecord
-from orchestrator.runs.store import RequestKey, RunStore
+from orchestrator.runs.recorded import RecordedEvents, turn_started
+from orchestrator.runs.steps import PlainSteps, Work
+from orchestrator.runs.store import Appendage, RequestKey, RunStore
 from orchestrator.tables import MIGRATIONS
 
 TENANT = "t"
@@ -41,11 +44,9 @@ async def log(database: Database) -> AsyncIterator[EventLog]:
 
 async def begin(database: Database, log: EventLog) -> RunJournal:
     record = RunRecord.queued(RunSpec(question="?"))
-    first = record.state_event()
-    log.open(record.run_id)
-    await RunStore(database).create(TENANT, record, first, None)
-    log.publish(record.run_id, [first])
-    return RunJournal(record, log)
+    await RunStore(database).create(TENANT, record, record.state_event(), None)
+    log.open(record, epoch=0)
+    return RunJournal(record, log, RecordedEvents(), PlainSteps())
 
 
 def run_id(journal: RunJournal) -> str:
@@ -142,17 +143,166 @@ async def test_draining_ends_a_watcher_after_what_is_there(
         await anext(watching)
 
 
-async def test_a_failing_database_ends_the_writer(tmp_path: Path) -> None:
-    """Going on would tell watchers what is not stored."""
-    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite", MIGRATIONS)
-    log = EventLog(RunStore(database))
-    record = RunRecord.queued(RunSpec())
-    log.open(record.run_id)
-    log.append(record, record.state_event())  # the run itself was never stored
+async def test_a_stale_driver_stores_nothing_and_is_told(database: Database, log: EventLog) -> None:
+    """A process that was stopped and goes on must not write into a run that another has."""
+    stale, other = await begin(database, log), await begin(database, log)
+    lost: list[str] = []
+    log.on_lost = lost.append
+    await take_away(database, run_id(stale))
 
-    with pytest.raises(Exception, match="FOREIGN KEY"):
-        await log.write()
-    await database.close()
+    stale.notice("N", "mine")
+    other.notice("N", "fine")
+    end(other)
+    await follow(log, other)
+    end(stale)
+    await log.stored(run_id(other))
+
+    kept = await RunStore(database).events(run_id(stale), after=0, count=9)
+    assert lost == [run_id(stale)]
+    assert [event.sequence for event in kept] == [1]
+    assert await follow(log, other) == [1, 2, 3]
+
+
+async def test_a_run_that_cannot_be_stored_fails_alone(database: Database, log: EventLog) -> None:
+    """The commit is shared; a defect in one run is not."""
+    broken, other = await begin(database, log), await begin(database, log)
+    lost: list[str] = []
+    log.on_lost = lost.append
+
+    log.append(broken._record, RunEvent(sequence=1))  # there is one already
+    end(other)
+
+    assert await follow(log, other) == [1, 2]
+    assert lost == [run_id(broken)]
+
+
+async def test_events_wait_for_a_database_that_is_away(
+    database: Database, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that restarts ends no run, and nothing is told twice: a commit whose answer was
+    lost is found stored."""
+    monkeypatch.setattr(event_log, "_AWAY_S", (0.001, 0.001))
+    failing = FailingStore(database)
+    monkeypatch.setattr(log, "_store", failing)
+    journal = await begin(database, log)
+
+    journal.notice("N", "first")
+    end(journal)
+
+    assert await follow(log, journal) == [1, 2, 3]
+    assert failing.attempts == 3
+
+
+async def test_a_run_that_is_driven_elsewhere_can_be_watched(
+    database: Database, log: EventLog
+) -> None:
+    """Any replica serves any watcher: it reads what another one stores, when it is woken."""
+    journal = await begin(database, log)
+    here = EventLog(RunStore(database))
+    watching = asyncio.create_task(follow(here, journal))
+    await asyncio.sleep(0)
+
+    end(journal)
+    await log.stored(run_id(journal))
+    here.wake(run_id(journal))
+
+    assert await watching == [1, 2]
+
+
+async def test_a_watcher_looks_by_itself_where_nobody_wakes_it(
+    database: Database, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notification is lost with its connection."""
+    monkeypatch.setattr(event_log, "_LOOK_S", 0.02)
+    journal = await begin(database, log)
+    watching = asyncio.create_task(follow(EventLog(RunStore(database)), journal))
+
+    end(journal)
+
+    assert await watching == [1, 2]
+
+
+async def test_a_watch_of_a_run_taken_over_begins_with_what_others_stored(
+    database: Database, log: EventLog
+) -> None:
+    """Memory here begins where the run was taken up."""
+    journal = await begin(database, log)
+    journal.notice("N", "before")
+    await log.stored(run_id(journal))
+    log.close_run(run_id(journal))
+    log.open(journal._record, epoch=0)
+
+    end(journal)
+
+    assert await follow(log, journal) == [1, 2, 3]
+
+
+async def test_what_an_earlier_driver_left_unstored_does_not_take_later_events_along(
+    database: Database, log: EventLog
+) -> None:
+    """A process that loses a run and takes it up again must not store a log with a gap."""
+    journal = await begin(database, log)
+    again = RunRecord(journal._record.head, Run())
+    again.progress.CopyFrom(journal.run)
+    await take_away(database, run_id(journal))
+
+    journal.notice("N", "of the first time")  # waits for a commit that it may share
+    log.close_run(run_id(journal))
+    log.open(again, epoch=1)
+    end(RunJournal(again, log, RecordedEvents(), PlainSteps()))
+    await log.stored(again.run_id)
+
+    kept = await RunStore(database).events(again.run_id, after=0, count=9)
+    assert [(e.sequence, e.WhichOneof("event")) for e in kept] == [
+        (1, "run_changed"),
+        (2, "run_changed"),
+    ]
+
+
+async def test_a_step_that_the_log_has_lost_is_done_again(
+    database: Database, log: EventLog
+) -> None:
+    """After a power cut the engine's file can know more than the log's. The log counts: a run
+    that failed of that would have failed for nothing."""
+
+    class AllDone:
+        async def step(self, _name: str, _work: Work, /) -> int:
+            return 7
+
+    begun = await begin(database, log)
+    journal = RunJournal(begun._record, log, RecordedEvents(), AllDone())
+
+    async def work() -> RunEvent:
+        return RunEvent(turn=1, turn_started=TurnStarted())
+
+    event = await journal.step("turn 1", turn_started(1), work)
+
+    kept = await RunStore(database).events(run_id(journal), after=1, count=9)
+    assert [each.sequence for each in kept] == [event.sequence] == [2]
+
+
+class FailingStore(RunStore):
+    """Is away once before it stores, and once after it has stored."""
+
+    attempts = 0
+
+    async def append(
+        self, batch: Sequence[Appendage], *, is_repeated: bool = False
+    ) -> frozenset[str]:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise DatabaseAwayError
+        lost = await super().append(batch, is_repeated=is_repeated)
+        if self.attempts == 2:
+            raise DatabaseAwayError
+        return lost
+
+
+async def take_away(database: Database, run: str) -> None:
+    """Be another process that takes a run up."""
+    change = update(tables.runs).where(tables.runs.c.run_id == run)
+    async with database.writing() as connection:
+        await connection.execute(change.values(epoch=tables.runs.c.epoch + 1))
 
 
 async def test_a_request_id_is_forgotten_after_a_day(

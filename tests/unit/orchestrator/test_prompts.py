@@ -27,9 +27,9 @@ FILES = sorted(
 )
 PROVIDED = (
     *("context", "llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "SHOW_VARS"),
-    *("grep", "lines", "chunks", "LazyText"),
+    *("grep", "lines", "chunks", "LazyText", "cite"),
 )
-NOT_BUILT = ("rlm_query", "cite(", "count_tokens", "answer[")
+NOT_BUILT = ("count_tokens", "answer[")
 LIMITS = RunLimits(
     turns_max=20,
     time_max_s=600.0,
@@ -78,6 +78,15 @@ def test_no_prompt_names_a_function_that_does_not_exist(name: str, word: str) ->
 @pytest.mark.parametrize("name", PROVIDED)
 def test_the_system_prompt_names_everything_that_is_provided(book: PromptBook, name: str) -> None:
     assert name in book.system(window_tokens=0)
+
+
+def test_child_runs_are_named_only_where_there_may_be_some(book: PromptBook) -> None:
+    """A model that is told of them and refused them wastes a turn."""
+    told = book.system(window_tokens=0, children_live_max=3)
+
+    assert "3 of them may run at a time" in told
+    assert all(name in told for name in ("rlm_query(", "rlm_query_batched(", "part("))
+    assert "rlm_query" not in book.system(window_tokens=0)
 
 
 def test_every_example_in_the_system_prompt_parses(book: PromptBook) -> None:
@@ -136,6 +145,16 @@ def test_the_question_comes_with_the_facts_of_the_data(book: PromptBook) -> None
         assert fact in text
     for limit in ("20 turns", "1,000 sub-model calls", "10 minutes"):
         assert limit in text
+
+
+def test_a_schema_is_told_with_the_question(book: PromptBook) -> None:
+    """What has `$` in it, as most schemas do, is told as it is."""
+    schema = '{"$ref": "#/$defs/a", "$defs": {"a": {}}}'
+
+    assert schema in question_message(book, "Why?", CONTEXT, [], LIMITS, schema_json=schema)
+    assert "Schema" not in question_message(book, "Why?", CONTEXT, [], LIMITS)
+    for name in ("last_answer_typed", "answer_schema"):
+        assert schema in book.text(name, why="Enough.", schema=schema)
 
 
 def test_documents_are_named_up_to_twenty(book: PromptBook) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import click
+from fathom.orchestrator.v1 import run_pb2
 
 from fathom_client.command.failures import explain
 from fathom_client.command.following import Followed
@@ -16,6 +17,12 @@ from fathom_client.figures import count_text, plural, span_text, usd_text
 from fathom_client.results import Result
 
 _LAST_SAID_CHARACTERS = 600
+_CITATIONS_SHOWN = 10
+_QUOTE_CHARACTERS = 100
+_MARKS = {
+    run_pb2.Citation.CHECK_NOT_FOUND: "not in the data",
+    run_pb2.Citation.CHECK_NOT_DONE: "not checked",
+}
 
 
 def show_outcome(invocation: Invocation, followed: Followed, *, with_answer: bool = True) -> None:
@@ -29,6 +36,10 @@ def show_outcome(invocation: Invocation, followed: Followed, *, with_answer: boo
     elif with_answer:
         show_answer(result.found_so_far if result.status == "cancelled" else result.text)
     terminal = invocation.terminal
+    for line in citation_lines(followed.run.answer):
+        terminal.say(line)
+    for error in followed.run.answer.schema_errors:
+        terminal.say(terminal.style(f"does not fit the schema: {plain(error)}", "yellow"))
     if result.status == "partial":
         limit = followed.run.answer.limit_reached
         text = f"partial answer: {limit} was reached"
@@ -58,6 +69,13 @@ def show_answer(text: str | None) -> None:
     """Print an answer; to a terminal without anything that it would obey."""
     if text:
         click.echo(plain(text) if sys.stdout.isatty() else text)
+
+
+def citation_lines(answer: run_pb2.Answer) -> list[str]:
+    """Return what an answer cites, a line each: whether it stands there, where, and the quote."""
+    lines = [_citation_line(citation) for citation in answer.citations[:_CITATIONS_SHOWN]]
+    more = len(answer.citations) - len(lines)
+    return [*lines, f"and {more} more citations: see --json"] if more > 0 else lines
 
 
 def took_line(result: Result) -> str:
@@ -90,6 +108,8 @@ def outcome_object(result: Result) -> dict[str, object]:
         "context": run.spec.context,
         "answer": result.text,
         "answer_is_json": run.answer.is_json,
+        "schema_errors": list(run.answer.schema_errors),
+        "citations": [_citation_object(citation) for citation in run.answer.citations],
         "limit_reached": run.answer.limit_reached or None,
         "found_so_far": result.found_so_far or None,
         "error": None if error is None else error_object(error),
@@ -100,6 +120,29 @@ def outcome_object(result: Result) -> dict[str, object]:
         "cost_usd": result.cost_usd,
         "cost_usd_nanos": run.usage.cost_usd_nanos,
         "elapsed_s": round(result.elapsed_s, 3),
+    }
+
+
+def _citation_line(citation: run_pb2.Citation) -> str:
+    mark = "verified" if citation.verified else _MARKS.get(citation.check, "not verified")
+    name = plain(citation.document).replace("\n", " ")
+    place = f"{citation.start}-{citation.end}" if citation.end > citation.start else ""
+    where = SEPARATOR.join(part for part in (name, place) if part)
+    quote = " ".join(plain(citation.quote).split())
+    if len(quote) > _QUOTE_CHARACTERS:
+        quote = quote[:_QUOTE_CHARACTERS] + "…"
+    return f"{mark}: {where} “{quote}”" if where else f"{mark}: “{quote}”"
+
+
+def _citation_object(citation: run_pb2.Citation) -> dict[str, object]:
+    check = run_pb2.Citation.Check.Name(citation.check).removeprefix("CHECK_").lower()
+    return {
+        "document": citation.document,
+        "start": citation.start,
+        "end": citation.end,
+        "quote": citation.quote,
+        "verified": citation.verified,
+        "check": check,
     }
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from fathom.orchestrator.v1 import orchestrator_service_pb2
 
 from fathom_client.client import Client
 from fathom_client.command import exit_codes, options
 from fathom_client.command.answers import show_outcome
 from fathom_client.command.following import RunFollower, cancelling_on_interrupt
+from fathom_client.command.forecast import forecast_line
 from fathom_client.command.interrupts import Interrupts, aside
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.progress_line import SEPARATOR
@@ -29,6 +31,7 @@ from fathom_client.inputs import (
     unicode_text,
 )
 from fathom_client.limits import Limits
+from fathom_client.schemas import SchemaTextError, read_schema
 from fathom_client.uploads import Upload
 
 
@@ -46,6 +49,12 @@ class Request:
     """Tier or model of the root model; empty for the server's."""
     sub_tier: str
     """Tier or model of sub-calls; empty for the server's."""
+    answer_schema_json: str
+    """JSON Schema of the answer; empty for none."""
+    confidence_min: float | None
+    """How sure the model must say that it is; None where it need not."""
+    profile: str
+    """`profiles/{profile}`; empty for none."""
     as_events: bool
     """True where standard output gets each event."""
     detach: bool
@@ -61,7 +70,12 @@ class Request:
 @options.limits
 @click.option("--root-model", default="", metavar="TIER", help="Tier or model that leads.")
 @click.option("--sub-model", default="", metavar="TIER", help="Tier or model for sub-calls.")
-@click.option("--dry-run", is_flag=True, help="Show what would be sent, and stop.")
+@click.option("--schema", default="", metavar="FIELDS|FILE", help="'name, age int' or JSON Schema.")
+@click.option(
+    "--confidence", type=click.FloatRange(0, 1), help="How sure the model must be to end early."
+)
+@click.option("--profile", default="", metavar="NAME", help="Kind of work: `fathom profiles list`.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent and what it may take; stop.")
 @click.option("--detach", is_flag=True, help="Print the run's name and return at once.")
 @options.as_json
 @options.as_events
@@ -84,10 +98,11 @@ def ask(**chosen: Any) -> None:
         raise click.UsageError("--json and --events exclude each other")
 
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
-        request = await aside(lambda: _read_request(chosen))
+        request = await aside(lambda: read_request(chosen))
         invocation.terminal.say(trust_line(request.inputs, request.limits))
         _note_skipped(invocation.terminal, request.inputs)
         if dry_run:
+            await _say_estimate(invocation, request)
             return exit_codes.ANSWERED
         async with (
             server_to_ask(invocation, lasting=request.detach) as chosen_server,
@@ -132,6 +147,9 @@ async def _ask(
         limits=request.limits,
         root_tier=request.root_tier,
         sub_tier=request.sub_tier,
+        answer_schema_json=request.answer_schema_json,
+        confidence_min=request.confidence_min,
+        profile=request.profile,
     )
     invocation.run = run.name
     if request.detach:
@@ -149,7 +167,31 @@ async def _ask(
     return exit_codes.INTERRUPTED if interrupts.happened else exit_codes.of_run(followed.run.state)
 
 
-def _read_request(chosen: dict[str, Any]) -> Request:
+async def estimate_of(
+    client: Client, request: Request
+) -> orchestrator_service_pb2.EstimateRunResponse:
+    """Return what a request would take, by the server's record; nothing is uploaded for it."""
+    return await client.estimate(
+        request.question,
+        request.inputs.upload,
+        limits=request.limits,
+        root_tier=request.root_tier,
+        sub_tier=request.sub_tier,
+    )
+
+
+async def _say_estimate(invocation: Invocation, request: Request) -> None:
+    """Say what it would take, where there is a server: none is started just for that."""
+    running = invocation.home.running()
+    address = invocation.server or (running.address if running and running.shared else None)
+    if address is None:
+        return
+    async with Client(address, api_key=invocation.api_key) as client:
+        invocation.terminal.say(forecast_line(await estimate_of(client, request)))
+
+
+def read_request(chosen: dict[str, Any]) -> Request:
+    """Read what was asked for out of a verb's arguments; raises InputError."""
     limits = options.limits_of(chosen)
     arguments = list(chosen["arguments"])
     question = chosen["named_question"]
@@ -168,9 +210,23 @@ def _read_request(chosen: dict[str, Any]) -> Request:
         limits=limits,
         root_tier=chosen["root_model"],
         sub_tier=chosen["sub_model"],
+        answer_schema_json=_read_schema(chosen.get("schema", "")),
+        confidence_min=chosen["confidence"],
+        profile=_profile(chosen.get("profile", "")),
         as_events=chosen["as_events"],
         detach=chosen["detach"],
     )
+
+
+def _profile(name: str) -> str:
+    return f"profiles/{name}" if name and "/" not in name else name
+
+
+def _read_schema(text: str) -> str:
+    try:
+        return read_schema(text) if text else ""
+    except SchemaTextError as error:
+        raise InputError(f"--schema: {error}") from error
 
 
 def _listed_paths(source: str | None) -> list[str]:

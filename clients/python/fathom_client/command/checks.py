@@ -18,8 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from fathom_client.channel import ApiKeyError
 from fathom_client.client import Client
-from fathom_client.errors import CallError
+from fathom_client.command.failures import explain
+from fathom_client.errors import CallError, UnavailableError
 from fathom_client.figures import bytes_text
 from fathom_client.home import Home
 from fathom_client.model_settings import ModelSettingsError, NoKeyError, settings_of
@@ -53,11 +55,12 @@ class Finding:
 
 
 async def findings(
-    home: Home, environ: Mapping[str, str], server: str | None, *, fathom: str
+    home: Home, environ: Mapping[str, str], server: str | None, *, api_key: str, fathom: str
 ) -> list[Finding]:
     """Run every check.
 
-    `server` is the orchestrator that was named, if any; `fathom` is how the user names the command.
+    `server` is the orchestrator that was named, if any, and `api_key` the key for it; `fathom` is
+    how the user names the command.
     """
     found = [
         check_python(),
@@ -69,7 +72,7 @@ async def findings(
         check_memory(Path("/proc/meminfo")),
         check_objects(home),
         check_key(environ),
-        await check_server(home, server),
+        await check_server(home, server, api_key=api_key),
     ]
     return [
         replace(
@@ -217,7 +220,7 @@ def check_key(environ: Mapping[str, str]) -> Finding:
     return Finding(name="models", level="ok", detail=f"{described}; the key is set")
 
 
-async def check_server(home: Home, server: str | None) -> Finding:
+async def check_server(home: Home, server: str | None, *, api_key: str) -> Finding:
     """Ask the orchestrator that a verb would use for its newest run."""
     running = home.running()
     address = server or (running.address if running else None)
@@ -228,15 +231,13 @@ async def check_server(home: Home, server: str | None) -> Finding:
             detail="none is running; `{fathom} ask` starts its own where a key is set",
         )
     try:
-        async with Client(address) as client:
+        async with Client(address, api_key=api_key) as client:
             await client.list_runs(count_max=1)
-    except CallError as error:
-        return Finding(
-            name="server",
-            level="fail",
-            detail=f"{address}: {error}",
-            remedy="start it with `{fathom} up`, or correct --server or FATHOM_SERVER",
-        )
+    except (CallError, ApiKeyError) as error:
+        remedy = "start it with `{fathom} up`, or correct --server or FATHOM_SERVER"
+        if not isinstance(error, UnavailableError):
+            remedy = explain(error).attempt
+        return Finding(name="server", level="fail", detail=f"{address}: {error}", remedy=remedy)
     return Finding(name="server", level="ok", detail=f"{address} answers")
 
 

@@ -24,7 +24,11 @@ def doctor(as_json: bool, server: str | None) -> None:
 
     async def main(invocation: Invocation, _: Interrupts) -> int:
         found = await findings(
-            invocation.home, invocation.environ, invocation.server, fathom=invocation.fathom
+            invocation.home,
+            invocation.environ,
+            invocation.server,
+            api_key=invocation.api_key,
+            fathom=invocation.fathom,
         )
         is_well = all(finding.level != "fail" for finding in found)
         if as_json:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fathom_client.archives import ArchiveError
+from fathom_client.channel import ApiKeyError
 from fathom_client.command import exit_codes
 from fathom_client.command.limit_words import amount_text, option_of
 from fathom_client.errors import (
@@ -14,6 +16,7 @@ from fathom_client.errors import (
     DeadlineExceededError,
     FathomError,
     InvalidArgumentError,
+    NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
     UnavailableError,
@@ -40,7 +43,41 @@ _TRIES_BY_REASON = {
     "ERROR_REASON_GUEST_NOT_PREPARED": "fathom-prepare-guest",
     "ERROR_REASON_CONTEXT_TOO_LARGE": "ask over fewer or smaller files",
     "ERROR_REASON_SANDBOX_CAPACITY": "wait for other runs to end, then ask again",
+    "ERROR_REASON_INTERNAL": "look into the server's log: `{fathom} up` keeps it in logs/",
+    "ERROR_REASON_REQUEST_ID_REUSED": "ask again with another request id",
+    "ERROR_REASON_QUOTA_EXCEEDED": "wait, or ask the server's operator for a larger quota",
+    "ERROR_REASON_SERVER_BUSY": "wait a little, then ask again",
+    "ERROR_REASON_LEDGER_UNAVAILABLE": "wait a little, then ask again; nothing was spent",
+    "ERROR_REASON_EGRESS_REFUSED": "take the secret out of the question or the files",
+    "ERROR_REASON_CONTEXT_IN_USE": "{fathom} runs cancel RUN{server}, or {fathom} conversations"
+    " delete CONVERSATION{server}, with what the message names",
+    "ERROR_REASON_DATABASE_AWAY": "wait a little; if it lasts, see whether its disk is full",
+    "ERROR_REASON_RUN_OVERDUE": "ask again; if it happens twice, look into the server's log",
+    "ERROR_REASON_CHILD_RUN_REFUSED": "ask again with a higher --max-depth or --max-children",
+    "ERROR_REASON_CONVERSATION_BUSY": "wait for its run, or end it: {fathom} runs list{server}",
+    "ERROR_REASON_CONVERSATION_LIMIT_EXCEEDED": "{fathom} conversations start{server} PATH...",
+    "ERROR_REASON_FORK_TURN_UNKNOWN": "name a turn that has ended: {fathom} runs show RUN{server}",
+    "ERROR_REASON_STORAGE_QUOTA_EXCEEDED": "{fathom} contexts delete CONTEXT{server}",
+    "ERROR_REASON_OBJECT_STORE_UNAVAILABLE": "check the server's object store and its free space",
+    "ERROR_REASON_UPLOAD_SUPERSEDED": "leave it to the other command, or ask again after it",
+    "ERROR_REASON_UPLOADS_TOO_MANY": "wait for other uploads to end, then ask again",
+    "ERROR_REASON_KILL_SWITCH": "ask the server's operator, who stopped it",
+    "ERROR_REASON_PROFILE_HELPER_FAILED": "ask the server's operator: the profile has a defect",
 }
+_LIMITS_OF_MORE_THAN_THE_RUN = frozenset(
+    {"ERROR_REASON_QUOTA_EXCEEDED", "ERROR_REASON_CONVERSATION_LIMIT_EXCEEDED"}
+)
+"""Reasons that name a limit which no option of a question raises."""
+_LISTS_BY_KIND = {
+    "contexts": "{fathom} contexts list{server}",
+    "conversations": "{fathom} conversations list{server}",
+}
+"""Where to look up the names of what was not found, by the first part of its name."""
+_KEY_BY_PROBLEM = {
+    "missing": "set FATHOM_API_KEY to the key that the server's operator gave you",
+    "expired": "ask the server's operator for a new key, and set FATHOM_API_KEY to it",
+}
+_OTHER_KEY = "check FATHOM_API_KEY: the server does not know this key"
 _WHERE_RUNS_ARE = "{fathom} runs list{server}"
 
 
@@ -61,13 +98,17 @@ _HOME_IN_USE = (
     " take any number of questions at a time)"
 )
 _NO_ROOM_TO_LISTEN = "{fathom} up --listen 127.0.0.1:0, which takes any free port"
+_STATUS_OF_WRONG_SETTINGS = 2
+"""With which a service ends that cannot be started with the settings it has."""
 _GATEWAY_START = (
     "check models and prices: FATHOM_ROOT_MODEL, FATHOM_SUB_MODEL, and FATHOM_ROOT_PRICE and"
     " FATHOM_SUB_PRICE as INPUT/OUTPUT in US dollars a million tokens, such as 1.25/10, or free"
 )
 _TRIES_BY_CLASS: tuple[tuple[type[Exception], str, int], ...] = (
     (InputError, "{fathom} ask --help", exit_codes.USAGE),
+    (ArchiveError, "unpack it, and name the files", exit_codes.USAGE),
     (ModelSettingsError, "correct the variable", exit_codes.USAGE),
+    (ApiKeyError, "correct FATHOM_API_KEY", exit_codes.NOT_AUTHORISED),
     (NoKeyError, "set OPENAI_API_KEY, or {fathom} up --scripted-model", exit_codes.NOT_AUTHORISED),
     (NoServerError, _NO_SERVER, exit_codes.NOT_AUTHORISED),
     (HomeInUseError, _HOME_IN_USE, exit_codes.UNREACHABLE),
@@ -105,8 +146,9 @@ def explain(
 
 
 def _explain(error: Exception) -> Failure:
-    if isinstance(error, ServiceStartError) and error.service == "gateway":
-        return Failure(str(error), _GATEWAY_START, exit_codes.UNREACHABLE)
+    if isinstance(error, ServiceStartError) and error.status == _STATUS_OF_WRONG_SETTINGS:
+        attempt = _GATEWAY_START if error.service == "gateway" else "correct what the log names"
+        return Failure(str(error), attempt, exit_codes.UNREACHABLE)
     for error_class, attempt, exit_code in _TRIES_BY_CLASS:
         if isinstance(error, error_class):
             return Failure(_cause(error), attempt, exit_code)
@@ -123,15 +165,22 @@ def _explain_call(error: CallError, run: str) -> Failure:
     if error.reason == "ERROR_REASON_LIMIT_ABOVE_CEILING":
         return _explain_ceiling(error)
     cause = _cause_of_call(error)
-    if option := option_of(error.metadata.get("limit", "")):
+    option = option_of(error.metadata.get("limit", ""))
+    if option and error.reason not in _LIMITS_OF_MORE_THAN_THE_RUN:
         return Failure(cause, f"ask again with a higher {option}", exit_codes.FAILED)
     again = f"{{fathom}} runs watch {run}{{server}}" if run else "{fathom} doctor{server}"
-    if isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
-        attempt, exit_code = "check the credential", exit_codes.NOT_AUTHORISED
+    if isinstance(error, UnauthenticatedError):
+        attempt = _KEY_BY_PROBLEM.get(error.metadata.get("problem", ""), _OTHER_KEY)
+        exit_code = exit_codes.NOT_AUTHORISED
+    elif isinstance(error, PermissionDeniedError):
+        attempt, exit_code = "use an operator's key: FATHOM_API_KEY", exit_codes.NOT_AUTHORISED
     elif isinstance(error, (UnavailableError, DeadlineExceededError)):
         attempt, exit_code = again, exit_codes.UNREACHABLE
     elif isinstance(error, InvalidArgumentError):
         attempt, exit_code = "correct what the message names", exit_codes.USAGE
+    elif isinstance(error, NotFoundError):
+        kind = error.metadata.get("resource", "").partition("/")[0]
+        attempt, exit_code = _LISTS_BY_KIND.get(kind, _WHERE_RUNS_ARE), exit_codes.FAILED
     else:
         attempt = f"{{fathom}} runs show {run}{{server}}" if run else _WHERE_RUNS_ARE
         exit_code = exit_codes.FAILED

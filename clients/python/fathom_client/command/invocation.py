@@ -55,8 +55,9 @@ class Invocation:
 
     @property
     def api_key(self) -> str:
-        """The key for the server that was named; a stack of one's own asks for none."""
-        return self.environ.get("FATHOM_API_KEY", "") if self.server is not None else ""
+        """The key to show the orchestrator; empty for none."""
+        # A key that was read from a file brings that file's last line feed.
+        return self.environ.get("FATHOM_API_KEY", "").strip()
 
     def to_type(self, words: str) -> str:
         """Return what to type for a verb that is to use the same server."""

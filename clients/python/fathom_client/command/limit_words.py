@@ -16,7 +16,9 @@ _OPTIONS = {
     "tokens_max": "--max-tokens",
     "cost_usd_nanos_max": "--max-usd",
     "depth_max": "--max-depth",
+    "children_live_max": "--max-children",
 }
+_WITHOUT_OPTION = {"context_tokens_max": "the root model's window"}
 _HELD_BEFORE_A_CALL = frozenset({"tokens_max", "cost_usd_nanos_max"})
 """What a call takes is known only after it, so one that might not fit is not made."""
 
@@ -37,7 +39,8 @@ def reached_text(reached: run_event_pb2.LimitReached) -> str:
     """Return what stopped a run, such as `limit reached: --max-turns (20 of 20)`."""
     limit = reached.limit
     spent, value = amount_text(limit, reached.spent), amount_text(limit, reached.value)
-    text = f"limit reached: {option_of(limit) or limit} ({spent} of {value}"
+    name = option_of(limit) or _WITHOUT_OPTION.get(limit, limit)
+    text = f"limit reached: {name} ({spent} of {value}"
     if limit in _HELD_BEFORE_A_CALL and reached.spent < reached.value:
         text += ", and the next call might not fit"
     return text + ")"

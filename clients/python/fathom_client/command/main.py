@@ -8,8 +8,12 @@ import importlib.metadata
 import click
 
 from fathom_client.command.ask import ask
+from fathom_client.command.contexts import contexts
+from fathom_client.command.conversations import conversations
 from fathom_client.command.demo import demo
 from fathom_client.command.doctor import doctor
+from fathom_client.command.estimate import estimate
+from fathom_client.command.profiles import profiles
 from fathom_client.command.runs import runs
 from fathom_client.command.up import up
 
@@ -37,7 +41,7 @@ def main() -> None:
     """
 
 
-for verb in (ask, demo, doctor, runs, up):
+for verb in (ask, contexts, conversations, demo, doctor, estimate, profiles, runs, up):
     main.add_command(verb)
 
 if __name__ == "__main__":

@@ -32,20 +32,30 @@ TURNS_DEFAULT = 20
 
 def limits(verb: Verb) -> Verb:
     """Add the `--max-*` options; the verb gets them as keyword arguments for `limits_of`."""
+    return _with_limits(verb, usd=USD_DEFAULT, time=TIME_DEFAULT, turns=TURNS_DEFAULT)
+
+
+def changed_limits(verb: Verb) -> Verb:
+    """Add the `--max-*` options for limits that stay as they are where nothing is said of them."""
+    return _with_limits(verb, usd=None, time=None, turns=None)
+
+
+def _with_limits(verb: Verb, *, usd: str | None, time: str | None, turns: int | None) -> Verb:
+    def by_default(value: object) -> str:
+        return "" if value is None else f"; default {value}"
+
+    usd_help = "Money" + by_default(usd and f"${usd}") + "."
+    turns_help = "Turns of the root model" + by_default(turns) + "."
     options = (
-        click.option("--max-usd", type=UsdType(), default=USD_DEFAULT, help="Money; default $5."),
+        click.option("--max-usd", type=UsdType(), default=usd, help=usd_help),
         click.option(
-            "--max-time", type=DurationType(), default=TIME_DEFAULT, help="Time; default 10m."
+            "--max-time", type=DurationType(), default=time, help=f"Time{by_default(time)}."
         ),
-        click.option(
-            "--max-turns",
-            type=CountType(least=1),
-            default=TURNS_DEFAULT,
-            help="Turns of the root model; default 20.",
-        ),
+        click.option("--max-turns", type=CountType(least=1), default=turns, help=turns_help),
         click.option("--max-calls", type=CountType(), help="Calls to sub-models."),
         click.option("--max-tokens", type=CountType(least=1), help="Tokens in and out."),
         click.option("--max-depth", type=CountType(), help="Nesting of child runs."),
+        click.option("--max-children", type=CountType(), help="Child runs at a time."),
     )
     for option in reversed(options):
         verb = option(verb)
@@ -61,4 +71,5 @@ def limits_of(chosen: dict[str, Any]) -> Limits:
         sub_calls=chosen.pop("max_calls"),
         tokens=chosen.pop("max_tokens"),
         depth=chosen.pop("max_depth"),
+        children=chosen.pop("max_children"),
     )

@@ -1,4 +1,4 @@
-"""`fathom runs`: list, show, watch and cancel runs."""
+"""`fathom runs`: list, show, watch, fork and cancel runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fathom_client.client import Client
 from fathom_client.command import exit_codes, options
 from fathom_client.command.answers import outcome_object, show_outcome, steps_line
 from fathom_client.command.following import RunFollower
+from fathom_client.command.fork import fork
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.quantities import CountType
@@ -34,7 +35,10 @@ _QUESTION_CHARACTERS = 48
 
 @click.group()
 def runs() -> None:
-    """Look at runs, follow them, stop them."""
+    """Look at runs, follow them, fork them, stop them."""
+
+
+runs.add_command(fork)
 
 
 @runs.command("list")

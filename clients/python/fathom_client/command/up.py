@@ -11,6 +11,7 @@ from fathom_client.command.guest import prepare_guest
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation, invoke
 from fathom_client.command.server_choice import SCRIPTED_NOTICE
+from fathom_client.command.terminal import Terminal
 from fathom_client.local_stack import (
     LocalStack,
     StackOptions,
@@ -41,7 +42,10 @@ _EXPOSED = (
 @options.quiet
 @options.verbose
 def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
-    """Run all services on this machine until Ctrl-C; other fathom commands find them."""
+    """Run all services on this machine until Ctrl-C; other fathom commands find them.
+
+    A service that ends by itself is started again, and runs go on where they were.
+    """
 
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         terminal = invocation.terminal
@@ -72,17 +76,22 @@ def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
             terminal.say("Ctrl-C ends it; the orchestrator listens at")
             # For programs too: whoever reads this line can connect.
             click.echo(stack.address)
-            await _until_interrupted(stack, interrupts)
+            await _until_interrupted(stack, terminal, interrupts)
             terminal.say("ending")
         return exit_codes.ANSWERED
 
     invoke(main, quiet=quiet, verbose=verbose)
 
 
-async def _until_interrupted(stack: LocalStack, interrupts: Interrupts) -> None:
-    """Return at the first interrupt. Raises StackEndedError where a service ends before."""
+async def _until_interrupted(stack: LocalStack, terminal: Terminal, interrupts: Interrupts) -> None:
+    """Keep the services up until the first interrupt. Raises StackEndedError or ServiceStartError
+    where that is of no use."""
+
+    def tell(ended: str) -> None:
+        terminal.say(terminal.style(f"{ended}, and is started again; runs go on", "yellow"))
+
     interrupted = asyncio.Event()
-    end = asyncio.create_task(stack.wait_for_end())
+    end = asyncio.create_task(stack.keep_up(tell))
     interrupt = asyncio.create_task(interrupted.wait())
     try:
         with interrupts.first_means(interrupted.set):

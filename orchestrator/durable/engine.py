@@ -1,0 +1,52 @@
+"""The durable engine in our words: it carries out a run's work, and remembers the steps that the
+work has done, whatever dies. Which run is whose, it does not decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
+
+from orchestrator.runs.steps import PlainSteps, Steps
+
+RunWork = Callable[[Steps], Awaitable[None]]
+"""Drives a run to its end, or raises RunLeftError."""
+
+
+class RunLeftError(Exception):
+    """This process has let go of the run, which is not at its end."""
+
+
+class DurableEngine(Protocol):
+    """Carries out the work of runs."""
+
+    async def carry_out(self, run_id: str, work: RunWork, *, is_first: bool) -> None:
+        """Carry out a run's work and return at its end. `is_first` says that nobody has begun it
+        before; else it goes on from the steps that are remembered.
+
+        Only the process that has taken up the run may call this. Whatever `work` raises is raised
+        here, and leaves the run to be carried out again, by this process or another.
+        """
+
+    async def forget(
+        self, *, ended_before_s: float, begun_before_s: float, executors: Collection[str]
+    ) -> int:
+        """Forget some of the runs that ended, or at least began, so many seconds ago, and what was
+        kept for processes other than `executors`; return how many runs. Raises
+        DatabaseAwayError."""
+
+
+class PlainEngine:
+    """An engine that remembers nothing: the event log alone says what is done."""
+
+    async def carry_out(self, _run_id: str, work: RunWork, *, is_first: bool) -> None:
+        """Do the work."""
+        del is_first
+        await work(PlainSteps())
+
+    async def forget(
+        self, *, ended_before_s: float, begun_before_s: float, executors: Collection[str]
+    ) -> int:
+        """Forget nothing."""
+        del ended_before_s, begun_before_s, executors
+        return 0

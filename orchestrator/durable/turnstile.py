@@ -1,0 +1,218 @@
+"""Which runs wait, and who takes up which: the queue as it stands in the database.
+
+Runs are taken up one transaction at a time in all processes, so that no bound is passed. What
+this process drives is the run queue's.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from fathom.orchestrator.v1.run_pb2 import Run
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.database import Database
+from orchestrator import tables
+from orchestrator.runs.record import RunRecord
+from orchestrator.runs.store import QUEUE_CHANNEL
+
+STOP_CHANNEL = "fathom_stop"
+"""Where PostgreSQL tells which runs are to stop."""
+_TAKE_LOCK = 0x66617468_6F6E
+"""Key of PostgreSQL's advisory lock under which runs are taken up."""
+_OUTSIDE_ROWS = 500
+"""Runs that take no place and are taken up at a time."""
+_LIVE = (Run.STATE_QUEUED, Run.STATE_RUNNING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """A run that waits."""
+
+    run_id: str
+    """The run."""
+    tenant: str
+    """Whose."""
+    places: int
+    """Places that it takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """A run that this process has taken up."""
+
+    tenant: str
+    """Whose."""
+    record: RunRecord
+    """The run."""
+    epoch: int
+    """How often it was taken up, this time included."""
+    places: int
+    """Places that it takes."""
+    is_stop_wished: bool
+    """A caller has asked for it to stop."""
+
+
+class Turnstile:
+    """The queue, for one executor."""
+
+    def __init__(self, database: Database, executor_id: str, *, per_tenant_max: int) -> None:
+        self._database = database
+        self._executor_id = executor_id
+        self._per_tenant_max = per_tenant_max
+
+    async def take(self, free: int) -> list[Taken]:
+        """Take up runs for at most `free` places, and those that take none; return them.
+
+        Between tenants, the one with the fewest runs under way comes first; within one, runs that
+        were begun, then by priority and age.
+        """
+        async with self._database.writing() as connection:
+            if self._database.is_shared:
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({_TAKE_LOCK})"))
+            if not await self._is_alive(connection):
+                return []
+            waiting = await _waiting(connection, free)
+            if not waiting:
+                return []
+            busy = await _busy(connection)
+            chosen = choose(waiting, busy, free=free, per_tenant_max=self._per_tenant_max)
+            return await self._take(connection, chosen)
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        """Let a run that has not ended wait again."""
+        runs = tables.runs
+        change = update(runs).where(runs.c.run_id == run_id, runs.c.epoch == epoch, _is_live())
+        async with self._database.writing() as connection:
+            await connection.execute(change.values(owner=None))
+            await self._tell(connection, QUEUE_CHANNEL)
+
+    async def wish_stop(self, run_id: str) -> None:
+        """Note that a run is to stop, whoever drives it; nothing where it has ended."""
+        runs = tables.runs
+        change = update(runs).where(runs.c.run_id == run_id, _is_live())
+        async with self._database.writing() as connection:
+            if (await connection.execute(change.values(is_stop_wished=True))).rowcount:
+                await self._tell(connection, STOP_CHANNEL, run_id)
+                await self._tell(connection, QUEUE_CHANNEL)
+
+    async def stopped(self) -> list[str]:
+        """Return the runs of this executor that are to stop."""
+        runs = tables.runs.c
+        query = select(runs.run_id).where(
+            _is_live(), runs.owner == self._executor_id, runs.is_stop_wished
+        )
+        async with self._database.reading() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def waiting_count(self) -> int:
+        """Return how many runs wait for a place, of all tenants."""
+        runs = tables.runs.c
+        query = (
+            select(func.count())
+            .select_from(tables.runs)
+            .where(runs.state == Run.STATE_QUEUED, runs.owner.is_(None), runs.places > 0)
+        )
+        async with self._database.reading() as connection:
+            return (await connection.execute(query)).scalar() or 0
+
+    async def _is_alive(self, connection: AsyncConnection) -> bool:
+        """True while this executor has a lease: what it took without one would be free at once."""
+        executors = tables.executors.c
+        query = select(executors.executor_id).where(executors.executor_id == self._executor_id)
+        return (await connection.execute(query)).first() is not None
+
+    async def _take(self, connection: AsyncConnection, chosen: Sequence[str]) -> list[Taken]:
+        runs = tables.runs
+        change = (
+            update(runs)
+            .where(runs.c.run_id.in_(chosen), runs.c.owner.is_(None), _is_live())
+            .values(owner=self._executor_id, epoch=runs.c.epoch + 1)
+            .returning(
+                *(runs.c.run_id, runs.c.tenant, runs.c.head, runs.c.progress),
+                *(runs.c.epoch, runs.c.places, runs.c.is_stop_wished),
+            )
+        )
+        taken = {row.run_id: row for row in await connection.execute(change)}
+        return [
+            Taken(
+                tenant=row.tenant,
+                record=RunRecord(Run.FromString(row.head), Run.FromString(row.progress)),
+                epoch=row.epoch,
+                places=row.places,
+                is_stop_wished=row.is_stop_wished,
+            )
+            for row in (taken[run_id] for run_id in chosen if run_id in taken)
+        ]
+
+    async def _tell(self, connection: AsyncConnection, channel: str, payload: str = "") -> None:
+        if self._database.is_shared:
+            await connection.execute(select(func.pg_notify(channel, payload)))
+
+
+def choose(
+    waiting: Sequence[Waiting], busy: Mapping[str, int], *, free: int, per_tenant_max: int
+) -> list[str]:
+    """Return the runs to take up, out of those that wait, each tenant's in their order.
+
+    `busy` is how many places each tenant's runs take. Runs that take none are always chosen.
+    """
+    chosen = [run.run_id for run in waiting if not run.places]
+    lines: dict[str, collections.deque[str]] = {}
+    for run in waiting:
+        if run.places:
+            lines.setdefault(run.tenant, collections.deque()).append(run.run_id)
+    taken = {tenant: busy.get(tenant, 0) for tenant in lines}
+    while free > 0:
+        ready = [tenant for tenant, line in lines.items() if line]
+        ready = [tenant for tenant in ready if taken[tenant] < per_tenant_max]
+        if not ready:
+            break
+        tenant = min(ready, key=lambda each: (taken[each], lines[each][0]))
+        chosen.append(lines[tenant].popleft())
+        taken[tenant] += 1
+        free -= 1
+    return chosen
+
+
+def _is_live() -> ColumnElement[bool]:
+    return tables.runs.c.state.in_(_LIVE)
+
+
+async def _waiting(connection: AsyncConnection, free: int) -> list[Waiting]:
+    """Return all runs that wait and take no place, and of each tenant as many as could be taken
+    up. One that is to stop takes none: it ends at once."""
+    runs = tables.runs.c
+    is_outside = or_(runs.places == 0, runs.is_stop_wished)
+    order = (runs.state.desc(), runs.priority.desc(), runs.run_id)
+    rank = func.row_number().over(partition_by=(runs.tenant, is_outside), order_by=order)
+    ranked = (
+        select(runs.run_id, runs.tenant, is_outside.label("is_outside"), rank.label("rank"))
+        .where(_is_live(), runs.owner.is_(None))
+        .subquery()
+    )
+    query = (
+        select(ranked.c.run_id, ranked.c.tenant, ranked.c.is_outside)
+        .where(
+            or_(
+                ranked.c.rank <= free,
+                and_(ranked.c.is_outside, ranked.c.rank <= _OUTSIDE_ROWS),
+            )
+        )
+        .order_by(ranked.c.rank)
+    )
+    rows = await connection.execute(query)
+    return [Waiting(row.run_id, row.tenant, 0 if row.is_outside else 1) for row in rows]
+
+
+async def _busy(connection: AsyncConnection) -> dict[str, int]:
+    runs = tables.runs.c
+    query = (
+        select(runs.tenant, func.sum(runs.places))
+        .where(_is_live(), runs.owner.is_not(None))
+        .group_by(runs.tenant)
+    )
+    return {tenant: int(places) for tenant, places in await connection.execute(query)}

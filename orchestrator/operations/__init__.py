@@ -1,0 +1,1 @@
+"""What those who run fathom need: an audit log, statistics, kill switches, retention."""

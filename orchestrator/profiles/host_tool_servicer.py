@@ -1,0 +1,45 @@
+"""HostToolService on the wire: messages in, domain calls, messages out."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+from fathom.orchestrator.v1 import host_tool_service_pb2 as pb
+from fathom.orchestrator.v1 import host_tool_service_pb2_grpc
+
+from common.peers import peer_names
+from common.run_token import RUN_TOKEN_METADATA, RunTokenVerifier
+from common.server import Server
+from orchestrator.profiles.host_tools import HostTools, ToolOrder
+
+_NAME = "fathom.orchestrator.v1.HostToolService"
+CallContext = grpc.aio.ServicerContext[Any, Any]
+
+
+class HostToolServicer(host_tool_service_pb2_grpc.HostToolServiceServicer):
+    """The service."""
+
+    def __init__(self, tools: HostTools, tokens: RunTokenVerifier) -> None:
+        self._tools = tools
+        self._tokens = tokens
+
+    def register(self, server: Server) -> None:
+        """Add it to a server."""
+        host_tool_service_pb2_grpc.add_HostToolServiceServicer_to_server(self, server.grpc)
+        server.serves(_NAME)
+
+    async def CallHostTool(
+        self, request: pb.CallHostToolRequest, context: CallContext
+    ) -> pb.CallHostToolResponse:
+        """Call a tool of the profile of the token's run."""
+        metadata = dict(context.invocation_metadata() or ())
+        text = str(metadata.get(RUN_TOKEN_METADATA, ""))
+        token = self._tokens.verify(text, now=time.time(), presenter=peer_names(context))
+        order = ToolOrder(
+            request_id=request.request_id,
+            tool=request.tool,
+            arguments_json=request.arguments_json,
+        )
+        return pb.CallHostToolResponse(result_json=await self._tools.call(token, order))

@@ -1,0 +1,120 @@
+"""Uploads of the client to the real service, over connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+
+import blake3
+import pytest
+from fathom.orchestrator.v1 import context_service_pb2 as pb
+from fathom.orchestrator.v1.context_pb2 import Context
+from fathom_client.errors import UnavailableError
+from fathom_client.uploads import InputFile, Upload, upload
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.contexts import context_service
+from tests.support.cutting_proxy import cutting_proxy
+from tests.support.orchestrator import TIMEOUT_S
+
+
+def documents(sizes: list[int]) -> Upload:
+    """Documents of random bytes without NUL, the same for the same sizes."""
+    chance = random.Random(len(sizes))
+    files = tuple(
+        InputFile(name=f"{number}.txt", size_bytes=size, data=chance.randbytes(size))
+        for number, size in enumerate(sizes)
+    )
+    return Upload(kind=Context.KIND_DOCUMENTS, files=files)
+
+
+async def at_once(_: float) -> None:
+    """Do not wait."""
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    sizes=st.lists(st.integers(0, 1_500_000), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(0, 2_000_000), max_size=4),
+)
+def test_wherever_connections_break_what_is_stored_is_what_was_sent(
+    sizes: list[int], cuts: list[int]
+) -> None:
+    """Each stream goes on where the server's memory of the one before ends."""
+    source = documents(sizes)
+
+    async def store() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            async with (
+                context_service(Path(folder)) as stack,
+                cutting_proxy(stack.address, cuts) as address,
+            ):
+                while True:
+                    try:
+                        sent = upload(address, source, pause=at_once)
+                        response = await asyncio.wait_for(sent, TIMEOUT_S)
+                        break
+                    except UnavailableError:  # cut before anything was sent
+                        continue
+                listed = await stack.stub.ListDocuments(
+                    pb.ListDocumentsRequest(name=response.context.name), timeout=TIMEOUT_S
+                )
+                found = [(d.name, d.size_bytes) for d in listed.documents]
+                assert found == [(file.name, file.size_bytes) for file in source.files]
+                data = await stack.read(response.context.name)
+                assert data == b"".join(file.data for file in source.files)
+
+    asyncio.run(store())
+
+
+async def test_a_file_goes_on_in_the_middle_and_is_not_sent_again(tmp_path: Path) -> None:
+    path = tmp_path / "data.txt"
+    path.write_bytes(b"some text\n" * 2_000_000)
+    size = path.stat().st_size
+    files = (InputFile(name="data.txt", size_bytes=size, path=path),)
+    progress: list[int] = []
+
+    async with (
+        context_service(tmp_path) as stack,
+        cutting_proxy(stack.address, [12_000_000]) as address,
+    ):
+        response = await upload(
+            address,
+            Upload(kind=Context.KIND_TEXT, files=files),
+            on_progress=progress.append,
+            pause=at_once,
+        )
+
+    assert response.context.blake3 == blake3.blake3(path.read_bytes()).hexdigest()
+    assert progress[-1] == size
+    assert len(progress) < 30
+
+
+async def test_a_server_that_is_not_there_is_told_at_once() -> None:
+    pauses: list[float] = []
+
+    async def pause(wait_s: float) -> None:
+        pauses.append(wait_s)
+
+    with pytest.raises(UnavailableError):
+        await upload("127.0.0.1:1", documents([10]), pause=pause)
+
+    assert pauses == []
+
+
+async def test_a_server_that_stays_away_is_given_up(tmp_path: Path) -> None:
+    pauses: list[float] = []
+
+    async def pause(wait_s: float) -> None:
+        pauses.append(wait_s)
+
+    async with context_service(tmp_path) as stack:
+        proxy = cutting_proxy(stack.address, [1_500_000, *[0] * 1_000])
+        async with proxy as address:
+            with pytest.raises(UnavailableError):
+                await upload(address, documents([4_000_000]), pause=pause, patience_s=0.5)
+
+    assert pauses

@@ -1,0 +1,116 @@
+"""Child runs in the database: when none is stored, and whose end is told by whom."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from fathom.errors.v1.error_reason_pb2 import ErrorReason
+from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
+from sqlalchemy import select, update
+
+from common.database import Database
+from orchestrator import tables
+from orchestrator.errors import ChildRunRefusedError
+from orchestrator.runs.children_limits import Part
+from orchestrator.runs.children_store import ChildStore, NewChild
+from orchestrator.runs.lineage import Lineage
+from orchestrator.runs.record import RunRecord
+from orchestrator.runs.store import Appendage, RunStore
+from orchestrator.tables import MIGRATIONS
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite", MIGRATIONS)
+    yield opened
+    await opened.close()
+
+
+async def parent(database: Database) -> RunRecord:
+    """Store a run that is under way."""
+    record = RunRecord.queued(RunSpec(question="q", limits=Limits(tokens_max=10, depth_max=1)))
+    record.progress.state = Run.STATE_RUNNING
+    return await RunStore(database).create("t", record, record.state_event(), None)
+
+
+async def child(database: Database, above: RunRecord, number: int) -> RunRecord:
+    """Store a child run of a run, without a part of anything."""
+    lineage = Lineage(
+        root=above.head.name,
+        tokens_max=10,
+        cost_usd_nanos_max=0,
+        tokens_spent=0,
+        cost_usd_nanos_spent=0,
+        subtrees=(),
+    )
+
+    def record(limits: Limits) -> RunRecord:
+        made = RunRecord.queued(RunSpec(question="q", limits=limits))
+        made.head.parent = above.head.name
+        return made
+
+    new = NewChild(
+        request_id=f"{above.run_id}/1/1/c{number}",
+        lineage=lineage,
+        sub_calls_left=0,
+        part=lambda _limits, _left: Part(limits=Limits(), live=1),
+        record=record,
+    )
+    made = await ChildStore(database).add("t", new)
+    assert made is not None
+    return made
+
+
+async def test_a_run_that_is_to_stop_takes_no_child(database: Database) -> None:
+    """It may take seconds to stop, in which its code must not start what costs more."""
+    above = await parent(database)
+    await child(database, above, 1)
+    async with database.writing() as connection:
+        await connection.execute(update(tables.runs).values(is_stop_wished=True))
+
+    with pytest.raises(ChildRunRefusedError) as caught:
+        await child(database, above, 2)
+
+    assert caught.value.reason == ErrorReason.ERROR_REASON_CHILD_RUN_REFUSED
+    assert caught.value.metadata["run"] == above.head.name
+
+
+async def test_the_turn_of_a_grandchild_is_found_whatever_the_order_of_ids(
+    database: Database,
+) -> None:
+    """Ids begin with the time, and the clocks of two processes differ."""
+    above = await parent(database)
+    between = await child(database, above, 1)
+    below = await child(database, between, 1)
+    early = "0" * len(below.run_id)
+    async with database.writing() as connection:
+        table = tables.child_runs
+        await connection.execute(
+            update(table).where(table.c.run_id == below.run_id).values(run_id=early)
+        )
+
+    turns = await ChildStore(database).turns_below("t", above.run_id)
+
+    assert turns == {between.run_id: 1, early: 1}
+
+
+async def test_the_end_of_a_child_is_told_by_its_own_parent_alone(database: Database) -> None:
+    """What is kept for it is free from then on: no other run may say so."""
+    above, other = await parent(database), await parent(database)
+    below = await child(database, above, 1)
+    booked = select(tables.child_runs.c.is_booked)
+
+    for teller, is_booked in ((other, False), (above, True)):
+        told = Appendage(
+            run_id=teller.run_id,
+            epoch=0,
+            state=int(teller.progress.state),
+            progress=teller.progress.SerializeToString(),
+            events=[],
+            ended_children=[below.run_id],
+        )
+        assert not await RunStore(database).append([told])
+        async with database.reading() as connection:
+            assert (await connection.execute(booked)).scalar() is is_booked

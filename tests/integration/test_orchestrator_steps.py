@@ -1,0 +1,149 @@
+"""The durable engine: steps are done once, whoever carries a run out, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+
+import pytest
+from dbos import DBOS
+
+from common.config import ConfigError
+from orchestrator.durable.dbos_engine import DbosEngine, steps_url
+from orchestrator.durable.engine import RunLeftError
+from orchestrator.runs.steps import Steps
+
+HOUR_S = 3600.0
+
+
+class Work:
+    """Takes three steps, and fails or lets go before one of them when it is told to."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.results: list[int] = []
+        self.stops_before = 0
+        self.stop: Exception = RunLeftError()
+
+    async def __call__(self, steps: Steps) -> None:
+        for number in (1, 2, 3):
+            if number == self.stops_before:
+                raise self.stop
+            work = functools.partial(self._do, number)
+            self.results.append(await steps.step(f"step {number}", work))
+
+    async def _do(self, number: int) -> int:
+        self.done.append(number)
+        return 10 * number
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[DbosEngine]:
+    async with DbosEngine(database_url, executor_id="first") as opened:
+        yield opened
+
+
+async def test_a_run_goes_on_in_another_process_after_the_steps_that_are_done(
+    database_url: str, work: Work
+) -> None:
+    """A model that was paid is not asked again."""
+    work.stops_before = 3
+    async with DbosEngine(database_url, executor_id="first") as engine:
+        with pytest.raises(RunLeftError):
+            await engine.carry_out("run", work, is_first=True)
+    work.stops_before, work.results = 0, []
+
+    async with DbosEngine(database_url, executor_id="second") as engine:
+        await engine.carry_out("run", work, is_first=False)
+
+    assert work.done == [1, 2, 3]
+    assert work.results == [10, 20, 30]
+
+
+async def test_a_run_goes_on_in_the_same_process(engine: DbosEngine, work: Work) -> None:
+    """What a driver failed of is told to whoever carries it out, and it can be tried again."""
+    work.stops_before, work.stop = 2, OSError("no room")
+    with pytest.raises(OSError, match="no room"):
+        await engine.carry_out("run", work, is_first=True)
+    work.stops_before = 0
+
+    await engine.carry_out("run", work, is_first=False)
+
+    assert work.done == [1, 2, 3]
+
+
+async def test_a_run_taken_over_that_nobody_began_begins(engine: DbosEngine, work: Work) -> None:
+    """A process can die between taking a run up and its first step."""
+    await engine.carry_out("run", work, is_first=False)
+
+    assert work.done == [1, 2, 3]
+
+
+async def test_a_run_whose_end_was_not_stored_is_driven_again(
+    engine: DbosEngine, work: Work
+) -> None:
+    """The engine may have noted the end of a run whose last event a crash has taken."""
+    await engine.carry_out("run", work, is_first=True)
+
+    await engine.carry_out("run", work, is_first=False)
+
+    assert work.done == [1, 2, 3] * 2
+
+
+async def test_many_runs_are_carried_out_at_a_time(engine: DbosEngine) -> None:
+    """The engine sets no bound of its own: a parent's run waits for its children's."""
+    begun = 0
+    all_begun = asyncio.Event()
+
+    async def wait(_steps: Steps) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 100:
+            all_begun.set()
+        await all_begun.wait()
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        for number in range(100):
+            tasks.create_task(engine.carry_out(str(number), wait, is_first=True))
+
+    assert begun == 100
+
+
+async def test_steps_of_runs_that_ended_long_ago_are_forgotten(
+    engine: DbosEngine, work: Work
+) -> None:
+    await engine.carry_out("old", work, is_first=True)
+
+    kept = await engine.forget(
+        ended_before_s=HOUR_S, begun_before_s=HOUR_S, executors=frozenset({"first"})
+    )
+    forgotten = await engine.forget(
+        ended_before_s=-HOUR_S, begun_before_s=HOUR_S, executors=frozenset({"first"})
+    )
+
+    assert (kept, forgotten) == (0, 1)
+    assert await DBOS.get_workflow_status_async("old") is None
+
+
+async def test_what_was_kept_for_a_dead_process_is_forgotten(engine: DbosEngine) -> None:
+    await DBOS.register_queue_async("taken-dead")
+
+    await engine.forget(ended_before_s=HOUR_S, begun_before_s=HOUR_S, executors={"first"})
+
+    names = {queue.name for queue in await DBOS.list_queues_async()}
+    assert len(names) == 1
+    assert "taken-dead" not in names
+
+
+def test_steps_are_kept_beside_the_database() -> None:
+    """In a file of their own: writers of one SQLite file wait for one another."""
+    assert steps_url("sqlite+aiosqlite:////a/runs.sqlite").database == "/a/runs-steps.sqlite"
+    assert steps_url("postgresql+psycopg://host/name").database == "name"
+    with pytest.raises(ConfigError, match="must name a file"):
+        steps_url("sqlite+aiosqlite://")
