@@ -232,8 +232,9 @@ def _transport_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     library's name addresses and its own parts."""
     code = error.code()
     _log.warning("a call failed without a reason: %s %s", code.name, error.details())
-    if code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}:
-        code = grpc.StatusCode.UNAVAILABLE  # what a call meets whose server is stopped or breaks
+    if code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}:
+        # What a call meets whose server is stopped or breaks. Ours give a reason with INTERNAL.
+        code = grpc.StatusCode.UNAVAILABLE
     words = _TRANSPORT_WORDS.get(code)
     if words is not None:
         return _UnreachableError(code, words).to_status()

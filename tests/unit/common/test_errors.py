@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import grpc
+import pytest
+from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from google.rpc import error_details_pb2
 
 from common.errors import (
@@ -11,6 +13,7 @@ from common.errors import (
     NotFoundError,
     ReceivedError,
     ServiceError,
+    received,
 )
 
 
@@ -66,3 +69,17 @@ def test_many_bad_fields_are_named_as_far_as_a_status_holds_them() -> None:
     assert status.details[1].Unpack(bad_request)
     assert bad_request.field_violations[0].field == "prompt.messages[0].text"
     assert status.ByteSize() < 3_500
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL"], ids=str.lower)
+def test_a_call_whose_server_dies_is_told_from_one_that_failed(code: str) -> None:
+    """The library says so in several ways, and callers ask again where nobody answered; a service
+    of ours always gives a reason."""
+    error = received(
+        grpc.aio.AioRpcError(
+            grpc.StatusCode[code], grpc.aio.Metadata(), grpc.aio.Metadata(), "Internal error"
+        )
+    )
+
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert error.reason == ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE
