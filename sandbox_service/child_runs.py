@@ -110,10 +110,16 @@ class ChildRunRound:
         told: asyncio.Queue[ChildRunEvent] = asyncio.Queue()
         pending: dict[int, Run | ServiceError] = {}
         room = asyncio.Semaphore(_CONCURRENT_MAX)
+        turn = asyncio.Event()
+        turn.set()
         async with asyncio.TaskGroup() as tasks:
             for position in range(len(self.question.runs)):
-                following = self._follow(position, first + position, batch, room, told)
+                next_turn = asyncio.Event()
+                following = self._follow(
+                    position, first + position, batch, room, told, turn, next_turn
+                )
                 tasks.create_task(following)
+                turn = next_turn
             while len(pending) < len(self.question.runs):
                 event = await told.get()
                 if isinstance(event, ChildRunFinished):
@@ -149,18 +155,24 @@ class ChildRunRound:
         batch: int,
         room: asyncio.Semaphore,
         told: asyncio.Queue[ChildRunEvent],
+        turn: asyncio.Event,
+        next_turn: asyncio.Event,
     ) -> None:
         started = time.monotonic()
         async with room:  # first come, first served: in the order of the question
             outcome: Run | ServiceError = ServiceError("the orchestrator told no end of the child")
+            # One begins after the other: each gets its part of what those before it have left.
+            await turn.wait()
             try:
                 async for run in self._states(position):
+                    next_turn.set()
                     if run.state in _ENDED:
                         outcome = run
                     else:
                         told.put_nowait(ChildRunChanged(number=number, batch=batch, run=run))
             except ServiceError as error:
                 outcome = error
+            next_turn.set()
         told.put_nowait(
             ChildRunFinished(
                 number=number,
