@@ -44,7 +44,7 @@ class OrchestratorConfig(ServerConfig):
     """Signs run tokens; the gateway's must be the same. At least 32 bytes."""
     run_token_audience: str = "fathom"
     """Which deployment's gateway run tokens are for; the gateway's must be the same."""
-    run_token_lifetime_s: float = 0.0
+    run_token_lifetime_s: float = 900.0
     """Seconds that a run token is good for at most; it is renewed while code runs. 0 is as long as
     the run."""
     api_keys_file: Path | None = None
