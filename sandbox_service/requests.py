@@ -40,7 +40,7 @@ _CLOCK_NS_END = 7_258_118_400 * 10**9
 _NAME = re.compile(r"sessions/[0-9a-z][0-9a-z-]{0,63}")
 PROVIDED_NAMES = frozenset(
     {"FINAL", "FINAL_VAR", "SHOW_VARS", "FailedQuery", "LLMQueryError", "LimitExceededError"}
-    | {"ChildRunError", "part"}
+    | {"ChildRunError", "part", "call_tool", "HostToolError", "HostToolRefusedError"}
     | {"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"}
     | {"grep", "chunks", "lines", "cite", "SchemaMismatchError"}
 )

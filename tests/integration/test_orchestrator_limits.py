@@ -276,16 +276,16 @@ async def test_the_root_and_the_sub_calls_have_different_permissions(stack: Stac
 
 
 async def test_a_cell_is_stopped_when_the_time_is_up(stack: Stack) -> None:
-    """A limit of a second with a cell that never ends takes a second, not longer."""
+    """A limit of two seconds with a cell that never ends takes that long, not longer."""
     limit = Duration()
-    limit.FromMilliseconds(500)
+    limit.FromMilliseconds(2_000)
     started = time.monotonic()
 
     run, events = await stack.ask(
         cell("print('so far 3')\nhang()"), "Three so far.", time_max=limit
     )
 
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 4.0
     assert (run.state, run.answer.text) == (Run.STATE_PARTIAL, "Three so far.")
     assert run.answer.limit_reached == "time_max"
     finished = next(e.cell_finished for e in events if e.HasField("cell_finished"))
