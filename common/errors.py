@@ -121,16 +121,6 @@ class NotFoundError(ServiceError):
         super().__init__(f"there is no {resource}", resource=resource)
 
 
-class NotBuiltYetError(ServiceError):
-    """The contract has it and the server does not; listed in docs/limitations.md."""
-
-    code = grpc.StatusCode.UNIMPLEMENTED
-    reason = ErrorReason.ERROR_REASON_NOT_IMPLEMENTED
-
-    def __init__(self, feature: str, why: str) -> None:
-        super().__init__(f"{feature} is not built yet: {why}", feature=feature)
-
-
 class RequestIdReusedError(ServiceError):
     """The same request_id came with a different request."""
 

@@ -1,7 +1,8 @@
 """What supervisor and worker say to each other: length-prefixed msgpack, strictly typed.
 
 A worker runs untrusted code, so the supervisor takes each frame as hostile: sizes are capped,
-types are checked, and whatever does not fit is a FrameError that ends the worker.
+types are checked, and whatever does not fit is a FrameError that ends the worker. Long, so that all
+that crosses this wall, with its bounds, can be read in one place.
 """
 
 from __future__ import annotations

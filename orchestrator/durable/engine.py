@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-from orchestrator.runs.steps import PlainSteps, Steps
+from orchestrator.runs.steps import Steps
 
 RunWork = Callable[[Steps], Awaitable[None]]
 """Drives a run to its end, or raises RunLeftError."""
@@ -34,19 +34,3 @@ class DurableEngine(Protocol):
         """Forget some of the runs that ended, or at least began, so many seconds ago, and what was
         kept for processes other than `executors`; return how many runs. Raises
         DatabaseAwayError."""
-
-
-class PlainEngine:
-    """An engine that remembers nothing: the event log alone says what is done."""
-
-    async def carry_out(self, _run_id: str, work: RunWork, *, is_first: bool) -> None:
-        """Do the work."""
-        del is_first
-        await work(PlainSteps())
-
-    async def forget(
-        self, *, ended_before_s: float, begun_before_s: float, executors: Collection[str]
-    ) -> int:
-        """Forget nothing."""
-        del ended_before_s, begun_before_s, executors
-        return 0

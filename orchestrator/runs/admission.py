@@ -76,9 +76,9 @@ class Admission:
         """Return a new queued run, or the one that the same request made before. `created_by` is
         the name of the caller's API key, `taken` is what a fork takes over.
 
-        Raises an InvalidFieldError, LimitAboveCeilingError or NotBuiltYetError that names the
-        field, NotFoundError, ModelNotOfferedError, RequestIdReusedError, QueueFullError, and
-        ReceivedError where the gateway does not answer, KillSwitchError, ConversationBusyError,
+        Raises an InvalidFieldError or LimitAboveCeilingError that names the field, NotFoundError,
+        ModelNotOfferedError, RequestIdReusedError, QueueFullError, and ReceivedError where the
+        gateway does not answer, KillSwitchError, ConversationBusyError,
         ConversationLimitExceededError, and DatabaseAwayError.
         """
         check_length("request_id", request_id, REQUEST_ID_CHARACTERS_MAX)

@@ -23,11 +23,3 @@ class Steps(Protocol):
         process died between its end and the engine's note of it: it looks for the event that
         it would write before it does anything.
         """
-
-
-class PlainSteps:
-    """Steps that nobody remembers: for runs that need not outlive their process, and for tests."""
-
-    async def step(self, _name: str, work: Work, /) -> int:
-        """Do the work."""
-        return await work()

@@ -129,18 +129,18 @@ async def test_code_review_shows_the_lines_of_a_finding(tmp_path: Path) -> None:
             await documents(stack, {n: t for n, t in texts.items() if t.strip()}),
             "tree()\ngraph = import_graph()\nprint(len(graph))\nprint(long_functions(40)[:3])",
             "name = 'orchestrator/runs/steps.py'\n"
-            "number = next(n for n, line in outline(name) if 'class PlainSteps' in line)\n"
+            "number = next(n for n, line in outline(name) if 'class Steps' in line)\n"
             "assert 'orchestrator/runs/steps.py' in graph['orchestrator/runs/journal.py']\n"
             "assert 'dataclasses' in imports('orchestrator/runs/limits.py')\n"
             "print(numbered(name, number, number + 3))\n"
-            "finding = place(name, number, number + 1) | {'title': 'Steps that nobody remembers',\n"
+            "finding = place(name, number, number + 1) | {'title': 'A seam with one user',\n"
             "    'severity': 'minor', 'line': number, 'why': 'w', 'remedy': 'r'}\n"
             "FINAL({'summary': f'{len(graph)} files', 'findings': [finding]})",
         )
 
     [finding] = json.loads(found.answer.text)["findings"]
     lines = texts[finding["document"]].decode().split("\n")
-    assert lines[finding["line"] - 1].startswith("class PlainSteps")
+    assert lines[finding["line"] - 1].startswith("class Steps")
     assert [c.check for c in found.answer.citations] == [found.answer.citations[0].CHECK_EXACT]
 
 

@@ -51,9 +51,9 @@ from orchestrator.runs.ports import (
 from orchestrator.runs.prompt_book import PromptBook
 from orchestrator.runs.record import RunRecord
 from orchestrator.runs.run_assembly import DriverSettings
-from orchestrator.runs.steps import PlainSteps
 from orchestrator.runs.stop_wish import StopWish
 from tests.support.fake_gateway import TOKEN_KEY, ScriptedError, generation
+from tests.support.plain_engine import PlainSteps
 
 TENANT = "default"
 Result = ex.ExecutionResult

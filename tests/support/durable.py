@@ -11,7 +11,6 @@ from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
 
 from common.database import Database
 from orchestrator.durable.dbos_engine import DbosEngine
-from orchestrator.durable.engine import PlainEngine
 from orchestrator.durable.executors import Executor
 from orchestrator.durable.turnstile import Turnstile
 from orchestrator.durable.upkeep import Upkeep
@@ -21,6 +20,7 @@ from orchestrator.runs.record import RunRecord
 from orchestrator.runs.run_queue import Drive, RunQueue
 from orchestrator.runs.store import RunStore
 from orchestrator.tables import MIGRATIONS
+from tests.support.plain_engine import PlainEngine
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fathom.gateway.v1 import gateway_service_pb2_grpc
 from fathom.gateway.v1.generation_pb2 import Generation, Prompt, Usage
 
 from common.config import Secret
-from common.errors import NotBuiltYetError, ServiceError
+from common.errors import ServiceError
 from common.run_token import RUN_TOKEN_METADATA, RunToken, RunTokenVerifier
 from common.server import Server
 
@@ -86,7 +86,7 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         self, request: pb.StreamGenerateRequest, context: Context
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Refuse."""
-        raise NotBuiltYetError("StreamGenerate", "the fake does not stream")
+        raise ServiceError("StreamGenerate: the fake does not stream")
         yield pb.StreamGenerateResponse()
 
     async def BatchGenerate(
@@ -95,7 +95,7 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         context: Context,
     ) -> AsyncIterator[pb.BatchGenerateResponse]:
         """Refuse."""
-        raise NotBuiltYetError("BatchGenerate", "the fake has no batches")
+        raise ServiceError("BatchGenerate: the fake has no batches")
         yield pb.BatchGenerateResponse()
 
     async def CountTokens(

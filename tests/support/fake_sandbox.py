@@ -26,7 +26,7 @@ from fathom.sandbox.v1 import sandbox_service_pb2 as pb
 from fathom.sandbox.v1 import sandbox_service_pb2_grpc
 from fathom.sandbox.v1.session_pb2 import ContextMount, Session
 
-from common.errors import NotBuiltYetError, NotFoundError, ServiceError
+from common.errors import NotFoundError, ServiceError
 from common.server import Server
 from tests.support.fake_gateway import generation
 
@@ -172,7 +172,7 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         self, request: pb.ForkSessionRequest, context: Context
     ) -> pb.ForkSessionResponse:
         """Refuse."""
-        raise NotBuiltYetError("ForkSession", "the fake has none")
+        raise ServiceError("ForkSession: the fake has none")
 
     async def CheckpointSession(
         self, request: pb.CheckpointSessionRequest, context: Context
@@ -222,7 +222,7 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         self, request: pb.GetSandboxInfoRequest, context: Context
     ) -> pb.GetSandboxInfoResponse:
         """Refuse."""
-        raise NotBuiltYetError("GetSandboxInfo", "the fake has none")
+        raise ServiceError("GetSandboxInfo: the fake has none")
 
     def _next_name(self) -> str:
         self._names += 1

@@ -19,9 +19,10 @@ from orchestrator.runs.event_log import EventLog
 from orchestrator.runs.journal import RunJournal
 from orchestrator.runs.record import RunRecord
 from orchestrator.runs.recorded import RecordedEvents, turn_started
-from orchestrator.runs.steps import PlainSteps, Work
+from orchestrator.runs.steps import Work
 from orchestrator.runs.store import Appendage, RequestKey, RunStore
 from orchestrator.tables import MIGRATIONS
+from tests.support.plain_engine import PlainSteps
 
 TENANT = "t"
 

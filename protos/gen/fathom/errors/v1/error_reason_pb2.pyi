@@ -36,7 +36,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 4
     """UNIMPLEMENTED: the method or option is part of the contract and is not
-    built yet. metadata: `feature`.
+    built yet. metadata: `feature`. Not sent so far: all of it is built.
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 5
     """ABORTED: the same `request_id` came with a different request.
@@ -269,7 +269,7 @@ metadata: `field`, `value`, `ceiling`.
 """
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 4
 """UNIMPLEMENTED: the method or option is part of the contract and is not
-built yet. metadata: `feature`.
+built yet. metadata: `feature`. Not sent so far: all of it is built.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 5
 """ABORTED: the same `request_id` came with a different request.
