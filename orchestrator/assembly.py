@@ -37,15 +37,15 @@ from orchestrator.operations.assembly import Operations
 from orchestrator.profiles.assembly import ProfileServices
 from orchestrator.profiles.profiles import Profiles
 from orchestrator.runs.admission import Admission
-from orchestrator.runs.answer_schema import AnswerSchemas
+from orchestrator.runs.answers.answer_schema import AnswerSchemas
+from orchestrator.runs.children.run_trees import RunTrees
 from orchestrator.runs.driver import RunDriver
 from orchestrator.runs.estimate import Estimator
-from orchestrator.runs.event_log import EventLog
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.meters import RunMeters
-from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.run_trees import RunTrees
+from orchestrator.runs.model.prompt_book import PromptBook
 from orchestrator.runs.servicer import OrchestratorServicer
-from orchestrator.runs.store import RunStore
 from orchestrator.sandbox_client import SandboxClient
 from orchestrator.tables import MIGRATIONS
 

@@ -10,8 +10,8 @@ from common.parted_objects import open_bucket
 from orchestrator.contexts.assembly import ContextSettings
 from orchestrator.contexts.upload_plan import TTL_MAX_S, TTL_MIN_S, UploadLimits
 from orchestrator.durable.assembly import QueueSettings
+from orchestrator.runs.assembly import DriverSettings
 from orchestrator.runs.limits import RunLimits
-from orchestrator.runs.run_assembly import DriverSettings
 from orchestrator.runs.spec import DIRECT_TOKENS_MAX
 
 PREFIX = "FATHOM_ORCHESTRATOR_"

@@ -21,7 +21,7 @@ from orchestrator.contexts.stored_context import (
     StoredDocument,
     TextShape,
 )
-from orchestrator.runs.record import TERMINAL_STATES
+from orchestrator.runs.log.record import TERMINAL_STATES
 
 _ATTEMPTS = 5
 _ROWS_AT_ONCE = 1_000

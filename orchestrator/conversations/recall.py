@@ -14,7 +14,7 @@ from fathom.orchestrator.v1.run_event_pb2 import RunEvent, VariableSummary
 from fathom.orchestrator.v1.run_pb2 import Run
 
 from common.errors import NotFoundError
-from orchestrator.runs.record import RunRecord
+from orchestrator.runs.log.record import RunRecord
 
 _RUNS_MAX = 100
 _ENDED_WELL = (Run.STATE_ANSWERED, Run.STATE_PARTIAL)

@@ -18,7 +18,7 @@ from common.errors import NotFoundError, RequestIdReusedError
 from orchestrator import tables
 from orchestrator.conversations.conversation import Seat, StoredConversation
 from orchestrator.errors import ConversationBusyError
-from orchestrator.runs.recorded import add_usage
+from orchestrator.runs.log.recorded import add_usage
 
 _REQUEST_IDS_KEPT_US = 24 * 3_600_000_000
 _conversations, _members = tables.conversations, tables.conversation_runs

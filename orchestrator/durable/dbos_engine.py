@@ -27,7 +27,7 @@ from common.config import ConfigError
 from common.database import bound_idleness, telling_absence
 from orchestrator.durable.engine import RunLeftError, RunWork
 from orchestrator.durable.json_serializer import JsonSerializer
-from orchestrator.runs.steps import Work
+from orchestrator.runs.log.steps import Work
 
 _PROTOCOL = "1"
 """Raised when a run can no longer go on from steps that an older version has remembered."""

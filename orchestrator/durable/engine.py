@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-from orchestrator.runs.steps import Steps
+from orchestrator.runs.log.steps import Steps
 
 RunWork = Callable[[Steps], Awaitable[None]]
 """Drives a run to its end, or raises RunLeftError."""

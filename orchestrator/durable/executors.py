@@ -24,8 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.config import ConfigError
 from common.database import Database, DatabaseAwayError
 from orchestrator import tables
-from orchestrator.runs.record import TERMINAL_STATES
-from orchestrator.runs.store import QUEUE_CHANNEL
+from orchestrator.runs.log.record import TERMINAL_STATES
+from orchestrator.runs.log.store import QUEUE_CHANNEL
 
 _RANDOM_BYTES = 4
 _HOST_CHARACTERS = 64

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
 from orchestrator import tables
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.store import QUEUE_CHANNEL
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import QUEUE_CHANNEL
 
 STOP_CHANNEL = "fathom_stop"
 """Where PostgreSQL tells which runs are to stop."""

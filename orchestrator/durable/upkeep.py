@@ -15,10 +15,10 @@ from common.database import Database, DatabaseAwayError
 from orchestrator.durable.engine import DurableEngine
 from orchestrator.durable.executors import Executor
 from orchestrator.durable.turnstile import STOP_CHANNEL, Turnstile
-from orchestrator.runs.event_log import EventLog
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.store import EVENTS_CHANNEL, QUEUE_CHANNEL, RunStore
 from orchestrator.runs.meters import RunMeters
-from orchestrator.runs.run_queue import RunQueue
-from orchestrator.runs.store import EVENTS_CHANNEL, QUEUE_CHANNEL, RunStore
+from orchestrator.runs.queue import RunQueue
 
 _TICK_S = 1.0
 _TICKS_A_LEASE = 4

@@ -20,7 +20,7 @@ from orchestrator.blobs import BlobStore
 from orchestrator.conversations.store import let_go_of_run
 from orchestrator.operations.audit_log import AuditLog, Deed
 from orchestrator.operations.run_books import ENDED
-from orchestrator.runs.record import TERMINAL_STATES
+from orchestrator.runs.log.record import TERMINAL_STATES
 
 _RUNS_AT_ONCE = 50
 _EVENTS_AT_ONCE = 200

@@ -23,7 +23,7 @@ from common.database import Database, DatabaseAwayError
 from common.errors import ReceivedError
 from orchestrator import tables
 from orchestrator.operations.audit_log import AuditLog, Deed
-from orchestrator.runs.record import TERMINAL_STATES
+from orchestrator.runs.log.record import TERMINAL_STATES
 
 NOTHING, CREATED, ENDED = range(3)
 """Values of `runs.booked`."""

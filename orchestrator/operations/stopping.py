@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from common.database import Database
 from orchestrator import tables
-from orchestrator.runs.record import TERMINAL_STATES
+from orchestrator.runs.log.record import TERMINAL_STATES
 
 Cancel = Callable[[str], Awaitable[None]]
 """Asks the run of an id to stop, wherever it is driven or waits."""

@@ -18,7 +18,7 @@ from orchestrator.profiles.profiles import Profiles
 from orchestrator.profiles.servicer import ProfileServicer
 from orchestrator.profiles.tool_calls import ToolCalls
 from orchestrator.profiles.tool_client import ToolClient
-from orchestrator.runs.answer_schema import AnswerSchemas
+from orchestrator.runs.answers.answer_schema import AnswerSchemas
 
 
 class ProfileServices:

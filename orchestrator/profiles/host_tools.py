@@ -28,8 +28,8 @@ from orchestrator.profiles.profile import ARGUMENT_BYTES_MAX, HostTool, Profile
 from orchestrator.profiles.profiles import Profiles
 from orchestrator.profiles.tool_calls import KnownCall, NewCall, ToolCalls
 from orchestrator.profiles.tool_client import CallFacts, ToolClient
-from orchestrator.runs.answer_schema import AnswerSchemas
-from orchestrator.runs.lineage import Lineage
+from orchestrator.runs.answers.answer_schema import AnswerSchemas
+from orchestrator.runs.children.lineage import Lineage
 
 REQUEST_ID_CHARACTERS_MAX = 256
 _TOOL_CHARACTERS_MAX = 64

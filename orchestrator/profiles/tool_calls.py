@@ -16,7 +16,7 @@ from common.database import Database
 from common.errors import NotFoundError
 from orchestrator import tables
 from orchestrator.errors import HostToolRefusedError
-from orchestrator.runs.record import RunRecord
+from orchestrator.runs.log.record import RunRecord
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

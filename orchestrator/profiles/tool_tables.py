@@ -10,7 +10,7 @@ from common.config import ConfigError, split_address
 from common.toml_table import Table
 from orchestrator.profiles.named_files import named_text, read_tenants
 from orchestrator.profiles.profile import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX, HostTool
-from orchestrator.runs.schema_process import SchemaError, check_schema_text
+from orchestrator.runs.answers.schema_process import SchemaError, check_schema_text
 
 TIME_MAX_S = 600.0
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

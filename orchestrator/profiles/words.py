@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 from orchestrator.profiles.profile import HostTool, Profile
-from orchestrator.runs.prompt_book import PromptBook
+from orchestrator.runs.model.prompt_book import PromptBook
 
 
 def profile_prompts(prompts: PromptBook, profile: Profile) -> PromptBook:

@@ -18,15 +18,15 @@ from orchestrator.operations.kill_switches import KillSwitches
 from orchestrator.profiles.filled_spec import defaults_of, filled, lowered
 from orchestrator.profiles.profile import Profile
 from orchestrator.profiles.profiles import Profiles
-from orchestrator.runs.answer_schema import AnswerSchemas
+from orchestrator.runs.answers.answer_schema import AnswerSchemas
 from orchestrator.runs.default_limits import DefaultLimits
-from orchestrator.runs.event_log import EventLog
 from orchestrator.runs.fork import TakenOver
 from orchestrator.runs.limits import RunLimits
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.run_queue import RunQueue
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RequestKey, RunStore
+from orchestrator.runs.queue import RunQueue
 from orchestrator.runs.spec import complete_spec
-from orchestrator.runs.store import RequestKey, RunStore
 
 REQUEST_ID_CHARACTERS_MAX = 256
 

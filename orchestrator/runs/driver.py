@@ -28,18 +28,18 @@ from orchestrator.conversations.recall import Earlier, Recall
 from orchestrator.errors import RunCancelledError
 from orchestrator.model_catalog import ModelCatalog, TierFacts
 from orchestrator.profiles.words import question_words
-from orchestrator.runs.children_told import end_children
-from orchestrator.runs.direct import direct_demands, direct_messages, goes_direct
-from orchestrator.runs.event_log import EventLog
-from orchestrator.runs.journal import RunJournal
+from orchestrator.runs.assembly import AssembledRun, LiveRun, RunTools, assemble
+from orchestrator.runs.children.told import end_children
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.journal import RunJournal
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.recorded import RecordedEvents, turn_started
+from orchestrator.runs.log.steps import Steps
 from orchestrator.runs.meters import status_word
+from orchestrator.runs.model.direct import direct_demands, direct_messages, goes_direct
 from orchestrator.runs.ports import Sandbox
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.recorded import RecordedEvents, turn_started
-from orchestrator.runs.run_assembly import AssembledRun, LiveRun, RunTools, assemble
-from orchestrator.runs.session_source import Mounted
+from orchestrator.runs.sessions.session_source import Mounted
 from orchestrator.runs.spec import limits_of
-from orchestrator.runs.steps import Steps
 from orchestrator.runs.stop_wish import StopWish
 
 _log = logging.getLogger(__name__)

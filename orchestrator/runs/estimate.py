@@ -17,8 +17,8 @@ from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 from common.errors import InvalidFieldError, NotFoundError
 from orchestrator.contexts.stored_context import StoredContext
 from orchestrator.model_catalog import ModelCatalog, TierFacts
-from orchestrator.runs.prompt_book import chunk_characters
-from orchestrator.runs.record import RunRecord
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.model.prompt_book import chunk_characters
 from orchestrator.runs.spec import limits_of
 
 _BYTES_PER_TOKEN = 4

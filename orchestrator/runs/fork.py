@@ -12,8 +12,8 @@ from fathom.orchestrator.v1.run_pb2 import RunSpec
 
 from common.errors import InvalidFieldError
 from orchestrator.errors import ForkTurnUnknownError
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RunStore
 
 _PAGE_EVENTS = 200
 _NOT_TAKEN = frozenset(

@@ -17,19 +17,19 @@ from fathom.sandbox.v1.execution_pb2 import FinalValue
 
 from common.errors import ReceivedError
 from orchestrator.errors import NoAnswerError
-from orchestrator.runs.answer_schema import AnswerSchema
+from orchestrator.runs.answers.answer_schema import AnswerSchema
+from orchestrator.runs.answers.citations import CitationDesk
+from orchestrator.runs.answers.replies import Reply, parse_reply_aside
+from orchestrator.runs.answers.verdict import Rejection, cited, judge, sure_enough, variable_meant
 from orchestrator.runs.budget import Budget, LimitReachedError
-from orchestrator.runs.cells import CellRunner, CellsOutcome
-from orchestrator.runs.checkpoints import Checkpoints
-from orchestrator.runs.citations import CitationDesk
-from orchestrator.runs.compaction import is_window_exceeded
-from orchestrator.runs.history import History
-from orchestrator.runs.journal import RunJournal
-from orchestrator.runs.last_request import LastRequest
-from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.replies import Reply, parse_reply_aside
-from orchestrator.runs.root_model import RootModel
-from orchestrator.runs.verdict import Rejection, cited, judge, sure_enough, variable_meant
+from orchestrator.runs.log.journal import RunJournal
+from orchestrator.runs.model.compaction import is_window_exceeded
+from orchestrator.runs.model.history import History
+from orchestrator.runs.model.last_request import LastRequest
+from orchestrator.runs.model.prompt_book import PromptBook
+from orchestrator.runs.model.root_model import RootModel
+from orchestrator.runs.sessions.cells import CellRunner, CellsOutcome
+from orchestrator.runs.sessions.checkpoints import Checkpoints
 
 _REJECTED = "FINAL_REJECTED"
 """Kind of the notice that an answer does not count."""

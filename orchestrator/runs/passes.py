@@ -6,7 +6,7 @@ import time
 
 from common.run_token import ORCHESTRATOR, SANDBOX, RunToken, RunTokenSigner, Subtree
 from orchestrator.runs.budget import Allowance, Budget
-from orchestrator.runs.lineage import Lineage
+from orchestrator.runs.children.lineage import Lineage
 
 _GRACE_S = 60.0
 """A token outlives its run by this, for clocks that differ."""

@@ -26,15 +26,15 @@ from orchestrator.operations.audit_log import AuditLog, Deed
 from orchestrator.resource_names import read_name
 from orchestrator.runs import estimate_messages
 from orchestrator.runs.admission import Admission
-from orchestrator.runs.children_messages import read_order
+from orchestrator.runs.children.messages import read_order
+from orchestrator.runs.children.run_trees import RunTrees
 from orchestrator.runs.estimate import Estimator
-from orchestrator.runs.event_log import EventLog
 from orchestrator.runs.fork import Forks
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.run_queue import RunQueue
-from orchestrator.runs.run_trees import RunTrees
-from orchestrator.runs.run_usage import GroupBy
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RunStore
+from orchestrator.runs.queue import RunQueue
+from orchestrator.runs.usage import GroupBy
 from orchestrator.tenants import caller_of, tenant_of
 
 _NAME = "fathom.orchestrator.v1.OrchestratorService"

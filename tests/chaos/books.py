@@ -19,8 +19,8 @@ from llm_gateway.accounts.tables import holds
 from llm_gateway.ledger.entries import CallState
 from llm_gateway.ledger.tables import calls, exchanges
 from orchestrator import tables
-from orchestrator.runs.record import TERMINAL_STATES
-from orchestrator.runs.recorded import key_of
+from orchestrator.runs.log.record import TERMINAL_STATES
+from orchestrator.runs.log.recorded import key_of
 from tests.chaos.followed_run import COST_USD_NANOS_MAX, FollowedRun
 from tests.chaos.workload import Models, question
 

@@ -15,7 +15,7 @@ from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
 
 from common.errors import received
-from orchestrator.runs.record import ends_run
+from orchestrator.runs.log.record import ends_run
 from tests.chaos import workload
 
 COST_USD_NANOS_MAX = 2_000_000_000

@@ -13,11 +13,11 @@ from sqlalchemy import select, update
 from common.database import Database
 from orchestrator import tables
 from orchestrator.errors import ChildRunRefusedError
-from orchestrator.runs.children_limits import Part
-from orchestrator.runs.children_store import ChildStore, NewChild
-from orchestrator.runs.lineage import Lineage
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.store import Appendage, RunStore
+from orchestrator.runs.children.carving import Part
+from orchestrator.runs.children.lineage import Lineage
+from orchestrator.runs.children.store import ChildStore, NewChild
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import Appendage, RunStore
 from orchestrator.tables import MIGRATIONS
 
 

@@ -24,8 +24,8 @@ from orchestrator import tables
 from orchestrator.contexts.removal import Removal
 from orchestrator.contexts.upload_store import UploadStore
 from orchestrator.errors import ObjectStoreError
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RunStore
 from tests.support.contexts import ContextStack, context_service, refused, text_messages
 from tests.support.orchestrator import TIMEOUT_S, chunk, document, start
 from tests.support.postgres import PostgresServer

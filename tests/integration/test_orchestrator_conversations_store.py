@@ -17,8 +17,8 @@ from orchestrator.conversations.conversation import Seat, StoredConversation
 from orchestrator.conversations.request import new_conversation
 from orchestrator.conversations.store import ConversationStore, let_go_of_run
 from orchestrator.errors import ConversationBusyError
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RunStore
 from orchestrator.tables import MIGRATIONS
 
 

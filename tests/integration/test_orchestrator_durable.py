@@ -20,9 +20,9 @@ from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run
 
 from common.database import Database
-from orchestrator.runs.event_log import EventLog
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RunStore
 from orchestrator.tables import MIGRATIONS
 from tests.support import step_driver
 from tests.support.child_processes import end_with_parent

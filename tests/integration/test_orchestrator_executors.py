@@ -14,7 +14,7 @@ from orchestrator import tables
 from orchestrator.durable import executors
 from orchestrator.durable.executors import Executor, alone
 from orchestrator.durable.turnstile import Turnstile
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.log.store import RunStore
 from orchestrator.tables import MIGRATIONS
 from tests.support.durable import waiting_run
 from tests.support.postgres import PostgresServer

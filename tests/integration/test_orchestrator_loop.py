@@ -416,7 +416,7 @@ async def test_an_unforeseen_error_ends_the_run_without_its_text(
     def fail(_: str) -> None:
         raise KeyError("secret path")
 
-    monkeypatch.setattr("orchestrator.runs.replies.parse_reply", fail)
+    monkeypatch.setattr("orchestrator.runs.answers.replies.parse_reply", fail)
 
     run, _ = await stack.ask("FINAL(x)")
 

@@ -12,7 +12,7 @@ from dbos import DBOS
 from common.config import ConfigError
 from orchestrator.durable.dbos_engine import DbosEngine, steps_url
 from orchestrator.durable.engine import RunLeftError
-from orchestrator.runs.steps import Steps
+from orchestrator.runs.log.steps import Steps
 
 HOUR_S = 3600.0
 

@@ -41,7 +41,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    for module in ("orchestrator.runs.driver", "orchestrator.runs.code_steps"):
+    for module in ("orchestrator.runs.driver", "orchestrator.runs.sessions.code_steps"):
         monkeypatch.setattr(f"{module}.tracer", provider.get_tracer)
     return exporter
 

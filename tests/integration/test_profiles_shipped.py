@@ -120,7 +120,7 @@ async def test_search_finds_the_mail_that_takes_another_one_back(tmp_path: Path)
 
 async def test_code_review_shows_the_lines_of_a_finding(tmp_path: Path) -> None:
     """Over this project's own source: real files, real imports."""
-    files = sorted((ROOT / "orchestrator" / "runs").glob("*.py"))
+    files = sorted((ROOT / "orchestrator" / "runs").rglob("*.py"))
     texts = {str(file.relative_to(ROOT)): file.read_bytes() for file in files}
     async with stack_with_guest(tmp_path) as stack:
         found = await run(
@@ -128,9 +128,9 @@ async def test_code_review_shows_the_lines_of_a_finding(tmp_path: Path) -> None:
             "code-review",
             await documents(stack, {n: t for n, t in texts.items() if t.strip()}),
             "tree()\ngraph = import_graph()\nprint(len(graph))\nprint(long_functions(40)[:3])",
-            "name = 'orchestrator/runs/steps.py'\n"
+            "name = 'orchestrator/runs/log/steps.py'\n"
             "number = next(n for n, line in outline(name) if 'class Steps' in line)\n"
-            "assert 'orchestrator/runs/steps.py' in graph['orchestrator/runs/journal.py']\n"
+            "assert 'orchestrator/runs/log/steps.py' in graph['orchestrator/runs/log/journal.py']\n"
             "assert 'dataclasses' in imports('orchestrator/runs/limits.py')\n"
             "print(numbered(name, number, number + 3))\n"
             "finding = place(name, number, number + 1) | {'title': 'A seam with one user',\n"

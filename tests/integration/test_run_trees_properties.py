@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from common.config import Secret
-from orchestrator.runs.record import TERMINAL_STATES
+from orchestrator.runs.log.record import TERMINAL_STATES
 from tests.support.eventually import eventually
 from tests.support.orchestrator import TIMEOUT_S, Stack
 from tests.support.plan_sandbox import Plan

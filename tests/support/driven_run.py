@@ -36,10 +36,13 @@ from orchestrator.contexts.stored_context import (
 from orchestrator.errors import RunCancelledError
 from orchestrator.model_catalog import TierFacts
 from orchestrator.profiles.profiles import Profiles
-from orchestrator.runs.answer_schema import AnswerSchemas
+from orchestrator.runs.answers.answer_schema import AnswerSchemas
+from orchestrator.runs.assembly import DriverSettings
 from orchestrator.runs.driver import RunDriver
 from orchestrator.runs.fork import Forks
+from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.meters import RunMeters
+from orchestrator.runs.model.prompt_book import PromptBook
 from orchestrator.runs.ports import (
     CellOrder,
     ModelCall,
@@ -48,9 +51,6 @@ from orchestrator.runs.ports import (
     SessionOrder,
     StoredSession,
 )
-from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.run_assembly import DriverSettings
 from orchestrator.runs.stop_wish import StopWish
 from tests.support.fake_gateway import TOKEN_KEY, ScriptedError, generation
 from tests.support.plain_engine import PlainSteps

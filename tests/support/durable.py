@@ -14,11 +14,11 @@ from orchestrator.durable.dbos_engine import DbosEngine
 from orchestrator.durable.executors import Executor
 from orchestrator.durable.turnstile import Turnstile
 from orchestrator.durable.upkeep import Upkeep
-from orchestrator.runs.event_log import EventLog
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.meters import RunMeters
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.run_queue import Drive, RunQueue
-from orchestrator.runs.store import RunStore
+from orchestrator.runs.queue import Drive, RunQueue
 from orchestrator.tables import MIGRATIONS
 from tests.support.plain_engine import PlainEngine
 

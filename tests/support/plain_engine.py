@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from orchestrator.durable.engine import RunWork
-from orchestrator.runs.steps import Work
+from orchestrator.runs.log.steps import Work
 
 
 class PlainSteps:

@@ -13,10 +13,10 @@ import sys
 from fathom.orchestrator.v1.run_event_pb2 import Notice, RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run
 
-from orchestrator.runs.event_log import EventLog
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.run_queue import Drive
-from orchestrator.runs.steps import Steps
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.steps import Steps
+from orchestrator.runs.queue import Drive
 from orchestrator.runs.stop_wish import StopWish
 from tests.support.durable import durable
 

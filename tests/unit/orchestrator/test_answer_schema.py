@@ -11,7 +11,7 @@ import pytest
 from fathom.orchestrator.v1.run_pb2 import Answer
 
 from common.errors import InvalidFieldError
-from orchestrator.runs.answer_schema import (
+from orchestrator.runs.answers.answer_schema import (
     ANSWER_BYTES_MAX,
     SCHEMA_BYTES_MAX,
     AnswerSchema,

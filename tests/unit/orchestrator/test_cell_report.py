@@ -6,8 +6,8 @@ import pytest
 from fathom.orchestrator.v1.run_event_pb2 import CellFinished
 from fathom.sandbox.v1.execution_pb2 import ExecutionResult
 
-from orchestrator.runs.cell_report import finished_event, words_for
-from orchestrator.runs.shown_output import ShownOutput
+from orchestrator.runs.sessions.cell_report import finished_event, words_for
+from orchestrator.runs.sessions.shown_output import ShownOutput
 
 ENDINGS = sorted(set(ExecutionResult.Ending.values()) - {ExecutionResult.ENDING_UNSPECIFIED})
 

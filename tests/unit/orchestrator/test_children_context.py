@@ -17,7 +17,7 @@ from orchestrator.contexts.stored_context import (
     TextShape,
 )
 from orchestrator.contexts.text_scan import TextScan
-from orchestrator.runs.children_context import (
+from orchestrator.runs.children.context import (
     ChildContexts,
     Given,
     JsonValue,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import InvalidFieldError
 from orchestrator.errors import ChildRunRefusedError, NothingLeftError
-from orchestrator.runs.children_limits import (
+from orchestrator.runs.children.carving import (
     Left,
     check_asked,
     check_may_have_children,

@@ -18,7 +18,7 @@ from orchestrator.contexts.stored_context import (
     StoredDocument,
     TextShape,
 )
-from orchestrator.runs.citations import PLACE_CHARACTERS_MAX, SEARCHES_MAX, CitationDesk
+from orchestrator.runs.answers.citations import PLACE_CHARACTERS_MAX, SEARCHES_MAX, CitationDesk
 
 EXACT, NORMALISED = Citation.CHECK_EXACT, Citation.CHECK_NORMALISED
 NOT_FOUND, NOT_DONE = Citation.CHECK_NOT_FOUND, Citation.CHECK_NOT_DONE

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from orchestrator.runs.claims import CLAIMS_MAX, QUOTE_CHARACTERS_MAX, Claim, claims_of
+from orchestrator.runs.answers.claims import CLAIMS_MAX, QUOTE_CHARACTERS_MAX, Claim, claims_of
 
 
 @pytest.mark.parametrize(

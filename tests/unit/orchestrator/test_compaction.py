@@ -16,10 +16,15 @@ from hypothesis import strategies as st
 
 from common.errors import ReceivedError, ServiceError
 from orchestrator.model_catalog import TierFacts
-from orchestrator.runs.compaction import Compaction, CompactionParts, Permit, is_window_exceeded
-from orchestrator.runs.history import History
+from orchestrator.runs.model.compaction import (
+    Compaction,
+    CompactionParts,
+    Permit,
+    is_window_exceeded,
+)
+from orchestrator.runs.model.history import History
+from orchestrator.runs.model.prompt_book import PromptBook
 from orchestrator.runs.ports import ModelCall
-from orchestrator.runs.prompt_book import PromptBook
 
 PROMPTS = PromptBook.packaged()
 PERMIT = Permit(request_id="r/5/compact/0", turn=5, run_token="t", timeout_s=10.0)

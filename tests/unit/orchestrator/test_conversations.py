@@ -20,9 +20,9 @@ from common.errors import NotFoundError
 from orchestrator.conversations.conversation import StoredConversation
 from orchestrator.conversations.recall import Earlier, Exchange, KeptSession, Recall
 from orchestrator.errors import ConversationBusyError, ConversationLimitExceededError
-from orchestrator.runs.earlier_words import earlier_words
-from orchestrator.runs.prompt_book import PromptBook
-from orchestrator.runs.record import RunRecord
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.model.earlier_words import earlier_words
+from orchestrator.runs.model.prompt_book import PromptBook
 
 SECOND_US = 1_000_000
 

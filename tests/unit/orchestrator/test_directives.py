@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.runs.directives import Directive, Problem, Stretch, last_directive
+from orchestrator.runs.answers.directives import Directive, Problem, Stretch, last_directive
 
 
 def found(text: str) -> Directive | None:

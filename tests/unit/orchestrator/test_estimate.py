@@ -23,7 +23,7 @@ from orchestrator.runs import estimate_messages
 from orchestrator.runs.default_limits import DefaultLimits
 from orchestrator.runs.estimate import Estimate, Estimator, Size, Work, plain_work
 from orchestrator.runs.limits import RunLimits
-from orchestrator.runs.record import RunRecord
+from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.spec import complete_spec
 
 LIMITS = RunLimits(

@@ -14,13 +14,13 @@ from sqlalchemy import event, update
 from common.database import Database, DatabaseAwayError
 from common.errors import DrainingError, NotFoundError, RequestIdReusedError
 from orchestrator import tables
-from orchestrator.runs import event_log, store
-from orchestrator.runs.event_log import EventLog
-from orchestrator.runs.journal import RunJournal
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.recorded import RecordedEvents, turn_started
-from orchestrator.runs.steps import Work
-from orchestrator.runs.store import Appendage, RequestKey, RunStore
+from orchestrator.runs.log import event_log, store
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.journal import RunJournal
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.recorded import RecordedEvents, turn_started
+from orchestrator.runs.log.steps import Work
+from orchestrator.runs.log.store import Appendage, RequestKey, RunStore
 from orchestrator.tables import MIGRATIONS
 from tests.support.plain_engine import PlainSteps
 

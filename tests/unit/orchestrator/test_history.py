@@ -6,7 +6,7 @@ import itertools
 
 from fathom.gateway.v1.generation_pb2 import Message
 
-from orchestrator.runs.history import History
+from orchestrator.runs.model.history import History
 
 USER, ASSISTANT = Message.ROLE_USER, Message.ROLE_ASSISTANT
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from orchestrator.model_catalog import TierFacts
 from orchestrator.runs.budget import Allowance, Budget
-from orchestrator.runs.last_request import Fit, LastRequest
 from orchestrator.runs.limits import RunLimits
+from orchestrator.runs.model.last_request import Fit, LastRequest
 
 FREE = TierFacts(0, 0, 0)
 DEAR = TierFacts(0, 1_000_000_000, 4_000_000_000)

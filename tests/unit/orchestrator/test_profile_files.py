@@ -18,7 +18,7 @@ from orchestrator.profiles.profile_files import read_profiles
 from orchestrator.profiles.profiles import SHIPPED, Profiles
 from orchestrator.profiles.words import profile_prompts, question_words, system_words
 from orchestrator.runs.limits import RunLimits
-from orchestrator.runs.prompt_book import PromptBook
+from orchestrator.runs.model.prompt_book import PromptBook
 from tests.support.eventually import eventually
 
 LEAST = 'version = 1\ndescription = "d"\n'

@@ -15,11 +15,11 @@ from orchestrator.contexts.stored_context import (
     StoredDocument,
     TextShape,
 )
+from orchestrator.runs.answers.replies import parse_reply
 from orchestrator.runs.budget import LIMIT_NAMES
 from orchestrator.runs.limits import RunLimits
-from orchestrator.runs.prompt_book import PromptBook, chunk_characters
-from orchestrator.runs.question import question_message
-from orchestrator.runs.replies import parse_reply
+from orchestrator.runs.model.prompt_book import PromptBook, chunk_characters
+from orchestrator.runs.model.question import question_message
 
 FILES = sorted(
     file.name.removesuffix(".md")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.runs.directives import Directive, Problem
-from orchestrator.runs.replies import parse_reply
+from orchestrator.runs.answers.directives import Directive, Problem
+from orchestrator.runs.answers.replies import parse_reply
 
 
 @pytest.mark.parametrize("language", ["repl", "python", "py", "Python", "repl title=x"])

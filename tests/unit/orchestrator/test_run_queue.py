@@ -17,11 +17,11 @@ from common.errors import ReceivedError
 from orchestrator import tables
 from orchestrator.durable.turnstile import Waiting, choose
 from orchestrator.errors import QueueFullError
-from orchestrator.runs import run_queue
-from orchestrator.runs.event_log import EventLog
-from orchestrator.runs.record import RunRecord
-from orchestrator.runs.run_queue import Drive
-from orchestrator.runs.steps import Steps
+from orchestrator.runs import queue
+from orchestrator.runs.log.event_log import EventLog
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.steps import Steps
+from orchestrator.runs.queue import Drive
 from orchestrator.runs.stop_wish import StopWish
 from tests.support.durable import durable
 from tests.support.eventually import eventually
@@ -255,8 +255,8 @@ async def test_a_run_that_outlives_its_wall_time_by_far_is_ended(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever hangs in its driving, a run that lasts for ever is impossible."""
-    monkeypatch.setattr(run_queue, "_OVERDUE_S", 0.0)
-    monkeypatch.setattr(run_queue, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(queue, "_OVERDUE_S", 0.0)
+    monkeypatch.setattr(queue, "_PATIENCE_S", 0.0)
     drives = Drives(is_deaf=True)
     async with durable(url, drives.over) as parts:
         run = await parts.create(time_s=0.001)
@@ -270,7 +270,7 @@ async def test_a_run_that_outlives_its_wall_time_by_far_is_ended(
 async def test_a_run_within_its_wall_time_is_left_alone(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_queue, "_OVERDUE_S", 0.0)
+    monkeypatch.setattr(queue, "_OVERDUE_S", 0.0)
     drives = Drives()
     async with durable(url, drives.over) as parts:
         run = await parts.create(time_s=60.0)
@@ -285,7 +285,7 @@ async def test_a_run_within_its_wall_time_is_left_alone(
 async def test_a_driver_that_does_not_hear_a_cancellation_is_abandoned(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_queue, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(queue, "_PATIENCE_S", 0.0)
     drives = Drives(is_deaf=True)
     async with durable(url, drives.over) as parts:
         run = await parts.create()
@@ -300,7 +300,7 @@ async def test_a_driver_that_fails_is_tried_again(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it failed of may be gone; the log says where to go on."""
-    monkeypatch.setattr(run_queue, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(queue, "_PAUSE_S", 0.01)
     drives, failures = Drives(), 2
     drives.let_go.set()
 
@@ -327,8 +327,8 @@ async def test_a_driver_that_always_fails_does_not_keep_its_run_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A log that cannot be read fails before a run has begun; its callers wait for an end."""
-    monkeypatch.setattr(run_queue, "_PAUSE_S", 0.01)
-    monkeypatch.setattr(run_queue, "_OVERDUE_S", 0.0)
+    monkeypatch.setattr(queue, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(queue, "_OVERDUE_S", 0.0)
 
     def over(_log: EventLog) -> Drive:
         async def failing(*_: object) -> None:

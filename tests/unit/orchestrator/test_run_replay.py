@@ -16,9 +16,9 @@ from common.database import DatabaseAwayError
 from orchestrator.conversations.recall import Earlier, KeptSession
 from orchestrator.errors import ForkTurnUnknownError, ObjectStoreError
 from orchestrator.model_catalog import TierFacts
-from orchestrator.runs import code_steps
+from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
 from orchestrator.runs.ports import ModelCall
-from orchestrator.runs.record import TERMINAL_STATES, RunRecord
+from orchestrator.runs.sessions import code_steps
 from tests.support.driven_run import Bench, Reply, failure, told
 from tests.support.fake_gateway import COST_NANOS, ScriptedError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.runs.shown_output import ShownOutput, shorten
+from orchestrator.runs.sessions.shown_output import ShownOutput, shorten
 
 
 def test_output_at_the_budget_is_shown_whole() -> None:

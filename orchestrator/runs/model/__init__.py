@@ -1,0 +1,1 @@
+"""The conversation with the root model: what it is told, kept within its window."""
