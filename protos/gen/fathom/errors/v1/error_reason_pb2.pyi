@@ -74,6 +74,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the server is serving as
     many calls as it may. Nothing was begun. metadata: `concurrent_rpcs_max`.
     """
+    ERROR_REASON_TENANT_BUSY: _ErrorReason.ValueType  # 14
+    """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the caller's tenant has as
+    many calls under way as it may have. Nothing was begun. metadata: `limit`,
+    which is `concurrent_rpcs_max`, or `watchers_max` for WatchRun; `value`.
+    """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 15
+    """RESOURCE_EXHAUSTED: the request has more bytes than its method takes.
+    metadata: `bytes_max`, `bytes`.
+    """
     ERROR_REASON_SANDBOX_CAPACITY: _ErrorReason.ValueType  # 20
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: no worker can take
     another session.
@@ -158,6 +167,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the prompt holds what must not leave, such as a key,
     so nothing was sent. metadata: `kind`, `field`.
     """
+    ERROR_REASON_STREAM_READER_SLOW: _ErrorReason.ValueType  # 51
+    """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: a stream was read so slowly
+    that what waited for its reader was let go of. The call goes on, and is
+    answered from the ledger where it is asked again with the same `request_id`.
+    """
     ERROR_REASON_DIGEST_MISMATCH: _ErrorReason.ValueType  # 60
     """DATA_LOSS: uploaded bytes do not match the digest that the client gave.
     metadata: `expected`, `actual`.
@@ -179,8 +193,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     where a limit was reached.
     """
     ERROR_REASON_RUN_QUEUE_FULL: _ErrorReason.ValueType  # 65
-    """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
-    runs waiting as it may have. metadata: `limit`.
+    """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: as many runs wait as may.
+    metadata: `limit`, and `scope`, which is `tenant` where it is the caller's
+    own runs that are so many, else `service`.
     """
     ERROR_REASON_DATABASE_AWAY: _ErrorReason.ValueType  # 70
     """UNAVAILABLE, with a google.rpc.RetryInfo: the service's database does not
@@ -193,8 +208,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CHILD_RUN_REFUSED: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION: the run may have no child run: none deeper, none at
-    all, or no longer, since it has ended. metadata: `run`, `limit`
-    (`depth_max` or `children_live_max` where that is why, else empty).
+    all, or no longer, since it has ended. RESOURCE_EXHAUSTED where as many were
+    started below the root of its tree as may ever be. metadata: `run`, `limit`
+    (`depth_max`, `children_live_max` or `children_per_tree_max` where that is
+    why, else empty).
     """
     ERROR_REASON_CHILD_RUN_FAILED: _ErrorReason.ValueType  # 81
     """In a guest alone: the child run ended without an answer; its own outcome
@@ -219,7 +236,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_OBJECT_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 91
     """UNAVAILABLE, with a google.rpc.RetryInfo: the object store cannot be
-    reached, or has no room. What is kept of an upload stays so.
+    reached. What is kept of an upload stays so.
     """
     ERROR_REASON_UPLOAD_SUPERSEDED: _ErrorReason.ValueType  # 92
     """ABORTED: another stream has gone on with this upload. metadata:
@@ -229,6 +246,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
     unfinished uploads as it may have. metadata: `limit`.
     """
+    ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 94
+    """RESOURCE_EXHAUSTED: the disk of a service has no room for what was to be
+    stored; nothing of it is kept. Its operator has to make room. metadata:
+    `store` (what is on the disk), and, where they are known, `bytes_needed` and
+    `bytes_free` (those that the service keeps free for itself not counted).
+    """
+    ERROR_REASON_DATABASE_FULL: _ErrorReason.ValueType  # 95
+    """UNAVAILABLE, with a google.rpc.RetryInfo: the disk of a database is full, so
+    that nothing can be stored. What was under way goes on once its operator has
+    made room.
+    """
     ERROR_REASON_KILL_SWITCH: _ErrorReason.ValueType  # 100
     """FAILED_PRECONDITION: an operator has stopped this run, tenant or profile.
     metadata: `target`, `why`.
@@ -237,7 +265,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION, or RESOURCE_EXHAUSTED where the run has made as many
     calls as it may: the run may not call this host tool. Calling again is of no
     use. metadata: `tool`, `why` (`not_offered`, `tenant`, `run_ended`,
-    `calls_max`).
+    `calls_max`, `replay`).
     """
     ERROR_REASON_HOST_TOOL_FAILED: _ErrorReason.ValueType  # 111
     """UNAVAILABLE, DEADLINE_EXCEEDED, or what the tool itself answered: the host
@@ -306,6 +334,15 @@ could not be reached, or did not answer in time.
 ERROR_REASON_SERVER_BUSY: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the server is serving as
 many calls as it may. Nothing was begun. metadata: `concurrent_rpcs_max`.
+"""
+ERROR_REASON_TENANT_BUSY: ErrorReason.ValueType  # 14
+"""RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the caller's tenant has as
+many calls under way as it may have. Nothing was begun. metadata: `limit`,
+which is `concurrent_rpcs_max`, or `watchers_max` for WatchRun; `value`.
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 15
+"""RESOURCE_EXHAUSTED: the request has more bytes than its method takes.
+metadata: `bytes_max`, `bytes`.
 """
 ERROR_REASON_SANDBOX_CAPACITY: ErrorReason.ValueType  # 20
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: no worker can take
@@ -391,6 +428,11 @@ ERROR_REASON_EGRESS_REFUSED: ErrorReason.ValueType  # 50
 """FAILED_PRECONDITION: the prompt holds what must not leave, such as a key,
 so nothing was sent. metadata: `kind`, `field`.
 """
+ERROR_REASON_STREAM_READER_SLOW: ErrorReason.ValueType  # 51
+"""RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: a stream was read so slowly
+that what waited for its reader was let go of. The call goes on, and is
+answered from the ledger where it is asked again with the same `request_id`.
+"""
 ERROR_REASON_DIGEST_MISMATCH: ErrorReason.ValueType  # 60
 """DATA_LOSS: uploaded bytes do not match the digest that the client gave.
 metadata: `expected`, `actual`.
@@ -412,8 +454,9 @@ turns or limits. In a run's outcome. metadata: `run`, `turns`, and `limit`
 where a limit was reached.
 """
 ERROR_REASON_RUN_QUEUE_FULL: ErrorReason.ValueType  # 65
-"""RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
-runs waiting as it may have. metadata: `limit`.
+"""RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: as many runs wait as may.
+metadata: `limit`, and `scope`, which is `tenant` where it is the caller's
+own runs that are so many, else `service`.
 """
 ERROR_REASON_DATABASE_AWAY: ErrorReason.ValueType  # 70
 """UNAVAILABLE, with a google.rpc.RetryInfo: the service's database does not
@@ -426,8 +469,10 @@ driving hung. In a run's outcome. metadata: `run`.
 """
 ERROR_REASON_CHILD_RUN_REFUSED: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION: the run may have no child run: none deeper, none at
-all, or no longer, since it has ended. metadata: `run`, `limit`
-(`depth_max` or `children_live_max` where that is why, else empty).
+all, or no longer, since it has ended. RESOURCE_EXHAUSTED where as many were
+started below the root of its tree as may ever be. metadata: `run`, `limit`
+(`depth_max`, `children_live_max` or `children_per_tree_max` where that is
+why, else empty).
 """
 ERROR_REASON_CHILD_RUN_FAILED: ErrorReason.ValueType  # 81
 """In a guest alone: the child run ended without an answer; its own outcome
@@ -452,7 +497,7 @@ it may store; delete some. metadata: `value` (bytes that it may store),
 """
 ERROR_REASON_OBJECT_STORE_UNAVAILABLE: ErrorReason.ValueType  # 91
 """UNAVAILABLE, with a google.rpc.RetryInfo: the object store cannot be
-reached, or has no room. What is kept of an upload stays so.
+reached. What is kept of an upload stays so.
 """
 ERROR_REASON_UPLOAD_SUPERSEDED: ErrorReason.ValueType  # 92
 """ABORTED: another stream has gone on with this upload. metadata:
@@ -462,6 +507,17 @@ ERROR_REASON_UPLOADS_TOO_MANY: ErrorReason.ValueType  # 93
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the tenant has as many
 unfinished uploads as it may have. metadata: `limit`.
 """
+ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 94
+"""RESOURCE_EXHAUSTED: the disk of a service has no room for what was to be
+stored; nothing of it is kept. Its operator has to make room. metadata:
+`store` (what is on the disk), and, where they are known, `bytes_needed` and
+`bytes_free` (those that the service keeps free for itself not counted).
+"""
+ERROR_REASON_DATABASE_FULL: ErrorReason.ValueType  # 95
+"""UNAVAILABLE, with a google.rpc.RetryInfo: the disk of a database is full, so
+that nothing can be stored. What was under way goes on once its operator has
+made room.
+"""
 ERROR_REASON_KILL_SWITCH: ErrorReason.ValueType  # 100
 """FAILED_PRECONDITION: an operator has stopped this run, tenant or profile.
 metadata: `target`, `why`.
@@ -470,7 +526,7 @@ ERROR_REASON_HOST_TOOL_REFUSED: ErrorReason.ValueType  # 110
 """FAILED_PRECONDITION, or RESOURCE_EXHAUSTED where the run has made as many
 calls as it may: the run may not call this host tool. Calling again is of no
 use. metadata: `tool`, `why` (`not_offered`, `tenant`, `run_ended`,
-`calls_max`).
+`calls_max`, `replay`).
 """
 ERROR_REASON_HOST_TOOL_FAILED: ErrorReason.ValueType  # 111
 """UNAVAILABLE, DEADLINE_EXCEEDED, or what the tool itself answered: the host

@@ -23,44 +23,49 @@ _sym_db = _symbol_database.Default()
 
 
 from fathom.gateway.v1 import generation_pb2 as fathom_dot_gateway_dot_v1_dot_generation__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'fathom/gateway/v1/gateway_service.proto\x12\x11\x66\x61thom.gateway.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x17google/rpc/status.proto\"j\n\x0fGenerateRequest\x12)\n\x06prompt\x18\x01 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\x12,\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1e.fathom.gateway.v1.CallContext\"E\n\x10GenerateResponse\x12\x31\n\ngeneration\x18\x01 \x01(\x0b\x32\x1d.fathom.gateway.v1.Generation\"p\n\x15StreamGenerateRequest\x12)\n\x06prompt\x18\x01 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\x12,\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1e.fathom.gateway.v1.CallContext\"\xb8\x01\n\x16StreamGenerateResponse\x12/\n\x05start\x18\x01 \x01(\x0b\x32\x1e.fathom.gateway.v1.StreamStartH\x00\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x19\n\x0freasoning_delta\x18\x03 \x01(\tH\x00\x12\x33\n\ngeneration\x18\x04 \x01(\x0b\x32\x1d.fathom.gateway.v1.GenerationH\x00\x42\x07\n\x05\x65vent\"\x1c\n\x0bStreamStart\x12\r\n\x05model\x18\x01 \x01(\t\"\x7f\n\x14\x42\x61tchGenerateRequest\x12.\n\x05start\x18\x01 \x01(\x0b\x32\x1d.fathom.gateway.v1.BatchStartH\x00\x12,\n\x04item\x18\x02 \x01(\x0b\x32\x1c.fathom.gateway.v1.BatchItemH\x00\x42\t\n\x07message\">\n\nBatchStart\x12\x1c\n\x0f\x63oncurrency_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_concurrency_max\"s\n\tBatchItem\x12\r\n\x05index\x18\x01 \x01(\x05\x12)\n\x06prompt\x18\x02 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\x12,\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x1e.fathom.gateway.v1.CallContext\"\x8b\x01\n\x15\x42\x61tchGenerateResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x33\n\ngeneration\x18\x02 \x01(\x0b\x32\x1d.fathom.gateway.v1.GenerationH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"?\n\x12\x43ountTokensRequest\x12)\n\x06prompt\x18\x01 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\":\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\"\xcf\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05tiers\x18\x02 \x03(\t\x12\x1a\n\x12\x63ontext_tokens_max\x18\x03 \x01(\x03\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\x03\x12*\n\"input_usd_nanos_per_million_tokens\x18\x05 \x01(\x03\x12+\n#output_usd_nanos_per_million_tokens\x18\x06 \x01(\x03\x12\x19\n\x11structured_output\x18\x07 \x01(\x08\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.fathom.gateway.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xef\x03\n\x0eGatewayService\x12S\n\x08Generate\x12\".fathom.gateway.v1.GenerateRequest\x1a#.fathom.gateway.v1.GenerateResponse\x12g\n\x0eStreamGenerate\x12(.fathom.gateway.v1.StreamGenerateRequest\x1a).fathom.gateway.v1.StreamGenerateResponse0\x01\x12\x66\n\rBatchGenerate\x12\'.fathom.gateway.v1.BatchGenerateRequest\x1a(.fathom.gateway.v1.BatchGenerateResponse(\x01\x30\x01\x12\\\n\x0b\x43ountTokens\x12%.fathom.gateway.v1.CountTokensRequest\x1a&.fathom.gateway.v1.CountTokensResponse\x12Y\n\nListModels\x12$.fathom.gateway.v1.ListModelsRequest\x1a%.fathom.gateway.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'fathom/gateway/v1/gateway_service.proto\x12\x11\x66\x61thom.gateway.v1\x1a\"fathom/gateway/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"j\n\x0fGenerateRequest\x12)\n\x06prompt\x18\x01 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\x12,\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1e.fathom.gateway.v1.CallContext\"E\n\x10GenerateResponse\x12\x31\n\ngeneration\x18\x01 \x01(\x0b\x32\x1d.fathom.gateway.v1.Generation\"p\n\x15StreamGenerateRequest\x12)\n\x06prompt\x18\x01 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\x12,\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x1e.fathom.gateway.v1.CallContext\"\xb8\x01\n\x16StreamGenerateResponse\x12/\n\x05start\x18\x01 \x01(\x0b\x32\x1e.fathom.gateway.v1.StreamStartH\x00\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x19\n\x0freasoning_delta\x18\x03 \x01(\tH\x00\x12\x33\n\ngeneration\x18\x04 \x01(\x0b\x32\x1d.fathom.gateway.v1.GenerationH\x00\x42\x07\n\x05\x65vent\"\x1c\n\x0bStreamStart\x12\r\n\x05model\x18\x01 \x01(\t\"\x7f\n\x14\x42\x61tchGenerateRequest\x12.\n\x05start\x18\x01 \x01(\x0b\x32\x1d.fathom.gateway.v1.BatchStartH\x00\x12,\n\x04item\x18\x02 \x01(\x0b\x32\x1c.fathom.gateway.v1.BatchItemH\x00\x42\t\n\x07message\">\n\nBatchStart\x12\x1c\n\x0f\x63oncurrency_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_concurrency_max\"s\n\tBatchItem\x12\r\n\x05index\x18\x01 \x01(\x05\x12)\n\x06prompt\x18\x02 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\x12,\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x1e.fathom.gateway.v1.CallContext\"\x8b\x01\n\x15\x42\x61tchGenerateResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x33\n\ngeneration\x18\x02 \x01(\x0b\x32\x1d.fathom.gateway.v1.GenerationH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"?\n\x12\x43ountTokensRequest\x12)\n\x06prompt\x18\x01 \x01(\x0b\x32\x19.fathom.gateway.v1.Prompt\":\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\"\xcf\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05tiers\x18\x02 \x03(\t\x12\x1a\n\x12\x63ontext_tokens_max\x18\x03 \x01(\x03\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\x03\x12*\n\"input_usd_nanos_per_million_tokens\x18\x05 \x01(\x03\x12+\n#output_usd_nanos_per_million_tokens\x18\x06 \x01(\x03\x12\x19\n\x11structured_output\x18\x07 \x01(\x08\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.fathom.gateway.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Y\n\x12SettleCallsRequest\x12\x19\n\x11request_id_prefix\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"V\n\x13SettleCallsResponse\x12+\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1c.fathom.gateway.v1.CallUsage\x12\x12\n\ncalls_open\x18\x02 \x01(\x03\x32\xcd\x04\n\x0eGatewayService\x12S\n\x08Generate\x12\".fathom.gateway.v1.GenerateRequest\x1a#.fathom.gateway.v1.GenerateResponse\x12g\n\x0eStreamGenerate\x12(.fathom.gateway.v1.StreamGenerateRequest\x1a).fathom.gateway.v1.StreamGenerateResponse0\x01\x12\x66\n\rBatchGenerate\x12\'.fathom.gateway.v1.BatchGenerateRequest\x1a(.fathom.gateway.v1.BatchGenerateResponse(\x01\x30\x01\x12\\\n\x0b\x43ountTokens\x12%.fathom.gateway.v1.CountTokensRequest\x1a&.fathom.gateway.v1.CountTokensResponse\x12\\\n\x0bSettleCalls\x12%.fathom.gateway.v1.SettleCallsRequest\x1a&.fathom.gateway.v1.SettleCallsResponse\x12Y\n\nListModels\x12$.fathom.gateway.v1.ListModelsRequest\x1a%.fathom.gateway.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fathom.gateway.v1.gateway_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GENERATEREQUEST']._serialized_start=123
-  _globals['_GENERATEREQUEST']._serialized_end=229
-  _globals['_GENERATERESPONSE']._serialized_start=231
-  _globals['_GENERATERESPONSE']._serialized_end=300
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=302
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=414
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=417
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=601
-  _globals['_STREAMSTART']._serialized_start=603
-  _globals['_STREAMSTART']._serialized_end=631
-  _globals['_BATCHGENERATEREQUEST']._serialized_start=633
-  _globals['_BATCHGENERATEREQUEST']._serialized_end=760
-  _globals['_BATCHSTART']._serialized_start=762
-  _globals['_BATCHSTART']._serialized_end=824
-  _globals['_BATCHITEM']._serialized_start=826
-  _globals['_BATCHITEM']._serialized_end=941
-  _globals['_BATCHGENERATERESPONSE']._serialized_start=944
-  _globals['_BATCHGENERATERESPONSE']._serialized_end=1083
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1085
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1148
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1150
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1208
-  _globals['_MODEL']._serialized_start=1211
-  _globals['_MODEL']._serialized_end=1418
-  _globals['_LISTMODELSREQUEST']._serialized_start=1420
-  _globals['_LISTMODELSREQUEST']._serialized_end=1478
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1480
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1567
-  _globals['_GATEWAYSERVICE']._serialized_start=1570
-  _globals['_GATEWAYSERVICE']._serialized_end=2065
+  _globals['_GENERATEREQUEST']._serialized_start=155
+  _globals['_GENERATEREQUEST']._serialized_end=261
+  _globals['_GENERATERESPONSE']._serialized_start=263
+  _globals['_GENERATERESPONSE']._serialized_end=332
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=334
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=446
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=449
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=633
+  _globals['_STREAMSTART']._serialized_start=635
+  _globals['_STREAMSTART']._serialized_end=663
+  _globals['_BATCHGENERATEREQUEST']._serialized_start=665
+  _globals['_BATCHGENERATEREQUEST']._serialized_end=792
+  _globals['_BATCHSTART']._serialized_start=794
+  _globals['_BATCHSTART']._serialized_end=856
+  _globals['_BATCHITEM']._serialized_start=858
+  _globals['_BATCHITEM']._serialized_end=973
+  _globals['_BATCHGENERATERESPONSE']._serialized_start=976
+  _globals['_BATCHGENERATERESPONSE']._serialized_end=1115
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1117
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1180
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1182
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1240
+  _globals['_MODEL']._serialized_start=1243
+  _globals['_MODEL']._serialized_end=1450
+  _globals['_LISTMODELSREQUEST']._serialized_start=1452
+  _globals['_LISTMODELSREQUEST']._serialized_end=1510
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1512
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1599
+  _globals['_SETTLECALLSREQUEST']._serialized_start=1601
+  _globals['_SETTLECALLSREQUEST']._serialized_end=1690
+  _globals['_SETTLECALLSRESPONSE']._serialized_start=1692
+  _globals['_SETTLECALLSRESPONSE']._serialized_end=1778
+  _globals['_GATEWAYSERVICE']._serialized_start=1781
+  _globals['_GATEWAYSERVICE']._serialized_end=2370
 # @@protoc_insertion_point(module_scope)

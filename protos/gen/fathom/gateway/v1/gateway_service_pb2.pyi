@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from fathom.gateway.v1 import generation_pb2 as _generation_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
@@ -447,3 +448,68 @@ class ListModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class SettleCallsRequest(_message.Message):
+    """SettleCallsRequest is the request of SettleCalls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_PREFIX_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    request_id_prefix: _builtins.str
+    """Required. The calls of the token's run whose `request_id` begins with it; 1
+    to 256 characters.
+    """
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """Optional. How long a provider is still read for the usage of a call that
+        nobody waits for; none when unset, at most 10 seconds. The answer can take
+        half a second more.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id_prefix: _builtins.str = ...,
+        grace: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace", "request_id_prefix", b"request_id_prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleCallsRequest: _TypeAlias = SettleCallsRequest  # noqa: Y015
+
+@_typing.final
+class SettleCallsResponse(_message.Message):
+    """SettleCallsResponse is the response of SettleCalls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    CALLS_OPEN_FIELD_NUMBER: _builtins.int
+    calls_open: _builtins.int
+    """Calls that have not ended all the same: another gateway works on them, or
+    somebody waits. What they take is not in `calls`.
+    """
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.CallUsage]:
+        """What each call took, in no particular order. Calls that took nothing are
+        left out; one that asked several models stands here once for each.
+        """
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[_generation_pb2.CallUsage] | None = ...,
+        calls_open: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "calls_open", b"calls_open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleCallsResponse: _TypeAlias = SettleCallsResponse  # noqa: Y015

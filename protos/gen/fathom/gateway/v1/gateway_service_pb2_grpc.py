@@ -68,6 +68,11 @@ class GatewayServiceStub:
                 request_serializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.CountTokensRequest.SerializeToString,
                 response_deserializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.CountTokensResponse.FromString,
                 _registered_method=True)
+        self.SettleCalls = channel.unary_unary(
+                '/fathom.gateway.v1.GatewayService/SettleCalls',
+                request_serializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.SettleCallsRequest.SerializeToString,
+                response_deserializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.SettleCallsResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/fathom.gateway.v1.GatewayService/ListModels',
                 request_serializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.ListModelsRequest.SerializeToString,
@@ -131,6 +136,17 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SettleCalls(self, request, context):
+        """SettleCalls returns what the ledger has of some of the run's calls, of which
+        nobody waits for an answer any more. What is still read of a provider for
+        its real usage alone is given a last while, and is then booked by an
+        estimate, so that the ledger changes no more for them. Calls that somebody
+        waits for are left alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """ListModels returns the deployments that the run token permits, by name.
         """
@@ -160,6 +176,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.CountTokens,
                     request_deserializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.CountTokensRequest.FromString,
                     response_serializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.CountTokensResponse.SerializeToString,
+            ),
+            'SettleCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleCalls,
+                    request_deserializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.SettleCallsRequest.FromString,
+                    response_serializer=fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.SettleCallsResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -289,6 +310,33 @@ class GatewayService:
             '/fathom.gateway.v1.GatewayService/CountTokens',
             fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.CountTokensRequest.SerializeToString,
             fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.CountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fathom.gateway.v1.GatewayService/SettleCalls',
+            fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.SettleCallsRequest.SerializeToString,
+            fathom_dot_gateway_dot_v1_dot_gateway__service__pb2.SettleCallsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,13 @@ class GatewayServiceStub:
     """CountTokens counts what a prompt would send. It asks no provider, costs
     nothing and fails for a prompt as Generate does before it asks.
     """
+    SettleCalls: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.SettleCallsRequest, _gateway_service_pb2.SettleCallsResponse]
+    """SettleCalls returns what the ledger has of some of the run's calls, of which
+    nobody waits for an answer any more. What is still read of a provider for
+    its real usage alone is given a last while, and is then booked by an
+    estimate, so that the ledger changes no more for them. Calls that somebody
+    waits for are left alone.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListModelsRequest, _gateway_service_pb2.ListModelsResponse]
     """ListModels returns the deployments that the run token permits, by name."""
 
@@ -112,6 +119,13 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     CountTokens: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CountTokensRequest, _gateway_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """CountTokens counts what a prompt would send. It asks no provider, costs
     nothing and fails for a prompt as Generate does before it asks.
+    """
+    SettleCalls: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.SettleCallsRequest, _gateway_service_pb2.SettleCallsResponse]  # type: ignore[assignment]
+    """SettleCalls returns what the ledger has of some of the run's calls, of which
+    nobody waits for an answer any more. What is still read of a provider for
+    its real usage alone is given a last while, and is then booked by an
+    estimate, so that the ledger changes no more for them. Calls that somebody
+    waits for are left alone.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListModelsRequest, _gateway_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels returns the deployments that the run token permits, by name."""
@@ -177,6 +191,19 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_gateway_service_pb2.CountTokensResponse, _abc.Awaitable[_gateway_service_pb2.CountTokensResponse]]:
         """CountTokens counts what a prompt would send. It asks no provider, costs
         nothing and fails for a prompt as Generate does before it asks.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleCalls(
+        self,
+        request: _gateway_service_pb2.SettleCallsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.SettleCallsResponse, _abc.Awaitable[_gateway_service_pb2.SettleCallsResponse]]:
+        """SettleCalls returns what the ledger has of some of the run's calls, of which
+        nobody waits for an answer any more. What is still read of a provider for
+        its real usage alone is given a last while, and is then booked by an
+        estimate, so that the ledger changes no more for them. Calls that somebody
+        waits for are left alone.
         """
 
     @_abc_1.abstractmethod

@@ -380,3 +380,39 @@ class Usage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class CallUsage(_message.Message):
+    """CallUsage is what one call took of one model, failed attempts included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in CallContext."""
+    tier: _builtins.str
+    """Tier or deployment that was asked, as Prompt.tier."""
+    model: _builtins.str
+    """The deployment, `models/{model}`."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What was booked."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tier: _builtins.str = ...,
+        model: _builtins.str = ...,
+        usage: Global___Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallUsage: _TypeAlias = CallUsage  # noqa: Y015

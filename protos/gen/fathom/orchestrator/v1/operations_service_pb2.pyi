@@ -430,7 +430,8 @@ class AuditEntry(_message.Message):
     """
     action: _builtins.str
     """What: `run.created`, `run.ended`, `run.cancel_asked`, `run.deleted`,
-    `context.deleted`, `kill_switch.set`, `kill_switch.deleted`.
+    `context.deleted`, `host_tool.called`, `kill_switch.set`,
+    `kill_switch.deleted`.
     """
     subject: _builtins.str
     """What it was done to, such as `runs/{run}`."""
@@ -444,7 +445,8 @@ class AuditEntry(_message.Message):
 
     @_builtins.property
     def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """More of it, by name. `run.created` has `spec_blake3`; `run.ended` has
+        """More of it, by name. `run.created` has `spec_blake3`, and `forked_from` or
+        `parent` where the run has them; `run.ended` has
         `state`, `events`, `events_blake3` (of the events' bytes in order, which
         hold code, sub-calls and decisions) and `cost_usd_nanos`.
         """

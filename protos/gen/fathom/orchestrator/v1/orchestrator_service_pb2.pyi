@@ -574,19 +574,25 @@ class WatchRunRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `runs/{run}`."""
     after_sequence: _builtins.int
     """Optional. Only events with a larger sequence; 0 replays them all."""
+    joined: _builtins.bool
+    """Optional. A response may hold several events: those that were stored
+    together, or that wait because the client reads slowly.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        joined: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "joined", b"joined", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,23 +600,31 @@ Global___WatchRunRequest: _TypeAlias = WatchRunRequest  # noqa: Y015
 
 @_typing.final
 class WatchRunResponse(_message.Message):
-    """WatchRunResponse is one event."""
+    """WatchRunResponse is one event, or several."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _run_event_pb2.RunEvent:
         """The event."""
+
+    @_builtins.property
+    def further(self) -> _containers.RepeatedCompositeFieldContainer[_run_event_pb2.RunEvent]:
+        """Events after it, in order of their sequences; none unless the request has
+        `joined`. All of them together have at most 1 MiB.
+        """
 
     def __init__(
         self,
         *,
         event: _run_event_pb2.RunEvent | None = ...,
+        further: _abc.Iterable[_run_event_pb2.RunEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "further", b"further"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,8 +694,8 @@ class ForkRunRequest(_message.Message):
     """Optional. As in CreateRun."""
     @_builtins.property
     def changes(self) -> _run_pb2.RunSpec:
-        """Optional. Fields that are set replace the original's; `context` must not
-        be set.
+        """Optional. Fields that are set replace the original's; `context`,
+        `conversation` and `profile` must not be set.
         """
 
     def __init__(

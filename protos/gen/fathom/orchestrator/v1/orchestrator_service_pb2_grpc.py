@@ -128,9 +128,9 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """CancelRun asks a run to stop and returns without waiting; the run's last
-        event tells that it has. Cancelling a run in a terminal state is not an
-        error and changes nothing.
+        """CancelRun asks a run and all below it to stop, at once, and returns without
+        waiting; each one's last event tells that it has. Cancelling a run in a
+        terminal state is not an error and changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +148,8 @@ class OrchestratorServiceServicer:
         UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
         ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
         FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-        child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+        child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+        most 16 MiB; those of other methods have 4 MiB. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,10 +166,11 @@ class OrchestratorServiceServicer:
         """ForkRun starts a run that takes over the turns of another one up to a
         certain turn, with the session as it was then, and goes on by itself with
         something changed. What it takes over costs nothing again and is in its log
-        without usage; its turns count on. The other run may be in any state. Safe
-        to retry with the same `request_id`; fails as CreateRun does, and with
-        FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
-        ended.
+        without usage; its turns count on. The other run may be in any state, a
+        child run, or one of a conversation, with what came before it there; the
+        fork has no parent and is in no conversation. Safe to retry with the same
+        `request_id`; fails as CreateRun does, and with FAILED_PRECONDITION,
+        ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

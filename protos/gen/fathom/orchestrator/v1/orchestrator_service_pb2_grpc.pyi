@@ -54,9 +54,9 @@ class OrchestratorServiceStub:
     the last sequence that it saw, and misses nothing and sees nothing twice.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelRunRequest, _orchestrator_service_pb2.CancelRunResponse]
-    """CancelRun asks a run to stop and returns without waiting; the run's last
-    event tells that it has. Cancelling a run in a terminal state is not an
-    error and changes nothing.
+    """CancelRun asks a run and all below it to stop, at once, and returns without
+    waiting; each one's last event tells that it has. Cancelling a run in a
+    terminal state is not an error and changes nothing.
     """
     RunChild: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunChildRequest, _orchestrator_service_pb2.RunChildResponse]
     """RunChild starts a child of the run that the metadata `fathom-run-token`
@@ -70,7 +70,8 @@ class OrchestratorServiceStub:
     UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
     ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
     FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-    child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+    child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+    most 16 MiB; those of other methods have 4 MiB. Safe to retry.
     """
     GetRunUsage: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunUsageRequest, _orchestrator_service_pb2.GetRunUsageResponse]
     """GetRunUsage sums up what each call took of a run and all below it."""
@@ -78,10 +79,11 @@ class OrchestratorServiceStub:
     """ForkRun starts a run that takes over the turns of another one up to a
     certain turn, with the session as it was then, and goes on by itself with
     something changed. What it takes over costs nothing again and is in its log
-    without usage; its turns count on. The other run may be in any state. Safe
-    to retry with the same `request_id`; fails as CreateRun does, and with
-    FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
-    ended.
+    without usage; its turns count on. The other run may be in any state, a
+    child run, or one of a conversation, with what came before it there; the
+    fork has no parent and is in no conversation. Safe to retry with the same
+    `request_id`; fails as CreateRun does, and with FAILED_PRECONDITION,
+    ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not ended.
     """
     EstimateRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.EstimateRunRequest, _orchestrator_service_pb2.EstimateRunResponse]
     """EstimateRun predicts what a run would take from the size of its context,
@@ -115,9 +117,9 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     the last sequence that it saw, and misses nothing and sees nothing twice.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelRunRequest, _orchestrator_service_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """CancelRun asks a run to stop and returns without waiting; the run's last
-    event tells that it has. Cancelling a run in a terminal state is not an
-    error and changes nothing.
+    """CancelRun asks a run and all below it to stop, at once, and returns without
+    waiting; each one's last event tells that it has. Cancelling a run in a
+    terminal state is not an error and changes nothing.
     """
     RunChild: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.RunChildRequest, _orchestrator_service_pb2.RunChildResponse]  # type: ignore[assignment]
     """RunChild starts a child of the run that the metadata `fathom-run-token`
@@ -131,7 +133,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
     ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
     FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-    child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+    child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+    most 16 MiB; those of other methods have 4 MiB. Safe to retry.
     """
     GetRunUsage: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunUsageRequest, _orchestrator_service_pb2.GetRunUsageResponse]  # type: ignore[assignment]
     """GetRunUsage sums up what each call took of a run and all below it."""
@@ -139,10 +142,11 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """ForkRun starts a run that takes over the turns of another one up to a
     certain turn, with the session as it was then, and goes on by itself with
     something changed. What it takes over costs nothing again and is in its log
-    without usage; its turns count on. The other run may be in any state. Safe
-    to retry with the same `request_id`; fails as CreateRun does, and with
-    FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
-    ended.
+    without usage; its turns count on. The other run may be in any state, a
+    child run, or one of a conversation, with what came before it there; the
+    fork has no parent and is in no conversation. Safe to retry with the same
+    `request_id`; fails as CreateRun does, and with FAILED_PRECONDITION,
+    ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not ended.
     """
     EstimateRun: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.EstimateRunRequest, _orchestrator_service_pb2.EstimateRunResponse]  # type: ignore[assignment]
     """EstimateRun predicts what a run would take from the size of its context,
@@ -203,9 +207,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.CancelRunResponse, _abc.Awaitable[_orchestrator_service_pb2.CancelRunResponse]]:
-        """CancelRun asks a run to stop and returns without waiting; the run's last
-        event tells that it has. Cancelling a run in a terminal state is not an
-        error and changes nothing.
+        """CancelRun asks a run and all below it to stop, at once, and returns without
+        waiting; each one's last event tells that it has. Cancelling a run in a
+        terminal state is not an error and changes nothing.
         """
 
     @_abc_1.abstractmethod
@@ -225,7 +229,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
         ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
         FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-        child; INVALID_ARGUMENT for a slice that is out of range. Safe to retry.
+        child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+        most 16 MiB; those of other methods have 4 MiB. Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -245,10 +250,11 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """ForkRun starts a run that takes over the turns of another one up to a
         certain turn, with the session as it was then, and goes on by itself with
         something changed. What it takes over costs nothing again and is in its log
-        without usage; its turns count on. The other run may be in any state. Safe
-        to retry with the same `request_id`; fails as CreateRun does, and with
-        FAILED_PRECONDITION, ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not
-        ended.
+        without usage; its turns count on. The other run may be in any state, a
+        child run, or one of a conversation, with what came before it there; the
+        fork has no parent and is in no conversation. Safe to retry with the same
+        `request_id`; fails as CreateRun does, and with FAILED_PRECONDITION,
+        ERROR_REASON_FORK_TURN_UNKNOWN where the turn has not ended.
         """
 
     @_abc_1.abstractmethod

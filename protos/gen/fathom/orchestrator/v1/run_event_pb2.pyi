@@ -50,6 +50,7 @@ class RunEvent(_message.Message):
     HISTORY_COMPACTED_FIELD_NUMBER: _builtins.int
     MODEL_CALL_FAILED_FIELD_NUMBER: _builtins.int
     HOST_TOOL_CALLED_FIELD_NUMBER: _builtins.int
+    USAGE_SETTLED_FIELD_NUMBER: _builtins.int
     VALUE_READ_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1 for the first event of a run, without gaps."""
@@ -122,6 +123,10 @@ class RunEvent(_message.Message):
         """Code called a function of an operator's."""
 
     @_builtins.property
+    def usage_settled(self) -> Global___UsageSettled:
+        """What calls took that were cut off."""
+
+    @_builtins.property
     def value_read(self) -> Global___ValueRead:
         """A variable was read, for an answer in a reply's text."""
 
@@ -146,13 +151,14 @@ class RunEvent(_message.Message):
         history_compacted: Global___HistoryCompacted | None = ...,
         model_call_failed: Global___ModelCallFailed | None = ...,
         host_tool_called: Global___HostToolCalled | None = ...,
+        usage_settled: Global___UsageSettled | None = ...,
         value_read: Global___ValueRead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cell_finished", b"cell_finished", "cell_started", b"cell_started", "checkpoint_stored", b"checkpoint_stored", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "history_compacted", b"history_compacted", "host_tool_called", b"host_tool_called", "limit_reached", b"limit_reached", "model_call_failed", b"model_call_failed", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn_started", b"turn_started", "value_read", b"value_read"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cell_finished", b"cell_finished", "cell_started", b"cell_started", "checkpoint_stored", b"checkpoint_stored", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "history_compacted", b"history_compacted", "host_tool_called", b"host_tool_called", "limit_reached", b"limit_reached", "model_call_failed", b"model_call_failed", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn_started", b"turn_started", "usage_settled", b"usage_settled", "value_read", b"value_read"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "cell_finished", b"cell_finished", "cell_started", b"cell_started", "checkpoint_stored", b"checkpoint_stored", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "history_compacted", b"history_compacted", "host_tool_called", b"host_tool_called", "limit_reached", b"limit_reached", "model_call_failed", b"model_call_failed", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sequence", b"sequence", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn", b"turn", "turn_started", b"turn_started", "value_read", b"value_read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "cell_finished", b"cell_finished", "cell_started", b"cell_started", "checkpoint_stored", b"checkpoint_stored", "child_run_changed", b"child_run_changed", "event", b"event", "event_time", b"event_time", "history_compacted", b"history_compacted", "host_tool_called", b"host_tool_called", "limit_reached", b"limit_reached", "model_call_failed", b"model_call_failed", "model_replied", b"model_replied", "notice", b"notice", "run_changed", b"run_changed", "sequence", b"sequence", "sub_call_finished", b"sub_call_finished", "sub_call_started", b"sub_call_started", "turn", b"turn", "turn_started", b"turn_started", "usage_settled", b"usage_settled", "value_read", b"value_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_changed", "turn_started", "model_replied", "cell_started", "cell_finished", "sub_call_started", "sub_call_finished", "limit_reached", "notice", "child_run_changed", "checkpoint_stored", "history_compacted", "model_call_failed", "host_tool_called", "value_read"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_changed", "turn_started", "model_replied", "cell_started", "cell_finished", "sub_call_started", "sub_call_finished", "limit_reached", "notice", "child_run_changed", "checkpoint_stored", "history_compacted", "model_call_failed", "host_tool_called", "usage_settled", "value_read"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -476,6 +482,7 @@ class ExecutionRecord(_message.Message):
     OUTPUT_DIGEST_FIELD_NUMBER: _builtins.int
     OWN_OUTPUT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """`sessions/{session}` that it ran in."""
     session_execution: _builtins.int
@@ -504,6 +511,12 @@ class ExecutionRecord(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why there is no result: what the sandbox answered. Unset where there is one."""
 
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its sub-calls might ask, the tier first that was asked where they named
+        none. A fork can have other tiers, and the ledger knows the call by these.
+        """
+
     def __init__(
         self,
         *,
@@ -518,10 +531,11 @@ class ExecutionRecord(_message.Message):
         output_digest: _builtins.bytes = ...,
         own_output: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
+        tiers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_prefix", b"call_prefix", "clock_time", b"clock_time", "error", b"error", "ledger_run", b"ledger_run", "output_digest", b"output_digest", "own_output", b"own_output", "random_stream", b"random_stream", "seed", b"seed", "session", b"session", "session_execution", b"session_execution", "sub_calls_before", b"sub_calls_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_prefix", b"call_prefix", "clock_time", b"clock_time", "error", b"error", "ledger_run", b"ledger_run", "output_digest", b"output_digest", "own_output", b"own_output", "random_stream", b"random_stream", "seed", b"seed", "session", b"session", "session_execution", b"session_execution", "sub_calls_before", b"sub_calls_before", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -912,3 +926,79 @@ class HistoryCompacted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HistoryCompacted: _TypeAlias = HistoryCompacted  # noqa: Y015
+
+@_typing.final
+class UsageSettled(_message.Message):
+    """UsageSettled is what calls to models took of which no other event tells,
+    since they were cut off before they had answered: with a cell, at a limit of
+    time, or because the run was stopped. It comes before the run's end, from the
+    gateway's ledger.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGES_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    RUN_USAGE_FIELD_NUMBER: _builtins.int
+    incomplete: _builtins.bool
+    """True where the ledger could not be read, or some of the calls had not ended
+    yet: what they take is not told.
+    """
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutOffUsage]:
+        """What they took, by turn, tier and model."""
+
+    @_builtins.property
+    def run_usage(self) -> _generation_pb2.Usage:
+        """The run's usage after it."""
+
+    def __init__(
+        self,
+        *,
+        usages: _abc.Iterable[Global___CutOffUsage] | None = ...,
+        incomplete: _builtins.bool = ...,
+        run_usage: _generation_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_usage", b"run_usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incomplete", b"incomplete", "run_usage", b"run_usage", "usages", b"usages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageSettled: _TypeAlias = UsageSettled  # noqa: Y015
+
+@_typing.final
+class CutOffUsage(_message.Message):
+    """CutOffUsage is what calls of one turn took that were cut off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    turn: _builtins.int
+    """The turn."""
+    tier: _builtins.str
+    """The tier asked."""
+    model: _builtins.str
+    """The deployment, `models/{model}`."""
+    @_builtins.property
+    def usage(self) -> _generation_pb2.Usage:
+        """What they took."""
+
+    def __init__(
+        self,
+        *,
+        turn: _builtins.int = ...,
+        tier: _builtins.str = ...,
+        model: _builtins.str = ...,
+        usage: _generation_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "tier", b"tier", "turn", b"turn", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutOffUsage: _TypeAlias = CutOffUsage  # noqa: Y015

@@ -99,6 +99,7 @@ class Run(_message.Message):
     CHECKPOINT_TURNS_FIELD_NUMBER: _builtins.int
     FORKED_AFTER_TURN_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    USAGE_INCOMPLETE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `runs/{run}`."""
     state: Global___Run.State.ValueType
@@ -142,6 +143,10 @@ class Run(_message.Message):
     created_by: _builtins.str
     """Output only. Name of the API key that it was created with; empty where
     callers are not told apart.
+    """
+    usage_incomplete: _builtins.bool
+    """Output only. True in a terminal state where `usage` misses what some calls
+    of the run took that were cut off. What its child runs miss is told by them.
     """
     @_builtins.property
     def spec(self) -> Global___RunSpec:
@@ -209,10 +214,11 @@ class Run(_message.Message):
         checkpoint_turns: _abc.Iterable[_builtins.int] | None = ...,
         forked_after_turn: _builtins.int = ...,
         created_by: _builtins.str = ...,
+        usage_incomplete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "outcome", b"outcome", "spec", b"spec", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "checkpoint_turns", b"checkpoint_turns", "children", b"children", "children_live", b"children_live", "create_time", b"create_time", "created_by", b"created_by", "depth", b"depth", "end_time", b"end_time", "error", b"error", "forked_after_turn", b"forked_after_turn", "forked_from", b"forked_from", "found_so_far", b"found_so_far", "last_sequence", b"last_sequence", "name", b"name", "outcome", b"outcome", "parent", b"parent", "profile_version", b"profile_version", "root", b"root", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sub_calls", b"sub_calls", "sub_calls_live", b"sub_calls_live", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "checkpoint_turns", b"checkpoint_turns", "children", b"children", "children_live", b"children_live", "create_time", b"create_time", "created_by", b"created_by", "depth", b"depth", "end_time", b"end_time", "error", b"error", "forked_after_turn", b"forked_after_turn", "forked_from", b"forked_from", "found_so_far", b"found_so_far", "last_sequence", b"last_sequence", "name", b"name", "outcome", b"outcome", "parent", b"parent", "profile_version", b"profile_version", "root", b"root", "spec", b"spec", "start_time", b"start_time", "state", b"state", "sub_calls", b"sub_calls", "sub_calls_live", b"sub_calls_live", "turns", b"turns", "usage", b"usage", "usage_incomplete", b"usage_incomplete"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["answer", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -187,6 +187,8 @@ class ExecuteRequest(_message.Message):
     RANDOM_STREAM_FIELD_NUMBER: _builtins.int
     SUB_CALLS_MAX_FIELD_NUMBER: _builtins.int
     FAILED_SUB_CALLS_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    SUB_TIER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `sessions/{session}`."""
     code: _builtins.str
@@ -210,6 +212,15 @@ class ExecuteRequest(_message.Message):
     """Optional. Sub-calls that this execution may make at most; the session's own
     `sub_calls_max` does not count for it then.
     """
+    joined: _builtins.bool
+    """Optional. A response may hold several events: sub-calls make many at once,
+    and a message each costs more than what it says.
+    """
+    sub_tier: _builtins.str
+    """Optional. Tier or deployment that this execution's sub-calls ask where they
+    name none, at most 256 characters; the session's when unset. Who rebuilds a
+    session by running its code again gives what was asked the first time.
+    """
     @_builtins.property
     def failed_sub_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedSubCall]:
         """Optional. Outcomes of sub-calls that failed when the same code ran before,
@@ -228,10 +239,12 @@ class ExecuteRequest(_message.Message):
         random_stream: _builtins.int = ...,
         sub_calls_max: _builtins.int | None = ...,
         failed_sub_calls: _abc.Iterable[Global___FailedSubCall] | None = ...,
+        joined: _builtins.bool = ...,
+        sub_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max", "sub_calls_max", b"sub_calls_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max", "call_prefix", b"call_prefix", "code", b"code", "failed_sub_calls", b"failed_sub_calls", "name", b"name", "random_stream", b"random_stream", "report_variables", b"report_variables", "run_token", b"run_token", "sub_calls_max", b"sub_calls_max", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max", "call_prefix", b"call_prefix", "code", b"code", "failed_sub_calls", b"failed_sub_calls", "joined", b"joined", "name", b"name", "random_stream", b"random_stream", "report_variables", b"report_variables", "run_token", b"run_token", "sub_calls_max", b"sub_calls_max", "sub_tier", b"sub_tier", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sub_calls_max: _TypeAlias = _typing.Literal["sub_calls_max"]  # noqa: Y015
     _WhichOneofArgType__sub_calls_max: _TypeAlias = _typing.Literal["_sub_calls_max", b"_sub_calls_max"]  # noqa: Y015
@@ -269,23 +282,31 @@ Global___FailedSubCall: _TypeAlias = FailedSubCall  # noqa: Y015
 
 @_typing.final
 class ExecuteResponse(_message.Message):
-    """ExecuteResponse is one event of an execution."""
+    """ExecuteResponse is one event of an execution, or several."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _execution_pb2.ExecutionEvent:
         """The event."""
+
+    @_builtins.property
+    def further(self) -> _containers.RepeatedCompositeFieldContainer[_execution_pb2.ExecutionEvent]:
+        """Events that came after it, in their order, at most 49; none unless the
+        request has `joined`.
+        """
 
     def __init__(
         self,
         *,
         event: _execution_pb2.ExecutionEvent | None = ...,
+        further: _abc.Iterable[_execution_pb2.ExecutionEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "further", b"further"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -509,16 +530,22 @@ class CheckpointSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `sessions/{session}`, idle."""
+    owner: _builtins.str
+    """Optional. Whose it is, 1 to 128 letters, digits, hyphens and underscores: all
+    that an owner has can be deleted together. One without an owner stays.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -547,6 +574,64 @@ class CheckpointSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointSessionResponse: _TypeAlias = CheckpointSessionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCheckpointsRequest(_message.Message):
+    """DeleteCheckpointsRequest is the request of DeleteCheckpoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    KEPT_KEYS_FIELD_NUMBER: _builtins.int
+    AGE_MIN_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """Required. `CheckpointSessionRequest.owner`."""
+    @_builtins.property
+    def kept_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Checkpoints of the owner to keep, at most 10,000; those that do not
+        exist are no matter.
+        """
+
+    @_builtins.property
+    def age_min(self) -> _duration_pb2.Duration:
+        """Optional. What was stored less long ago is kept too."""
+
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        kept_keys: _abc.Iterable[_builtins.str] | None = ...,
+        age_min: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age_min", b"age_min"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_min", b"age_min", "kept_keys", b"kept_keys", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCheckpointsRequest: _TypeAlias = DeleteCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCheckpointsResponse(_message.Message):
+    """DeleteCheckpointsResponse is the response of DeleteCheckpoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTS_DELETED_FIELD_NUMBER: _builtins.int
+    objects_deleted: _builtins.int
+    """Objects that were deleted; several make a checkpoint."""
+    def __init__(
+        self,
+        *,
+        objects_deleted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["objects_deleted", b"objects_deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCheckpointsResponse: _TypeAlias = DeleteCheckpointsResponse  # noqa: Y015
 
 @_typing.final
 class RestoreSessionRequest(_message.Message):

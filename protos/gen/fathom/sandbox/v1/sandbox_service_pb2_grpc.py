@@ -75,6 +75,11 @@ class SandboxServiceStub:
                 request_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.CheckpointSessionRequest.SerializeToString,
                 response_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.CheckpointSessionResponse.FromString,
                 _registered_method=True)
+        self.DeleteCheckpoints = channel.unary_unary(
+                '/fathom.sandbox.v1.SandboxService/DeleteCheckpoints',
+                request_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.DeleteCheckpointsRequest.SerializeToString,
+                response_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.DeleteCheckpointsResponse.FromString,
+                _registered_method=True)
         self.RestoreSession = channel.unary_unary(
                 '/fathom.sandbox.v1.SandboxService/RestoreSession',
                 request_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.RestoreSessionRequest.SerializeToString,
@@ -168,7 +173,20 @@ class SandboxServiceServicer:
     def CheckpointSession(self, request, context):
         """CheckpointSession stores an idle session's image in the object store,
         compressed and named by its content. The session may be used again as soon
-        as the call has begun. Safe to retry: equal content has an equal key.
+        as the call has begun. Safe to retry: equal content of an owner has an equal
+        key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
+        ERROR_REASON_STORAGE_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCheckpoints(self, request, context):
+        """DeleteCheckpoints deletes an owner's checkpoints, but for those that are to
+        be kept, from the object store, with all that only they needed. Safe to
+        repeat; a call that was broken off is finished by the next one. Sessions that
+        were restored from them and are in memory go on. Not to be called while one
+        of the owner is being taken, but with an `age_min` above what that takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,6 +264,11 @@ def add_SandboxServiceServicer_to_server(servicer, server):
                     servicer.CheckpointSession,
                     request_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.CheckpointSessionRequest.FromString,
                     response_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.CheckpointSessionResponse.SerializeToString,
+            ),
+            'DeleteCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCheckpoints,
+                    request_deserializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.DeleteCheckpointsRequest.FromString,
+                    response_serializer=fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.DeleteCheckpointsResponse.SerializeToString,
             ),
             'RestoreSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RestoreSession,
@@ -446,6 +469,33 @@ class SandboxService:
             '/fathom.sandbox.v1.SandboxService/CheckpointSession',
             fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.CheckpointSessionRequest.SerializeToString,
             fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.CheckpointSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fathom.sandbox.v1.SandboxService/DeleteCheckpoints',
+            fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.DeleteCheckpointsRequest.SerializeToString,
+            fathom_dot_sandbox_dot_v1_dot_sandbox__service__pb2.DeleteCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,7 +76,16 @@ class SandboxServiceStub:
     CheckpointSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.CheckpointSessionRequest, _sandbox_service_pb2.CheckpointSessionResponse]
     """CheckpointSession stores an idle session's image in the object store,
     compressed and named by its content. The session may be used again as soon
-    as the call has begun. Safe to retry: equal content has an equal key.
+    as the call has begun. Safe to retry: equal content of an owner has an equal
+    key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
+    ERROR_REASON_STORAGE_FULL.
+    """
+    DeleteCheckpoints: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteCheckpointsRequest, _sandbox_service_pb2.DeleteCheckpointsResponse]
+    """DeleteCheckpoints deletes an owner's checkpoints, but for those that are to
+    be kept, from the object store, with all that only they needed. Safe to
+    repeat; a call that was broken off is finished by the next one. Sessions that
+    were restored from them and are in memory go on. Not to be called while one
+    of the owner is being taken, but with an `age_min` above what that takes.
     """
     RestoreSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.RestoreSessionRequest, _sandbox_service_pb2.RestoreSessionResponse]
     """RestoreSession makes a session from a checkpoint, on any worker of any host
@@ -144,7 +153,16 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     CheckpointSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.CheckpointSessionRequest, _sandbox_service_pb2.CheckpointSessionResponse]  # type: ignore[assignment]
     """CheckpointSession stores an idle session's image in the object store,
     compressed and named by its content. The session may be used again as soon
-    as the call has begun. Safe to retry: equal content has an equal key.
+    as the call has begun. Safe to retry: equal content of an owner has an equal
+    key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
+    ERROR_REASON_STORAGE_FULL.
+    """
+    DeleteCheckpoints: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteCheckpointsRequest, _sandbox_service_pb2.DeleteCheckpointsResponse]  # type: ignore[assignment]
+    """DeleteCheckpoints deletes an owner's checkpoints, but for those that are to
+    be kept, from the object store, with all that only they needed. Safe to
+    repeat; a call that was broken off is finished by the next one. Sessions that
+    were restored from them and are in memory go on. Not to be called while one
+    of the owner is being taken, but with an `age_min` above what that takes.
     """
     RestoreSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.RestoreSessionRequest, _sandbox_service_pb2.RestoreSessionResponse]  # type: ignore[assignment]
     """RestoreSession makes a session from a checkpoint, on any worker of any host
@@ -245,7 +263,22 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sandbox_service_pb2.CheckpointSessionResponse, _abc.Awaitable[_sandbox_service_pb2.CheckpointSessionResponse]]:
         """CheckpointSession stores an idle session's image in the object store,
         compressed and named by its content. The session may be used again as soon
-        as the call has begun. Safe to retry: equal content has an equal key.
+        as the call has begun. Safe to retry: equal content of an owner has an equal
+        key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
+        ERROR_REASON_STORAGE_FULL.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCheckpoints(
+        self,
+        request: _sandbox_service_pb2.DeleteCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_service_pb2.DeleteCheckpointsResponse, _abc.Awaitable[_sandbox_service_pb2.DeleteCheckpointsResponse]]:
+        """DeleteCheckpoints deletes an owner's checkpoints, but for those that are to
+        be kept, from the object store, with all that only they needed. Safe to
+        repeat; a call that was broken off is finished by the next one. Sessions that
+        were restored from them and are in memory go on. Not to be called while one
+        of the owner is being taken, but with an `age_min` above what that takes.
         """
 
     @_abc_1.abstractmethod
