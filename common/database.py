@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from common import sqlite_driver
 from common.config import ConfigError
 from common.errors import ServiceError
 
@@ -37,8 +40,15 @@ _TALKATIVE = ("aiosqlite", "psycopg")
 """Libraries that log what is stored, at DEBUG."""
 _RETRY_S = 0.1
 _IDLE_MS_MAX = 5_000
+_SILENCE_S_MAX = 10.0
+"""Longest wait for a transaction in a thread of its own; SQLite's own waits end by then."""
+_CONNECT_S_MAX = 3
 _SQLITE_AWAY = ("locked", "full", "disk I/O", "unable to open")
 """Words of SQLite's errors that are the machine's and not the statement's."""
+_SQLITE_FULL = "disk is full"
+_POSTGRESQL_FULL = "53100"
+"""Its code of disk_full."""
+_log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -53,12 +63,27 @@ class DatabaseAwayError(ServiceError):
         super().__init__("the database does not answer; try again", retry_after_s=1.0)
 
 
+class DatabaseFullError(DatabaseAwayError):
+    """The disk of the database is full: what was to be stored is not. It comes back as one that
+    was away does, once there is room."""
+
+    reason = ErrorReason.ERROR_REASON_DATABASE_FULL
+
+    def __init__(self) -> None:
+        ServiceError.__init__(
+            self,
+            "the disk of the database is full; work goes on once its operator has made room",
+            retry_after_s=10.0,
+        )
+
+
 class Database:
     """An open database. Close it with its owner."""
 
     def __init__(self, engine: AsyncEngine, patience_s: float = 0.0) -> None:
         self._engine = engine
         self._patience_s = patience_s
+        self._thread: DatabaseThread | None = None
         # SQLite has one writer: waiting here costs nothing, waiting in its busy handler sleeps.
         self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
@@ -77,7 +102,10 @@ class Database:
             parsed = make_url(url)
             # A file does not go away as a server does: asking each time took a third of a read.
             is_server = parsed.get_backend_name() != "sqlite"
-            engine = create_async_engine(parsed, hide_parameters=True, pool_pre_ping=is_server)
+            options: dict[str, Any] = {"pool_pre_ping": is_server}
+            if not is_server:
+                options["async_creator"] = functools.partial(sqlite_driver.connect, parsed)
+            engine = create_async_engine(parsed, hide_parameters=True, **options)
         except (ArgumentError, ImportError) as error:
             raise ConfigError(f"database_url: {error}") from error
         is_sqlite = engine.dialect.name == "sqlite"
@@ -109,6 +137,18 @@ class Database:
             connection.begin(),
         ):
             yield connection
+
+    async def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """Return what `work` returns, in a transaction to write in, as in `writing`, and at a third
+        of its cost: it is called in a thread, one at a time. It is never repeated here.
+
+        Raises DatabaseAwayError at once, and ConfigError for a database in memory.
+        """
+        if self._thread is None:
+            self._thread = DatabaseThread.open(self._engine.url)
+        async with self._writer or contextlib.nullcontext():
+            with telling_absence(self._engine.dialect.name):
+                return await self._thread.transact(work)
 
     @contextlib.asynccontextmanager
     async def notified(self, *channels: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
@@ -146,6 +186,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._thread is not None:
+            await self._thread.close()
         await self._engine.dispose()
 
 
@@ -156,9 +198,14 @@ class DatabaseThread:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._turn = asyncio.Lock()
+        # Kept from transaction to transaction: the pool takes as long as a small one itself.
+        self._connection: Connection | None = None
+        self._driver: Any = None
+        event.listen(engine, "connect", self._note_connected)
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str | URL) -> Self:
         """Make one for the URL of a Database, whose tables are up to date.
 
         Raises ConfigError for a database in memory, which no two connections share.
@@ -168,23 +215,63 @@ class DatabaseThread:
             if parsed.database in {None, "", ":memory:"}:
                 raise ConfigError("database_url: must name a file")
             parsed = parsed.set(drivername="sqlite")
-        engine = create_engine(parsed, pool_size=1, max_overflow=0, hide_parameters=True)
-        is_sqlite = engine.dialect.name == "sqlite"
+        is_sqlite = parsed.get_backend_name() == "sqlite"
+        engine = create_engine(
+            parsed,
+            pool_size=1,
+            max_overflow=0,
+            hide_parameters=True,
+            connect_args={} if is_sqlite else {"connect_timeout": _CONNECT_S_MAX},
+        )
         event.listen(engine, "connect", _set_pragmas if is_sqlite else bound_idleness)
         return cls(engine)
 
     async def transact(self, work: Callable[[Connection], Result]) -> Result:
-        """Return what `work` returns, in a transaction: committed unless it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        """Return what `work` returns, in a transaction: committed unless it raises.
+
+        A server that says nothing for ten seconds counts as one that has broken off.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            silence = loop.call_later(_SILENCE_S_MAX, self._break_off)
+            try:
+                return await loop.run_in_executor(self._thread, self._do, work)
+            finally:
+                silence.cancel()
 
     async def close(self) -> None:
         """Close the connection, after what is under way."""
         await asyncio.to_thread(self._thread.shutdown)
+        if self._connection is not None:
+            self._connection.close()
         self._engine.dispose()
 
+    def _note_connected(self, driver: Any, _record: object) -> None:
+        self._driver = driver
+
+    def _break_off(self) -> None:
+        """End the wait for a server that hangs: the thread's connection is cut under it."""
+        _log.error("the database does not answer", extra={"for_s": _SILENCE_S_MAX})
+        if self._engine.dialect.name != "postgresql" or self._driver is None:
+            return  # a file has nothing that could be cut; another writer is waited for no longer
+        with contextlib.suppress(OSError, psycopg.Error):  # it may have ended by itself
+            with socket.socket(fileno=os.dup(self._driver.fileno())) as cut:
+                cut.shutdown(socket.SHUT_RDWR)
+
     def _do(self, work: Callable[[Connection], Result]) -> Result:
+        connection = self._connection or self._engine.connect()
+        self._connection = connection
+        try:
+            return self._transact(connection, work)
+        except BaseException:
+            if connection.invalidated:
+                self._connection = None
+                connection.close()
+            raise
+
+    def _transact(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
         driver = self._engine.dialect.loaded_dbapi
-        with self._engine.begin() as connection:
+        with connection.begin():
             try:
                 return work(connection)
             except driver.Error as error:  # of a statement that was given to the driver as it is
@@ -204,6 +291,8 @@ def telling_absence(dialect: str) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
+        if _is_full(error, dialect):
+            raise DatabaseFullError from error
         if dialect == "sqlite" and not any(word in str(error.orig) for word in _SQLITE_AWAY):
             raise
         raise DatabaseAwayError from error
@@ -213,6 +302,12 @@ def telling_absence(dialect: str) -> Iterator[None]:
         raise DatabaseAwayError from error
     except PoolTimeoutError as error:
         raise DatabaseAwayError from error
+
+
+def _is_full(error: DBAPIError, dialect: str) -> bool:
+    if dialect == "sqlite":
+        return _SQLITE_FULL in str(error.orig)
+    return getattr(error.orig, "sqlstate", None) == _POSTGRESQL_FULL
 
 
 async def _notifications(driver: Any) -> AsyncIterator[tuple[str, str]]:

@@ -176,6 +176,17 @@ class ServerBusyError(ServiceError):
         )
 
 
+class RequestTooLargeError(ServiceError):
+    """A request has more bytes than its method takes."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE
+
+    def __init__(self, size_bytes: int, bytes_max: int) -> None:
+        message = f"the request has {size_bytes:,} bytes; at most {bytes_max:,} are taken"
+        super().__init__(message, bytes=size_bytes, bytes_max=bytes_max)
+
+
 class ReceivedError(ServiceError):
     """What another service, or the way to it, answered instead of a result.
 

@@ -21,10 +21,16 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from common import deadline, telemetry_names
-from common.errors import InvalidFieldError, ServerBusyError, ServiceError
+from common.errors import (
+    InvalidFieldError,
+    RequestTooLargeError,
+    ServerBusyError,
+    ServiceError,
+)
 from common.telemetry import meter, tracer
 
 _log = logging.getLogger(__name__)
+_MALFORMED = "the bytes are not a message of this method"
 _NOT_OURS = ("/grpc.health.", "/grpc.reflection.")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -65,12 +71,15 @@ class _Around(grpc.aio.ServerInterceptor, abc.ABC):
         make = getattr(grpc, f"{shape}_rpc_method_handler")
         return make(
             wrap(method, getattr(handler, shape)),
-            request_deserializer=self.deserializer(handler.request_deserializer),
+            request_deserializer=self.deserializer(method, handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
-    def deserializer(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def deserializer(
+        self, method: str, deserialize: Callable[[bytes], Any]
+    ) -> Callable[[bytes], Any]:
         """Return what to read requests with in place of `deserialize`."""
+        del method
         return deserialize
 
     @abc.abstractmethod
@@ -89,17 +98,37 @@ class ErrorInterceptor(_Around):
     A call is admitted here too, so that a refusal becomes a status in the same place.
     """
 
-    def __init__(self, admit: Admit, concurrent_rpcs_max: int) -> None:
+    def __init__(
+        self,
+        admit: Admit,
+        concurrent_rpcs_max: int,
+        *,
+        request_bytes_max: Callable[[str], int],
+    ) -> None:
+        """`request_bytes_max` gives the most bytes of a request, by the method's path; gRPC's own
+        bound is one for all methods."""
         super().__init__()
         self._admit = admit
+        self._request_bytes_max = request_bytes_max
         self._places = _Places(concurrent_rpcs_max)
 
-    def deserializer(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    async def all_left(self) -> None:
+        """Return once no call is served. gRPC's own stop does not wait for what a call that was cut
+        off still does, and that may need what is closed after the server."""
+        await self._places.empty.wait()
+
+    def deserializer(
+        self, method: str, deserialize: Callable[[bytes], Any]
+    ) -> Callable[[bytes], Any]:
+        bytes_max = self._request_bytes_max(method)
+
         def read(data: bytes) -> Any:
+            if len(data) > bytes_max:
+                return _Refused(RequestTooLargeError(len(data), bytes_max))
             try:
                 return deserialize(data)
             except DecodeError:
-                return _MALFORMED
+                return _Refused(InvalidFieldError("request", _MALFORMED))
 
         return read
 
@@ -137,26 +166,35 @@ class _Places:
     def __init__(self, places_max: int) -> None:
         self._max = places_max
         self._taken = 0
+        self.empty = asyncio.Event()
+        """Set while none is served."""
+        self.empty.set()
 
     def __enter__(self) -> None:
         if self._taken >= self._max:
             raise ServerBusyError(self._max)
         self._taken += 1
+        self.empty.clear()
 
     def __exit__(self, *_: object) -> None:
         self._taken -= 1
+        if not self._taken:
+            self.empty.set()
 
 
-_MALFORMED = object()
-"""Stands for a request that does not parse, until the call can answer it."""
+class _Refused:
+    """Stands for a request that is not read, until the call can answer it."""
+
+    def __init__(self, error: ServiceError) -> None:
+        self.error = error
 
 
 def _checked(request: Any) -> Any:
-    """Return the request, or the stream of requests; malformed ones raise where they are met."""
+    """Return the request, or the stream of requests; refused ones raise where they are met."""
     if hasattr(request, "__aiter__"):
         return _checked_stream(request)
-    if request is _MALFORMED:
-        raise InvalidFieldError("request", "the bytes are not a message of this method")
+    if isinstance(request, _Refused):
+        raise request.error
     return request
 
 

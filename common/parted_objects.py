@@ -101,6 +101,21 @@ class PartedObjects:
         sizes = dict(self._parts(key))
         return sum(sizes.values()) if 0 in sizes else None
 
+    def keys(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield the keys of blobs under a folder of keys, each with the Unix time in seconds at
+        which its last part was stored; raises RemoteStoreError."""
+        newest: dict[str, float] = {}
+        try:
+            for page in obstore.list(self._store, folder):
+                for found in page:
+                    key, _, part = found["path"].rpartition("/")
+                    if part.isdigit():
+                        stored_at = found["last_modified"].timestamp()
+                        newest[key] = max(newest.get(key, 0.0), stored_at)
+        except (BaseError, OSError) as error:
+            raise RemoteStoreError(str(error)) from error
+        yield from newest.items()
+
     def delete(self, key: str) -> None:
         """Remove all parts of a blob, the first one first; raises RemoteStoreError."""
         paths = [_path(key, number) for number, _ in self._parts(key)]

@@ -72,6 +72,11 @@ class RunToken:
     presenters: tuple[str, ...] = ()
     """Services that may bring it, where the gateway knows who calls; empty for any of them."""
 
+    @property
+    def is_for_replay(self) -> bool:
+        """Whether it permits to be told again what was told before, and nothing new."""
+        return self.tokens_max == 0 and self.cost_usd_nanos_max == 0
+
 
 class RunTokenSigner:
     """Makes run tokens for one audience."""

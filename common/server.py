@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,6 +27,8 @@ from common.tls import server_credentials
 MESSAGE_BYTES_MAX = 4 << 20
 """What a message may have unless a service says otherwise."""
 _log = logging.getLogger(__name__)
+_LEAVING_S_MAX = 5.0
+"""How long calls that were cut off may take for what they still do."""
 C = TypeVar("C", bound=ServerConfig)
 
 
@@ -43,8 +45,13 @@ class Server:
         config: ServerConfig,
         *,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        request_bytes_max: Mapping[str, int] | None = None,
         admit: Admit = _admit_all,
     ) -> None:
+        """`message_bytes_max` holds for every message; `request_bytes_max` says which methods, by
+        their paths, take larger requests."""
+        larger = request_bytes_max or {}
+        of_any = max(message_bytes_max, *larger.values(), 0)
         self._name = name
         self._config = config
         self._services: list[str] = []
@@ -53,14 +60,16 @@ class Server:
         self._stop = asyncio.Event()
         self.address = ""
         """Where it listens, once entered."""
+        self._calls = ErrorInterceptor(
+            admit,
+            config.concurrent_rpcs_max,
+            request_bytes_max=lambda method: larger.get(method, message_bytes_max),
+        )
         self.grpc = grpc.aio.server(
-            interceptors=[
-                ObservationInterceptor(),
-                ErrorInterceptor(admit, config.concurrent_rpcs_max),
-            ],
+            interceptors=[ObservationInterceptor(), self._calls],
             # gRPC's own refusal says neither why nor when to come back: it is behind ours.
             maximum_concurrent_rpcs=2 * config.concurrent_rpcs_max,
-            options=_options(config, message_bytes_max),
+            options=_options(config, of_any),
         )
         """The server to register servicers with, before entering."""
 
@@ -101,6 +110,10 @@ class Server:
         for callback in self._drain_callbacks:
             callback()
         await self.grpc.stop(self._config.drain_s)
+        try:
+            await asyncio.wait_for(self._calls.all_left(), _LEAVING_S_MAX)
+        except TimeoutError:
+            _log.warning("%s stops over calls that do not come to their end", self._name)
         _log.info("%s has stopped", self._name)
 
     async def wait_for_signal(self) -> None:
@@ -131,6 +144,8 @@ def _options(config: ServerConfig, message_bytes_max: int) -> list[tuple[str, in
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", message_bytes_max),
         ("grpc.max_concurrent_streams", config.concurrent_rpcs_max),
+        # Streams of large messages cost a third of what they do in frames of 16 KiB.
+        ("grpc.http2.max_frame_size", 1 << 20),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),

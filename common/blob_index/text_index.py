@@ -84,6 +84,11 @@ class TextIndexBuilder:
         if self._fed_bytes >= _WINDOW_BLOCKS * BLOCK_BYTES:
             self._scan()
 
+    @property
+    def line_feeds(self) -> int:
+        """Line feeds of the blob, once it is finished."""
+        return self._line_feeds
+
     def finish(self) -> bytes:
         """Take the end, and return the whole index."""
         self._scan()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator
 
@@ -62,3 +64,37 @@ async def test_a_process_that_stands_still_in_a_transaction_stops_nobody_else(
         lambda each: each.execute(text("SELECT number FROM things")).scalar()
     )
     assert found == 1
+
+
+async def test_a_server_that_hangs_is_told_of_and_left_for_another_connection(
+    threads: tuple[DatabaseThread, DatabaseThread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes nothing and answers nothing: without a bound every call would wait with it."""
+    monkeypatch.setattr(database, "_SILENCE_S_MAX", 0.3)
+    first, _ = threads
+    process = await first.transact(
+        lambda each: each.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    )
+    os.kill(process, signal.SIGSTOP)
+    try:
+        with pytest.raises(DBAPIError) as caught:
+            await asyncio.wait_for(first.transact(lambda each: each.execute(TOUCH)), 20)
+        after = await asyncio.wait_for(
+            first.transact(lambda each: each.execute(text("SELECT 1")).scalar()), 20
+        )
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+    assert caught.value.connection_invalidated
+    assert after == 1
+
+
+async def test_a_transaction_that_takes_its_time_is_not_taken_for_a_hanging_server(
+    threads: tuple[DatabaseThread, DatabaseThread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_SILENCE_S_MAX", 5.0)
+    first, _ = threads
+
+    await first.transact(lambda each: each.execute(text("SELECT pg_sleep(0.2)")))
+
+    assert await first.transact(lambda each: each.execute(text("SELECT 1")).scalar()) == 1

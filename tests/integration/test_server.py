@@ -34,12 +34,19 @@ class Probe(pb_grpc.GatewayServiceServicer):
     async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:
         return pb.ListModelsResponse()
 
+    async def SettleCalls(self, request: Any, context: Any) -> pb.SettleCallsResponse:
+        return pb.SettleCallsResponse()
+
     def __init__(self) -> None:
         self.remaining_s: float | None = None
         self.trace_id = 0
         self.cancelled = asyncio.Event()
         self.release = asyncio.Event()
         """Set, streams under way end well."""
+        self.may_leave = asyncio.Event()
+        """Until it is set, streams that were cut off are at their last work."""
+        self.may_leave.set()
+        self.has_left = False
         self.next: pb_grpc.GatewayServiceAsyncStub | None = None
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
@@ -69,6 +76,8 @@ class Probe(pb_grpc.GatewayServiceServicer):
             await self.release.wait()
         except asyncio.CancelledError:
             self.cancelled.set()
+            await self.may_leave.wait()
+            self.has_left = True
             raise
 
     async def BatchGenerate(
@@ -237,6 +246,40 @@ async def test_draining_lets_calls_end_and_runs_the_callbacks() -> None:
 
     assert await call.code() is grpc.StatusCode.OK
     await channel.close()
+
+
+async def test_the_end_waits_for_what_a_call_that_was_cut_off_still_does() -> None:
+    """What it needs, such as the database, is closed after the server."""
+    probe = Probe()
+    probe.may_leave.clear()
+    server = Server("test", ServerConfig())
+    registers(probe)(server)
+    async with server, open_channel(server.address) as channel:
+        stub = pb_grpc.GatewayServiceStub(channel)
+        call = stub.StreamGenerate(pb.StreamGenerateRequest(), timeout=20)
+        await call.read()
+        call.cancel()
+        await asyncio.wait_for(probe.cancelled.wait(), 5)
+        asyncio.get_running_loop().call_later(0.2, probe.may_leave.set)
+
+    assert probe.has_left
+
+
+async def test_the_end_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.server._LEAVING_S_MAX", 0.05)
+    probe = Probe()
+    probe.may_leave.clear()
+    server = Server("test", ServerConfig())
+    registers(probe)(server)
+    async with server, open_channel(server.address) as channel:
+        stub = pb_grpc.GatewayServiceStub(channel)
+        call = stub.StreamGenerate(pb.StreamGenerateRequest(), timeout=20)
+        await call.read()
+        call.cancel()
+        await asyncio.wait_for(probe.cancelled.wait(), 5)
+
+    assert not probe.has_left
+    probe.may_leave.set()
 
 
 async def test_the_address_file_names_the_bound_port(tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ async def test_a_server_that_asks_for_certificates_serves_nobody_without(tmp_pat
         assert not await is_served(address, ServerConfig(tls_ca_file=ours.file))
 
 
+async def test_a_callers_certificate_does_not_pass_for_a_services(tmp_path: Path) -> None:
+    """Whoever may call a service could otherwise stand in its place, and be brought run tokens."""
+    authority = Authority(tmp_path)
+    caller = authority.pair("analyst", is_server=False)
+    async with serving(settings(caller)) as address:
+        assert not await is_served(address, ServerConfig(tls_ca_file=authority.file))
+
+
 async def test_a_certificate_that_is_renewed_in_its_place_is_shown_from_then_on(
     tmp_path: Path,
 ) -> None:

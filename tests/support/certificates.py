@@ -38,10 +38,13 @@ class Authority:
             builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         )
 
-    def pair(self, name: str, *, file: str = "") -> Pair:
-        """Write a certificate for a name and for 127.0.0.1, in place of what was there."""
+    def pair(self, name: str, *, file: str = "", is_server: bool = True) -> Pair:
+        """Write a certificate for a name, and for 127.0.0.1 if it may serve there, in place of what
+        was there."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names: list[x509.GeneralName] = [x509.DNSName(name)]
+        if is_server:
+            names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
         builder = _builder(name, self._name, key.public_key())
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         signed = builder.sign(self._key, hashes.SHA256())
