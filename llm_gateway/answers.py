@@ -95,6 +95,11 @@ class Delta:
     reasoning: str = ""
     """To append to the reasoning."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the text, as it is sent."""
+        return len(self.text.encode()) + len(self.reasoning.encode())
+
 
 def merged(deltas: Iterable[Delta]) -> Iterator[Delta]:
     """Give texts and reasonings as they follow each other, neighbours of a kind together."""
@@ -119,6 +124,11 @@ class Completion:
     """The provider's id of the reply."""
     response_model: str = ""
     """The model that the provider says answered."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the text, as it is sent."""
+        return len(self.text.encode()) + len(self.reasoning.encode())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 
-from llm_gateway.accounts.caps import Amounts, Cap, State
+from llm_gateway.accounts.caps import NOTHING, Amounts, Cap, State
 from llm_gateway.prices import Price
 
 
@@ -23,6 +23,8 @@ class Demand:
     """What they cost."""
     tier: str = ""
     """What is asked, as the caller named it."""
+    fallback: Amounts = NOTHING
+    """What it would take at worst of the dearest deployment that may answer instead."""
     count: Callable[[], Awaitable[int | None]] | None = None
     """Counts the prompt's tokens more closely, which takes long; None where that is unknown. Asked
     only where the bound does not fit."""
@@ -31,6 +33,10 @@ class Demand:
         """Return what it takes at worst with an answer of so many tokens."""
         cost = self.price.cost_usd_nanos_bound(self.input_tokens_max, output_tokens)
         return Amounts(1, self.input_tokens_max + output_tokens, cost)
+
+    def held(self, output_tokens: int) -> Amounts:
+        """Return what is held for it, so that there is room for another attempt elsewhere."""
+        return self.amounts(output_tokens).at_least(self.fallback)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -171,6 +171,20 @@ class ProviderRateLimitedError(ServiceError):
         )
 
 
+class StreamReaderSlowError(ServiceError):
+    """A stream was read so slowly that what waited for its reader was let go of."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_STREAM_READER_SLOW
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the stream was read too slowly, and too much waits for readers; ask again with the "
+            "same call.request_id for the recorded answer, or use Generate",
+            retry_after_s=1.0,
+        )
+
+
 class ProviderTimeoutError(ServiceError):
     """The call's deadline passed while a provider worked."""
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+from collections.abc import Callable
 
 from llm_gateway.answers import Completion, Delta, Spend, Tokens
 from llm_gateway.call_telemetry import CallTelemetry
 from llm_gateway.calls import Call
 from llm_gateway.failures import ProviderError
 from llm_gateway.ledger.claim import Claim
-from llm_gateway.meter import Reservation
 from llm_gateway.outlets import Outlet
 from llm_gateway.prompts import estimate_tokens
+from llm_gateway.reservation import Reservation
 from llm_gateway.upstreams import Upstream
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Exchanges:
         self._telemetry = telemetry
         self._abandoned_drain_s = abandoned_drain_s
         self._tasks: set[asyncio.Task[Outcome]] = set()
+        self._abandoned: dict[asyncio.Task[Outcome], Call] = {}
 
     async def run(self, exchange: Exchange) -> Outcome:
         """Return how an exchange ended. Cancelled, it leaves the exchange to drain by itself."""
@@ -71,8 +73,17 @@ class Exchanges:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            asyncio.get_running_loop().call_later(self._abandoned_drain_s, task.cancel)
+            if not task.done():
+                self._abandoned[task] = exchange.call
+                task.add_done_callback(lambda done: self._abandoned.pop(done, None))
+                asyncio.get_running_loop().call_later(self._abandoned_drain_s, self._give_up, task)
             raise
+
+    def hurry(self, is_meant: Callable[[Call], bool]) -> None:
+        """Read no longer what calls of these have left behind."""
+        for task, call in list(self._abandoned.items()):
+            if is_meant(call):
+                self._give_up(task)
 
     async def close(self) -> None:
         """End what is still under way; each settles by an estimate."""
@@ -80,6 +91,10 @@ class Exchanges:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _give_up(self, task: asyncio.Task[Outcome]) -> None:
+        if self._abandoned.pop(task, None) is not None:  # once: its end is not to be disturbed
+            task.cancel()
 
     async def _work(self, exchange: Exchange) -> Outcome:
         upstream, reservation = exchange.upstream, exchange.reservation
@@ -164,11 +179,11 @@ class _Observed:
         """A piece has come."""
         return self._bytes > 0
 
-    async def take(self, delta: Delta) -> None:
+    def take(self, delta: Delta) -> None:
         """Count a piece and pass it on."""
-        self._bytes += len(delta.text.encode()) + len(delta.reasoning.encode())
+        self._bytes += delta.size_bytes
         assert self._exchange.outlet is not None
-        await self._exchange.outlet.put(self._exchange.upstream.deployment.name, delta)
+        self._exchange.outlet.put(self._exchange.upstream.deployment.name, delta)
 
     def spend(self, result: Completion | ProviderError) -> Spend:
         """Return what the exchange took: as reported, else estimated, else nothing."""
@@ -177,7 +192,7 @@ class _Observed:
         if isinstance(result, ProviderError):
             return self.estimate() if result.may_be_billed or self._bytes else Spend()
         if not self._bytes:
-            self._bytes = len(result.text.encode()) + len(result.reasoning.encode())
+            self._bytes = result.size_bytes
         return self.estimate()
 
     def estimate(self) -> Spend:

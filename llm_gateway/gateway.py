@@ -1,37 +1,36 @@
 """The path of a call: permission, ledger, route, reservation, exchange, answer.
 
-Each stage is one line of `_answer` or `_attempt`, in the order in which it may refuse. A cache
-answers before the route is opened, and the ledger before anything is sent or refused; a tenant's
-quota is held where the run's reservation is.
+Stages stand in the order in which they may refuse. A cache answers before the route is opened,
+and the ledger before anything is sent or refused; the rest is in `attempts.py`, where a tenant's
+quota is held with the run's reservation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from common.errors import ServiceError
 from common.run_token import RunToken
 from llm_gateway.answers import Answer, Delta, Spend
+from llm_gateway.attempts import Attempts
+from llm_gateway.backlog import Backlog
 from llm_gateway.cache.answer_cache import AnswerCache
 from llm_gateway.cache.place import CachePlace
 from llm_gateway.cache.rules import CacheRules
 from llm_gateway.call_telemetry import CallTelemetry
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Catalog, Deployment
-from llm_gateway.errors import ProviderBrokenReplyError
-from llm_gateway.exchanges import Exchange, Exchanges, Outcome
-from llm_gateway.failures import ProviderError
-from llm_gateway.hedging import Hedging, Tried
 from llm_gateway.ledger.claim import Claim, ClaimLostError
-from llm_gateway.ledger.entries import RecordedAnswer
+from llm_gateway.ledger.entries import CallSums, RecordedAnswer
 from llm_gateway.ledger.ledger import Ledger
 from llm_gateway.meter import Meter
 from llm_gateway.offering import Offering, Way
 from llm_gateway.outlets import Outlet, Started
 from llm_gateway.permissions import is_model_permitted
-from llm_gateway.routes import RetryPolicy, Route, timeout_error
+from llm_gateway.routes import RetryPolicy, timeout_error
+from llm_gateway.settlement import Settlement
 from llm_gateway.starts import Starter
 from llm_gateway.tokens import TokenCount, count_tokens
 from llm_gateway.upstreams import Upstream
@@ -50,6 +49,7 @@ class Gateway:
         output_tokens_default: int,
         abandoned_drain_s: float,
         cache: AnswerCache | None = None,
+        backlog: Backlog | None = None,
         newer_metric_names: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -57,18 +57,22 @@ class Gateway:
         self._offering = offering
         self._meter = meter
         self._ledger = ledger
-        self._policy = policy
-        self._starter = Starter(meter, output_tokens_default=output_tokens_default)
         self._cache = cache or AnswerCache(CacheRules(is_on=False))
-        self._sleep = sleep
+        self._backlog = backlog or Backlog()
         self._telemetry = CallTelemetry(newer_names=newer_metric_names)
-        self._hedging = Hedging()
-        self._exchanges = Exchanges(self._telemetry, abandoned_drain_s=abandoned_drain_s)
+        self._attempts = Attempts(
+            Starter(meter, output_tokens_default=output_tokens_default),
+            self._telemetry,
+            policy,
+            abandoned_drain_s=abandoned_drain_s,
+            sleep=sleep,
+        )
+        self._settlement = Settlement(ledger, self._attempts.hurry)
 
     async def close(self) -> None:
         """End what outlived its callers."""
         await self._cache.close()
-        await self._exchanges.close()
+        await self._attempts.close()
 
     @property
     def offering(self) -> Offering:
@@ -101,26 +105,33 @@ class Gateway:
         asked = await offered.guard.inspect(call)
         return await count_tokens(asked.prompt, first)
 
+    async def settle(self, token: RunToken, prefix: str, *, grace_s: float) -> CallSums:
+        """Return what calls of a run took that nobody waits for; raises LedgerUnavailableError."""
+        return await self._settlement.settle(token, prefix, grace_s=grace_s)
+
     async def generate(self, call: Call) -> Answer:
         """Return the whole answer; raises a ServiceError for everything that can be foreseen."""
         return await self._answer(call, None)
 
     async def stream(self, call: Call) -> AsyncIterator[Started | Delta | Answer]:
         """Give the answer in pieces, then whole; raises like `generate`."""
-        outlet = Outlet()
-        task = asyncio.create_task(self._answer(call, outlet))
-        task.add_done_callback(lambda done: _end(outlet, done))
+        outlet = Outlet(self._backlog, call.token.tenant)
+        task = asyncio.create_task(self._feed(call, outlet))
         try:
             async for piece in outlet.pieces():
                 yield piece
-            answer = await task
-            if not outlet.has_started:
-                for piece in _whole(answer):
-                    yield piece
-            yield answer
         finally:
             outlet.close()
             task.cancel()
+
+    async def _feed(self, call: Call, outlet: Outlet) -> None:
+        try:
+            outlet.end(await self._answer(call, outlet))
+        except asyncio.CancelledError as error:
+            outlet.fail(error)
+            raise
+        except Exception as error:  # whatever it is, it is the reader's
+            outlet.fail(error)
 
     async def _answer(self, call: Call, outlet: Outlet | None) -> Answer:
         with self._offering.in_use() as offered:
@@ -188,7 +199,7 @@ class Gateway:
     ) -> Answer:
         try:
             if place is None:
-                return await self._ask(call, claim, way, outlet)
+                return await self._attempts.answer(call, claim, way, outlet)
             return await self._cached(offered, call, claim, way, outlet, place)
         except ServiceError as error:
             await claim.check()
@@ -216,7 +227,7 @@ class Gateway:
 
         async def ask() -> Answer:
             with offered.in_use():
-                return await self._ask(call, claim, way, outlet)
+                return await self._attempts.answer(call, claim, way, outlet)
 
         try:
             found = await self._cache.answer(
@@ -229,91 +240,6 @@ class Gateway:
         await claim.keep(found)
         return _recorded(found, call)
 
-    async def _ask(self, call: Call, claim: Claim, way: Way, outlet: Outlet | None) -> Answer:
-        now = asyncio.get_running_loop().time
-        route = Route(
-            way.pool,
-            self._policy,
-            now=now,
-            deadline=call.deadline,
-            larger=way.larger,
-            input_tokens=call.prompt.input_tokens_estimate,
-        )
-        spend = Spend()
-        try:
-            while True:
-                step = route.next_step()
-                if step.wait_s:
-                    await claim.check()
-                    await self._sleep(step.wait_s)
-                tried = await self._try(call, claim, way, route, step.upstream, outlet)
-                spend += tried.spend
-                outcome = tried.outcome
-                if not isinstance(outcome.result, ProviderError):
-                    return Answer(
-                        completion=outcome.result,
-                        model=tried.upstream.deployment.name,
-                        tier_served=way.tier_served(tried.upstream, call.prompt.tier),
-                        spend=spend,
-                        attempts=route.attempts,
-                        elapsed_s=now() - call.arrived,
-                    )
-                if outlet is not None and outlet.has_started:
-                    deployment = step.upstream.deployment
-                    raise ProviderBrokenReplyError(
-                        deployment.provider.name, deployment.name, outcome.result.problem
-                    )
-                route.note_failure(step.upstream, outcome.result)
-        except ServiceError as error:
-            error.metadata |= spend.as_metadata()  # what was paid for nothing is paid all the same
-            raise
-
-    async def _try(
-        self,
-        call: Call,
-        claim: Claim,
-        way: Way,
-        route: Route,
-        upstream: Upstream,
-        outlet: Outlet | None,
-    ) -> Tried:
-        """Make one attempt, or two at a time where the first is slow."""
-
-        async def attempt(by: Upstream, number: int, has_asked: asyncio.Event) -> Outcome:
-            return await self._attempt(call, claim, by, outlet, number, has_asked)
-
-        if outlet is None and way.hedge_share:
-            return await self._hedging.run(attempt, route, upstream, way.hedge_share)
-        outcome = await attempt(upstream, route.attempts, asyncio.Event())
-        return Tried(upstream, outcome, outcome.spend)
-
-    async def _attempt(
-        self,
-        call: Call,
-        claim: Claim,
-        upstream: Upstream,
-        outlet: Outlet | None,
-        attempt: int,
-        has_asked: asyncio.Event,
-    ) -> Outcome:
-        try:
-            async with asyncio.timeout_at(call.deadline):
-                start = await self._starter.start(call, claim, upstream)
-                has_asked.set()
-                return await self._exchanges.run(
-                    Exchange(
-                        call=call,
-                        upstream=upstream,
-                        reservation=start.reservation,
-                        claim=claim,
-                        exchange_id=start.exchange_id,
-                        outlet=outlet,
-                        attempt=attempt,
-                    )
-                )
-        except TimeoutError:
-            raise timeout_error(upstream) from None
-
 
 def _recorded(recorded: RecordedAnswer, call: Call) -> Answer:
     """Return what a repeat gets: the answer, for nothing."""
@@ -324,18 +250,3 @@ def _recorded(recorded: RecordedAnswer, call: Call) -> Answer:
         attempts=0,
         elapsed_s=asyncio.get_running_loop().time() - call.arrived,
     )
-
-
-def _whole(answer: Answer) -> Iterator[Started | Delta]:
-    """Give the pieces of a stream whose answer came at once."""
-    yield Started(answer.model)
-    if answer.completion.reasoning:
-        yield Delta(reasoning=answer.completion.reasoning)
-    if answer.completion.text:
-        yield Delta(text=answer.completion.text)
-
-
-def _end(outlet: Outlet, task: asyncio.Task[Answer]) -> None:
-    outlet.end()
-    if not task.cancelled():
-        task.exception()  # seen here, in case the reader has gone

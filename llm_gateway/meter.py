@@ -22,10 +22,10 @@ from llm_gateway.accounts.caps import NOTHING, Amounts, Cap, Holding, Shortage, 
 from llm_gateway.accounts.memory_store import MemoryAccountStore
 from llm_gateway.accounts.run_caps import RunBooks, RunCaps
 from llm_gateway.accounts.store import AccountStore
-from llm_gateway.answers import Spend
 from llm_gateway.bells import Bells, Key
 from llm_gateway.demands import Demand, Refused, room_for
 from llm_gateway.errors import LedgerUnavailableError, QuotaExceededError, RunLimitExceededError
+from llm_gateway.reservation import Reservation
 
 _POLL_S = 0.05
 _POLL_S_MAX = 0.5
@@ -33,38 +33,6 @@ _POLL_S_MAX = 0.5
 _CLOSE_WAIT_S = 5.0
 _MICROS = 1_000_000
 _log = logging.getLogger(__name__)
-
-
-class Reservation:
-    """What is held for one exchange, until it is settled."""
-
-    def __init__(
-        self, output_tokens_max: int, amounts: Amounts, on_end: Callable[[Amounts], None]
-    ) -> None:
-        """`on_end` is called once, with what was taken."""
-        self.output_tokens_max = output_tokens_max
-        """What the answer may have; less than was wanted where only that fits the limits."""
-        self.tokens = amounts.tokens
-        """Held."""
-        self.cost_usd_nanos = amounts.cost_usd_nanos
-        """Held, in billionths of a US dollar."""
-        self._on_end: Callable[[Amounts], None] | None = on_end
-
-    def settle(self, spend: Spend) -> None:
-        """Book what the exchange took and free the rest; once, later calls do nothing.
-
-        It has no point at which it could be cancelled.
-        """
-        self._end(Amounts(1, spend.tokens.total, spend.cost_usd_nanos))
-
-    def release(self) -> None:
-        """Free it all: the exchange was not begun."""
-        self._end(NOTHING)
-
-    def _end(self, taken: Amounts) -> None:
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end(taken)
 
 
 class QuotaSource(Protocol):
@@ -181,12 +149,11 @@ class Meter:
     async def _try(self, asking: Asking, output_tokens: int) -> Reservation | Shortage:
         self._holds += 1
         hold_id = f"{self._owner}-{self._holds:012d}"
-        amounts = asking.demand.amounts(output_tokens)
         holding = Holding(
             hold_id=hold_id,
             owner=self._owner,
             tenant=asking.key[0],
-            amounts=amounts,
+            amounts=asking.demand.held(output_tokens),
             caps=asking.caps,
             now_us=self._now_us(),
         )
@@ -198,7 +165,9 @@ class Meter:
         if shortage is not None:
             return shortage
         return Reservation(
-            output_tokens, amounts, lambda taken: self._settle(asking.key, hold_id, taken)
+            output_tokens,
+            asking.demand.amounts(output_tokens),
+            lambda taken: self._settle(asking.key, hold_id, taken),
         )
 
     async def _wait(self, asking: Asking) -> Reservation:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from llm_gateway.answers import Completion, Delta
 from llm_gateway.catalog import Deployment
 from llm_gateway.prompts import Prompt
 
-OnDelta = Callable[[Delta], Awaitable[None]]
+OnDelta = Callable[[Delta], None]
+"""Takes a piece of a streamed reply."""
 
 
 class Provider(Protocol):

@@ -142,6 +142,10 @@ class Route:
         elif error.kind in _RETRIED:
             self._plan_retry(upstream, error)
 
+    def fallbacks(self, of: Upstream) -> list[Upstream]:
+        """Return who else may be asked if one fails."""
+        return [other for other in self._pool if other is not of]
+
     def hedge(self, beside: Upstream) -> Upstream | None:
         """Begin an attempt with somebody else while one is under way; None where nobody is free
         at once."""

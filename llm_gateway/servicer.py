@@ -32,7 +32,15 @@ from llm_gateway.gateway import Gateway
 from llm_gateway.outlets import Started
 from llm_gateway.permissions import Gate
 from llm_gateway.prompts import Prompt
-from llm_gateway.wire import Asking, Counting, generation_to, models_page, prompt_from
+from llm_gateway.wire import (
+    Asking,
+    Counting,
+    generation_to,
+    models_page,
+    prompt_from,
+    settled_to,
+    settling_from,
+)
 
 _NAME = "fathom.gateway.v1.GatewayService"
 _log = logging.getLogger(__name__)
@@ -105,6 +113,14 @@ class GatewayServicer(GatewayServiceServicer):
         )
         counted = await self._gateway.count_tokens(call)
         return pb2.CountTokensResponse(input_tokens=counted.tokens, exact=counted.is_exact)
+
+    async def SettleCalls(
+        self, request: pb2.SettleCallsRequest, context: Context
+    ) -> pb2.SettleCallsResponse:
+        """Tell what calls took that nobody waits for."""
+        token = self._admit(context)
+        prefix, grace_s = settling_from(request)
+        return settled_to(await self._gateway.settle(token, prefix, grace_s=grace_s))
 
     async def ListModels(
         self, request: pb2.ListModelsRequest, context: Context

@@ -8,12 +8,14 @@ are waited for one after the other, money first, so that no slot is kept from th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Deployment
 from llm_gateway.demands import Demand
 from llm_gateway.ledger.claim import Claim
-from llm_gateway.meter import Asking, Meter, Reservation
+from llm_gateway.meter import Asking, Meter
+from llm_gateway.reservation import Reservation
 from llm_gateway.tokens import input_tokens_at_most
 from llm_gateway.upstreams import Upstream
 
@@ -39,11 +41,20 @@ class Starter:
         self._meter = meter
         self._output_tokens_default = output_tokens_default
 
-    async def start(self, call: Call, claim: Claim, upstream: Upstream) -> Start:
+    async def start(
+        self, call: Call, claim: Claim, upstream: Upstream, fallbacks: Sequence[Upstream] = ()
+    ) -> Start:
         """Return once an attempt may begin; raises what meter and claim raise, and then holds
-        nothing."""
+        nothing.
+
+        As much is held as the dearest of `fallbacks` may take, so that the call can go on there.
+        Near a limit, where there is no room for that, it is what the upstream itself may take.
+        """
         demand = self.demand(call, upstream.deployment)
-        start = await self._start_at_once(call, claim, upstream, demand)
+        dearest = self._with_fallbacks(call, demand, fallbacks)
+        start = await self._start_at_once(call, claim, upstream, dearest)
+        if start is None and dearest is not demand:
+            start = await self._start_at_once(call, claim, upstream, demand)
         return start or await self._start_in_turn(call, claim, upstream, demand)
 
     async def _start_at_once(
@@ -101,6 +112,14 @@ class Starter:
         except BaseException:
             reservation.release()
             raise
+
+    def _with_fallbacks(self, call: Call, demand: Demand, fallbacks: Sequence[Upstream]) -> Demand:
+        """Return a demand that holds what the dearest may take; the same where none is dearer."""
+        own = worst = demand.amounts(demand.output_tokens_max)
+        for other in fallbacks:
+            instead = self.demand(call, other.deployment)
+            worst = worst.at_least(instead.amounts(instead.output_tokens_max))
+        return demand if worst == own else dataclasses.replace(demand, fallback=worst)
 
     def demand(self, call: Call, deployment: Deployment) -> Demand:
         """Return what an attempt with a deployment may take."""

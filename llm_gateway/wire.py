@@ -12,6 +12,7 @@ from common.errors import InvalidFieldError, LimitAboveCeilingError
 from common.page_tokens import make_page_token, page_size, read_page_token
 from llm_gateway.answers import Answer, FinishReason, Spend
 from llm_gateway.catalog import MODEL_PREFIX, Catalog, Deployment
+from llm_gateway.ledger.entries import CallSums
 from llm_gateway.prompts import MESSAGES_MAX, CacheUse, Message, Prompt, Role
 from llm_gateway.response_schema import BadSchemaError, compact_schema
 
@@ -19,6 +20,7 @@ _REQUEST_ID_CHARS_MAX = 256
 _STOP_MAX = 4
 _STOP_CHARS_MAX = 1_000
 _TEMPERATURE_MAX = 2.0
+_GRACE_S_MAX = 10.0
 _MODELS = "models"
 """Scope of ListModels' page tokens."""
 _ROLES = {
@@ -145,6 +147,35 @@ def _usage(spend: Spend, *, calls: int) -> pb2.Usage:
         cost_usd_nanos=spend.cost_usd_nanos,
         calls=calls,
         estimated=spend.is_estimated,
+    )
+
+
+def settling_from(request: service_pb2.SettleCallsRequest) -> tuple[str, float]:
+    """Return prefix and grace in seconds; raises InvalidFieldError naming every bad field."""
+    violations: dict[str, str] = {}
+    prefix, grace_s = request.request_id_prefix, request.grace.seconds + request.grace.nanos / 1e9
+    if not 1 <= len(prefix) <= _REQUEST_ID_CHARS_MAX:
+        violations["request_id_prefix"] = f"must have 1 to {_REQUEST_ID_CHARS_MAX} characters"
+    if not 0 <= grace_s <= _GRACE_S_MAX:
+        violations["grace"] = f"must be 0 to {_GRACE_S_MAX:g} seconds"
+    if violations:
+        raise InvalidFieldError.many(violations)
+    return prefix, grace_s
+
+
+def settled_to(sums: CallSums) -> service_pb2.SettleCallsResponse:
+    """Return what calls took."""
+    return service_pb2.SettleCallsResponse(
+        calls=[
+            pb2.CallUsage(
+                request_id=each.request_id,
+                tier=each.tier,
+                model=MODEL_PREFIX + each.model,
+                usage=_usage(each.spend, calls=each.answers),
+            )
+            for each in sums.calls
+        ],
+        calls_open=sums.open_calls,
     )
 
 

@@ -5,6 +5,7 @@ What counts against them is in the accounts; a quota is only a limit with a name
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import enum
@@ -34,6 +35,8 @@ _MICROS = 1_000_000
 _TENANTS_MAX = 10_000
 """Whose quotas are remembered at a time."""
 _TIERS_MAX = 1_000
+_SILENCE_S_MAX = 10.0
+"""Longest wait for the database."""
 
 
 class Scope(enum.IntEnum):
@@ -234,10 +237,11 @@ class QuotaBook:
 
 @contextlib.asynccontextmanager
 async def _told() -> AsyncIterator[None]:
-    """Say in the gateway's words that the database cannot be reached."""
+    """Say in the gateway's words that the database cannot be reached, or hangs."""
     try:
-        yield
-    except DatabaseAwayError as error:
+        async with asyncio.timeout(_SILENCE_S_MAX):
+            yield
+    except (DatabaseAwayError, TimeoutError) as error:
         raise LedgerUnavailableError from error
 
 

@@ -30,7 +30,7 @@ from llm_gateway.ledger.operations import (
     Presume,
     Release,
 )
-from llm_gateway.meter import Reservation
+from llm_gateway.reservation import Reservation
 
 _log = logging.getLogger(__name__)
 

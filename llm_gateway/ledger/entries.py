@@ -114,6 +114,32 @@ class CallEntry:
     """Empty unless it is answered."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CallSum:
+    """What one call took of one deployment."""
+
+    request_id: str
+    """Names the call in its run."""
+    tier: str
+    """What it asked for."""
+    model: str
+    """Name of the deployment."""
+    spend: Spend
+    """What was booked."""
+    answers: int
+    """Exchanges that gave its answer: one, or none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CallSums:
+    """What some calls of a run took."""
+
+    calls: tuple[CallSum, ...]
+    """Those that something is booked for."""
+    open_calls: int
+    """Those that are under way."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordedAnswer:
     """What a repeat of a call gets."""

@@ -18,6 +18,8 @@ _OPERATIONS_MAX = 500
 _GATHER_S = 0.005
 """Between two transactions while calls come together: most of a small transaction's cost, and of
 waking the thread that makes it, is the same for ten of them."""
+_GATHERED = 12
+"""Operations that are worth a transaction at once: calls that begin together wait for them."""
 _ONE_CALLS = 2
 """Operations that one call posts together: what it took, for its limits and for its books."""
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)
@@ -36,6 +38,7 @@ class GroupCommit:
         self._sleep = sleep
         self._queue: list[tuple[Operation[Any], asyncio.Future[Any]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._has_gathered = asyncio.Event()
 
     def post(self, operation: Operation[Result]) -> asyncio.Future[Result]:
         """Have an operation done, also where nobody waits for the outcome.
@@ -45,6 +48,8 @@ class GroupCommit:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         outcome.add_done_callback(_seen)
         self._queue.append((operation, outcome))
+        if len(self._queue) >= _GATHERED:
+            self._has_gathered.set()
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
         return cast("asyncio.Future[Result]", outcome)
@@ -60,10 +65,16 @@ class GroupCommit:
                 group = self._queue[:_OPERATIONS_MAX]
                 del self._queue[:_OPERATIONS_MAX]
                 await self._commit(group)
-                if len(group) > _ONE_CALLS:
-                    await self._sleep(_GATHER_S)
+                if len(group) > _ONE_CALLS and len(self._queue) < _GATHERED:
+                    await self._gather()
         finally:
             self._writing = None
+
+    async def _gather(self) -> None:
+        self._has_gathered.clear()
+        enough = asyncio.get_running_loop().call_later(_GATHER_S, self._has_gathered.set)
+        await self._has_gathered.wait()
+        enough.cancel()
 
     async def _commit(self, group: list[tuple[Operation[Any], asyncio.Future[Any]]]) -> None:
         try:

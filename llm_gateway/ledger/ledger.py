@@ -21,11 +21,12 @@ from llm_gateway.ledger.entries import (
     CallEntry,
     CallKey,
     CallState,
+    CallSums,
     RecordedAnswer,
     digest_of,
 )
 from llm_gateway.ledger.lives import Lives
-from llm_gateway.ledger.operations import Bury, KeepLease, LookUp, RunSum, SumCall, SumRun
+from llm_gateway.ledger.operations import Bury, KeepLease, LookUp, RunSum, SumCall, SumCalls, SumRun
 
 _POLL_S = 0.02
 _POLL_S_MAX = 0.5
@@ -109,6 +110,10 @@ class Ledger:
         """Return what was booked under a call's request id; raises LedgerUnavailableError."""
         key = CallKey(call.token.tenant, call.token.run, call.request_id)
         return await self._books.commits.post(SumCall(key))
+
+    async def call_sums(self, tenant: str, run: str, prefix: str) -> CallSums:
+        """Return what was booked for calls of a run; raises LedgerUnavailableError."""
+        return await self._books.commits.post(SumCalls(tenant, run, prefix))
 
     async def run_sum(self, tenant: str, run: str) -> RunSum:
         """Return what a run has taken by the books: settled, or held by other processes."""

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from llm_gateway.answers import Booked
-from llm_gateway.ledger.entries import CallEntry, CallKey, ExchangeRecord, Hold, StoredAnswer
+from llm_gateway.ledger.entries import (
+    CallEntry,
+    CallKey,
+    CallSums,
+    ExchangeRecord,
+    Hold,
+    StoredAnswer,
+)
 
 Result = TypeVar("Result")
 
@@ -159,6 +166,18 @@ class SumCall(Operation[Booked]):
 
     key: CallKey
     """The call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SumCalls(Operation[CallSums]):
+    """Return what was booked for the calls of a run whose request ids begin alike."""
+
+    tenant: str
+    """Whose run it is."""
+    run: str
+    """`runs/{run}`."""
+    prefix: str
+    """What the request ids begin with."""
 
 
 @dataclasses.dataclass(frozen=True)

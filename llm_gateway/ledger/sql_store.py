@@ -29,6 +29,7 @@ from llm_gateway.ledger.operations import (
     Release,
     StoreUnavailableError,
     SumCall,
+    SumCalls,
     SumRun,
 )
 
@@ -92,5 +93,6 @@ _IN_ORDER: Mapping[type, Callable[[Connection, Any], list[Any]]] = {
     FindCached: _one_by_one(find_cached),
     SumRun: _one_by_one(sql_upkeep.sum_run),
     SumCall: _one_by_one(sql_upkeep.sum_call),
+    SumCalls: _one_by_one(sql_upkeep.sum_calls),
     FindDead: _one_by_one(sql_upkeep.find_dead),
 }

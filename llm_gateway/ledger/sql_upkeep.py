@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Integer,
+    Table,
+    and_,
     bindparam,
     cast,
     delete,
@@ -18,7 +22,7 @@ from sqlalchemy import (
 )
 
 from llm_gateway.answers import Booked, Spend, Tokens
-from llm_gateway.ledger.entries import CallKey, CallState
+from llm_gateway.ledger.entries import CallKey, CallState, CallSum, CallSums
 from llm_gateway.ledger.operations import (
     Bury,
     FindDead,
@@ -27,6 +31,7 @@ from llm_gateway.ledger.operations import (
     Presume,
     RunSum,
     SumCall,
+    SumCalls,
     SumRun,
 )
 from llm_gateway.ledger.sql_rows import (
@@ -40,6 +45,15 @@ from llm_gateway.ledger.tables import calls, exchanges, owners
 
 _KEY = tuple_(calls.c.tenant, calls.c.run, calls.c.request_id)
 _ENDED = (CallState.ANSWERED, CallState.SPENT)
+_SUMS = (
+    func.sum(exchanges.c.input_tokens),
+    func.sum(exchanges.c.output_tokens),
+    func.sum(exchanges.c.cached_input_tokens),
+    func.sum(exchanges.c.reasoning_tokens),
+    func.sum(exchanges.c.cost_usd_nanos),
+    func.sum(cast(exchanges.c.is_answer, Integer)),
+    func.max(cast(exchanges.c.is_estimated, Integer)),
+)
 _BURY = (
     update(calls)
     .where(THIS_OPEN)
@@ -128,16 +142,47 @@ def sum_run(connection: Connection, asked: SumRun) -> RunSum:
 def sum_call(connection: Connection, asked: SumCall) -> Booked:
     """See SumCall."""
     taken, key = exchanges.c, asked.key
-    sums = select(
-        func.sum(taken.input_tokens),
-        func.sum(taken.output_tokens),
-        func.sum(taken.cached_input_tokens),
-        func.sum(taken.reasoning_tokens),
-        func.sum(taken.cost_usd_nanos),
-        func.sum(cast(taken.is_answer, Integer)),
-        func.max(cast(taken.is_estimated, Integer)),
-    ).where(taken.tenant == key.tenant, taken.run == key.run, taken.request_id == key.request_id)
-    row = [int(each or 0) for each in connection.execute(sums).one()]
+    sums = select(*_SUMS).where(
+        taken.tenant == key.tenant, taken.run == key.run, taken.request_id == key.request_id
+    )
+    return _booked(connection.execute(sums).one())
+
+
+def sum_calls(connection: Connection, asked: SumCalls) -> CallSums:
+    """See SumCalls."""
+    taken = exchanges.c
+    by = (taken.request_id, taken.tier, taken.model)
+    sums = select(*_SUMS, *by).where(_begins(exchanges, asked), ~taken.is_cached).group_by(*by)
+    under_way = (
+        select(func.count())
+        .select_from(calls)
+        .where(_begins(calls, asked), calls.c.state == CallState.OPEN)
+    )
+    booked = [(row, _booked(row[: len(_SUMS)])) for row in connection.execute(sums)]
+    return CallSums(
+        calls=tuple(
+            CallSum(
+                request_id=row.request_id,
+                tier=row.tier,
+                model=row.model,
+                spend=each.spend,
+                answers=each.answers,
+            )
+            for row, each in booked
+        ),
+        open_calls=int(connection.execute(under_way).scalar_one()),
+    )
+
+
+def _begins(table: Table, asked: SumCalls) -> ColumnElement[bool]:
+    # Not LIKE, which has wildcards and, on SQLite, one letter for its capital.
+    head = func.substr(table.c.request_id, 1, len(asked.prefix))
+    return and_(table.c.tenant == asked.tenant, table.c.run == asked.run, head == asked.prefix)
+
+
+def _booked(sums: Sequence[Any]) -> Booked:
+    """Return what the values of _SUMS say."""
+    row = [int(each or 0) for each in sums]
     tokens = Tokens(input=row[0], output=row[1], cached_input=row[2], reasoning=row[3])
     spend = Spend(tokens=tokens, cost_usd_nanos=row[4], is_estimated=bool(row[6]))
     return Booked(spend, answers=row[5])

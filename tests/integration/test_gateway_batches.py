@@ -13,9 +13,13 @@ import grpc
 import pytest
 from aiohttp import web
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
+from fathom.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
 from fathom_demo.scripted_model import ChatRequest
 
+from common.channel import open_channel
 from common.errors import ReceivedError, received
+from tests.support.cutting_proxy import Gate as Network
+from tests.support.cutting_proxy import cutting_proxy
 from tests.support.eventually import eventually
 from tests.support.gateway import (
     config_file,
@@ -241,6 +245,30 @@ async def test_a_cancelled_batch_asks_no_further_item(
         await eventually(lambda: provider.under_way == 0)
 
     assert len(provider.bodies) == 3
+
+
+async def test_a_batch_whose_connection_breaks_is_left_and_does_not_end_as_a_whole_one(
+    provider: PlayedModel, tmp_path: Path
+) -> None:
+    """To a server, a stream of requests that broke off can look like one that has ended."""
+    provider.usual = Gate(answers("never"))
+    path = config_file(tmp_path / "c.toml", [provider.base_url])
+    settings: dict[str, Any] = {"abandoned_drain_s": 0.05, "address_file": tmp_path / "address"}
+    network = Network()
+    async with gateway_service(path, **settings):
+        address = settings["address_file"].read_text().strip()
+        async with cutting_proxy(address, gate=network) as way, open_channel(way) as channel:
+            call = GatewayServiceStub(channel).BatchGenerate(metadata=metadata(), timeout=TIMEOUT_S)
+            for request in (start(), item(0), item(1)):
+                await call.write(request)
+            await eventually(lambda: provider.under_way == 2)
+            network.close()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            await eventually(lambda: provider.under_way == 0)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert len(provider.bodies) == 2
 
 
 async def test_the_whole_batch_stays_under_the_limits_of_its_run(

@@ -15,13 +15,18 @@ from typing import Any
 
 import grpc
 import pytest
+from fathom.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
 from fathom.gateway.v1.generation_pb2 import Generation
+from fathom.gateway.v1.quota_service_pb2 import GetUsageRequest
+from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
 from fathom_demo.scripted_model import FaultRule, Script, ScriptedModel
 
 from common.errors import ReceivedError, received
+from tests.support.eventually import eventually
 from tests.support.gateway import (
+    KEY,
     config_file,
-    gateway_service,
+    gateway_channel,
     generate,
     metadata,
     stream_generate,
@@ -30,19 +35,29 @@ from tests.support.gateway import (
 TEXT = "y" * 100
 COST = 6 * 1000 + 25 * 2000
 ESTIMATED_INPUT = 3
+OPERATOR = (("fathom-operator-key", KEY.reveal()),)
 
 
 class Scene:
     """A gateway in front of one or more spoiled providers."""
 
-    def __init__(self, stub: Any, models: list[ScriptedModel]) -> None:
-        self.stub = stub
+    def __init__(self, channel: grpc.aio.Channel, models: list[ScriptedModel]) -> None:
+        self.stub: Any = GatewayServiceStub(channel)
         self.models = models
+        self._quotas: Any = QuotaServiceStub(channel)
 
     @property
     def calls(self) -> list[int]:
         """Requests that each provider got."""
         return [model.counters["requests"] for model in self.models]
+
+    async def booked(self) -> tuple[int, bool]:
+        """Return what the tenant has spent by the books, and whether some of it is estimated."""
+        request = GetUsageRequest(parent="tenants/acme")
+        request.start_time.FromSeconds(0)
+        response = await self._quotas.GetUsage(request, metadata=OPERATOR, timeout=20)
+        usages = [row.usage for row in response.rows]
+        return sum(each.cost_usd_nanos for each in usages), any(each.estimated for each in usages)
 
     async def ask(self, timeout_s: float = 20.0) -> Generation:
         response = await self.stub.Generate(generate(), metadata=metadata(), timeout=timeout_s)
@@ -75,7 +90,7 @@ def model(number: int, *faults: FaultRule) -> ScriptedModel:
 
 @contextlib.asynccontextmanager
 async def scene(
-    path: Path, *faults: FaultRule, others: int = 0, timeout_s: int = 5
+    path: Path, *faults: FaultRule, others: int = 0, timeout_s: int = 5, drain_s: float = 5.0
 ) -> AsyncIterator[Scene]:
     """Serve a gateway with one provider that has faults, and `others` that have none."""
     models = [model(0, *faults), *(model(number + 1) for number in range(others))]
@@ -84,7 +99,9 @@ async def scene(
             await stack.enter_async_context(each)
         file = config_file(path / "c.toml", [each.base_url for each in models])
         file.write_text(file.read_text().replace("timeout_s = 5", f"timeout_s = {timeout_s}"))
-        yield Scene(await stack.enter_async_context(gateway_service(file)), models)
+        settings: dict[str, Any] = {"operator_key": KEY, "abandoned_drain_s": drain_s}
+        channel = await stack.enter_async_context(gateway_channel(file, **settings))
+        yield Scene(channel, models)
 
 
 def once(effect: str, **fields: Any) -> FaultRule:
@@ -126,6 +143,7 @@ async def test_a_long_rate_limit_is_not_waited_for_where_another_can_answer(
 
     assert time.monotonic() - started < 5
     assert [first.model, second.model] == ["models/m1", "models/m1"]
+    assert [first.usage.cost_usd_nanos, second.usage.cost_usd_nanos] == [COST, COST]
     assert played.calls == [1, 2]
 
 
@@ -138,6 +156,7 @@ async def test_a_rate_limit_beyond_patience_is_told_with_its_time(tmp_path: Path
     assert error.reason_name == "ERROR_REASON_PROVIDER_RATE_LIMITED"
     assert error.retry_after_s is not None
     assert 50 < error.retry_after_s <= 60
+    assert "cost_usd_nanos" not in error.metadata
     assert played.calls == [1]
 
 
@@ -150,6 +169,7 @@ async def test_an_account_without_funds_is_left_at_once(tmp_path: Path) -> None:
 
     assert time.monotonic() - started < 1
     assert (answer.model, played.calls) == ("models/m1", [1, 1])
+    assert answer.usage.cost_usd_nanos == COST
 
 
 async def test_a_burst_of_server_errors_is_ridden_out(tmp_path: Path) -> None:
@@ -169,6 +189,7 @@ async def test_server_errors_without_end_are_given_up_after_a_few_attempts(
 
     assert error.reason_name == "ERROR_REASON_PROVIDER_UNAVAILABLE"
     assert error.retry_after_s is not None
+    assert "cost_usd_nanos" not in error.metadata
     assert played.calls == [3]
 
 
@@ -176,12 +197,19 @@ async def test_a_provider_that_never_answers_is_cut_off_by_the_callers_deadline(
     tmp_path: Path,
 ) -> None:
     """Nothing outlasts the deadline; what the provider may charge is counted as an estimate."""
-    async with scene(tmp_path, FaultRule("hang")) as played:
+    async with scene(tmp_path, FaultRule("hang"), drain_s=0.1) as played:
         started = time.monotonic()
         error = await played.refused(timeout_s=0.5)
+        took_s = time.monotonic() - started
+
+        async def is_estimated() -> bool:
+            return await played.booked() == (ESTIMATED_INPUT * 1000, True)
+
+        # Once the time is over that it has to tell what it took after all.
+        await eventually(is_estimated, within_s=20)
 
     assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - started < 3
+    assert took_s < 3
 
 
 @pytest.mark.parametrize("effect", ["hang", "stall"])
@@ -194,7 +222,9 @@ async def test_silence_is_left_for_another_provider_and_its_cost_estimated(
 
     assert answer.model == "models/m1"
     assert answer.usage.estimated
-    assert answer.usage.cost_usd_nanos > COST
+    # The prompt of each attempt, and what came of its answer.
+    sent = (answer.attempts - 1) * ESTIMATED_INPUT * 1000
+    assert COST + sent <= answer.usage.cost_usd_nanos <= COST + sent + 25 * 2000
 
 
 @pytest.mark.parametrize("effect", ["cut", "garbage", "wrong_type"])
@@ -216,6 +246,7 @@ async def test_a_connection_reset_before_the_answer_is_retried(tmp_path: Path) -
         answer = await played.ask()
 
     assert (answer.text, answer.attempts) == (TEXT, 2)
+    assert (answer.usage.cost_usd_nanos, answer.usage.estimated) == (COST, False)
 
 
 async def test_a_body_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
@@ -224,6 +255,8 @@ async def test_a_body_without_end_is_not_read_to_its_end(tmp_path: Path) -> None
         answer = await played.ask()
 
     assert (answer.text, answer.model) == (TEXT, "models/m1")
+    assert answer.usage.estimated
+    assert answer.usage.cost_usd_nanos >= COST + ESTIMATED_INPUT * 1000
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
@@ -267,17 +300,23 @@ async def test_a_stream_without_a_finish_reason_is_broken(tmp_path: Path) -> Non
     assert error.metadata["cost_usd_nanos"] == str(COST)
 
 
-@pytest.mark.parametrize("effect", ["garbage", "wrong_type", "reset"])
+@pytest.mark.parametrize(
+    ("effect", "estimated"), [("garbage", True), ("wrong_type", True), ("reset", False)]
+)
 async def test_a_stream_that_is_spoiled_from_its_start_goes_on_elsewhere(
-    effect: str, tmp_path: Path
+    effect: str, estimated: bool, tmp_path: Path
 ) -> None:
-    """As long as no piece has left, another deployment may answer."""
+    """As long as no piece has left, another deployment may answer. What took the prompt and gave
+    no error may charge for it."""
     async with scene(tmp_path, FaultRule(effect), others=1) as played:
         text, answer, _ = await played.stream()
 
     assert text == TEXT
     assert answer is not None
     assert answer.model == "models/m1"
+    extra = 3 * ESTIMATED_INPUT * 1000 if estimated else 0  # for each of its attempts
+    assert answer.attempts == 4
+    assert (answer.usage.cost_usd_nanos, answer.usage.estimated) == (COST + extra, estimated)
 
 
 async def test_missing_usage_is_estimated_and_says_so(tmp_path: Path) -> None:
@@ -330,8 +369,8 @@ async def test_a_provider_that_cannot_be_reached_costs_nothing_and_hands_over(
             "refused": nowhere(),
         }[kind]
         file = config_file(tmp_path / "c.toml", [base_url, good.base_url])
-        async with gateway_service(file) as stub:
-            answer = await Scene(stub, [plain, good]).ask()
+        async with gateway_channel(file) as channel:
+            answer = await Scene(channel, [plain, good]).ask()
 
     assert (answer.model, answer.usage.cost_usd_nanos) == ("models/m1", COST)
     assert plain.counters["requests"] == 0

@@ -71,6 +71,9 @@ class Gateway(GatewayServiceServicer):
     async def CountTokens(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    async def SettleCalls(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def ListModels(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 

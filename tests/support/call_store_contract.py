@@ -12,6 +12,8 @@ from llm_gateway.ledger.entries import (
     CallEntry,
     CallKey,
     CallState,
+    CallSum,
+    CallSums,
     ExchangeRecord,
     Hold,
     StoredAnswer,
@@ -32,6 +34,7 @@ from llm_gateway.ledger.operations import (
     Release,
     RunSum,
     SumCall,
+    SumCalls,
     SumRun,
 )
 
@@ -241,6 +244,21 @@ class CallStoreContract:
         assert first == Booked(worst, answers=1)
         assert second == Booked(SPEND, answers=1)
         assert third == Booked(Spend(), answers=0)
+
+    async def test_calls_are_summed_up_whose_ids_begin_alike(self, store: CallStore) -> None:
+        """Each by itself, and those under way are counted."""
+        await store.apply([opening(), *(opening(key, owner="there") for key in OTHERS)])
+        await store.apply([answering()])
+        kept = exchange(OTHERS[1], exchange_id="x")
+        await store.apply([KeepAnswer(owner="there", exchange=kept, answer=ANSWER)])
+
+        sums = await one(store, SumCalls("acme", "runs/1", "other-"))
+
+        told = CallSum(request_id="other-1", tier="sub", model="small", spend=SPEND, answers=1)
+        assert sums == CallSums(calls=(told,), open_calls=2)
+        nothing = CallSums(calls=(), open_calls=0)
+        for asked in (("acme", "runs/2", "other-"), ("b", "runs/1", "o"), ("acme", "runs/1", "_t")):
+            assert await one(store, SumCalls(*asked)) == nothing
 
     async def test_an_answered_call_is_not_buried(self, store: CallStore) -> None:
         await store.apply([opening()])

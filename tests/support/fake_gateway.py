@@ -47,6 +47,9 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         self.hold.set()
         self.asked = asyncio.Event()
         """Set once a call has come in."""
+        self.settled = pb.SettleCallsResponse()
+        """What SettleCalls answers: nothing that callers did not hear of."""
+        self.settling: list[pb.SettleCallsRequest] = []
         self._tokens = RunTokenVerifier(Secret(TOKEN_KEY))
 
     def register(self, server: Server) -> None:
@@ -105,6 +108,14 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         self.counts += 1
         tokens = int(prompt_bytes(request.prompt) / self.bytes_per_token)
         return pb.CountTokensResponse(input_tokens=tokens, exact=True)
+
+    async def SettleCalls(
+        self, request: pb.SettleCallsRequest, context: Context
+    ) -> pb.SettleCallsResponse:
+        """Tell what the test has set."""
+        self._token(context)
+        self.settling.append(request)
+        return self.settled
 
     def prompts(self) -> list[str]:
         """Return the newest message of each request."""

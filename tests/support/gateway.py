@@ -145,7 +145,7 @@ class MemoryProvider:
         if not isinstance(planned, Completion):
             return await planned(prompt, output_tokens_max, on_delta)
         if on_delta is not None and planned.text:
-            await on_delta(Delta(text=planned.text))
+            on_delta(Delta(text=planned.text))
         return planned
 
     async def close(self) -> None:

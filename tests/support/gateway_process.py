@@ -28,7 +28,7 @@ class GatewayProcess:
         """`config` is the file with the models; several processes may share a database, and the
         store of accounts."""
         self._folder = config.parent
-        self._environ = {
+        self.environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(sys.path),
             "FATHOM_GATEWAY_CONFIG": str(config),
@@ -42,6 +42,7 @@ class GatewayProcess:
             "FATHOM_GATEWAY_DRAIN_S": "1",
             "PROVIDER_KEY": "sk-provider-secret",
         }
+        """Its settings."""
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
         """`host:port`."""
@@ -68,7 +69,7 @@ class GatewayProcess:
             "-m",
             "llm_gateway",
             stderr=log,
-            env=self._environ | {"FATHOM_GATEWAY_ADDRESS_FILE": str(address)},
+            env=self.environ | {"FATHOM_GATEWAY_ADDRESS_FILE": str(address)},
             preexec_fn=end_with_parent,
         )
         log.close()

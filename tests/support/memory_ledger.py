@@ -11,6 +11,8 @@ from llm_gateway.ledger.entries import (
     CallEntry,
     CallKey,
     CallState,
+    CallSum,
+    CallSums,
     ExchangeRecord,
     Hold,
     StoredAnswer,
@@ -30,6 +32,7 @@ from llm_gateway.ledger.operations import (
     Release,
     RunSum,
     SumCall,
+    SumCalls,
     SumRun,
 )
 
@@ -177,6 +180,31 @@ class MemoryCallStore:
             sum((each.spend for each in records), Spend()), sum(each.is_answer for each in records)
         )
 
+    def sum_calls(self, asked: SumCalls) -> CallSums:
+        def is_asked(key: CallKey) -> bool:
+            is_of_run = (key.tenant, key.run) == (asked.tenant, asked.run)
+            return is_of_run and key.request_id.startswith(asked.prefix)
+
+        sums: dict[tuple[str, str, str], list[ExchangeRecord]] = {}
+        for each in self.exchanges.values():
+            if is_asked(each.key) and not each.is_cached:
+                sums.setdefault((each.key.request_id, each.tier, each.model), []).append(each)
+        return CallSums(
+            calls=tuple(
+                CallSum(
+                    request_id=request_id,
+                    tier=tier,
+                    model=model,
+                    spend=sum((each.spend for each in records), Spend()),
+                    answers=sum(each.is_answer for each in records),
+                )
+                for (request_id, tier, model), records in sums.items()
+            ),
+            open_calls=sum(
+                row.state is CallState.OPEN for key, row in self.calls.items() if is_asked(key)
+            ),
+        )
+
     def find_dead(self, asked: FindDead) -> list[Bury]:
         dead = [
             Bury(key, row.owner, asked.now_us)
@@ -242,5 +270,6 @@ _WORK: dict[type, Any] = {
     LookUp: MemoryCallStore.look_up,
     SumRun: MemoryCallStore.sum_run,
     SumCall: MemoryCallStore.sum_call,
+    SumCalls: MemoryCallStore.sum_calls,
     FindDead: MemoryCallStore.find_dead,
 }

@@ -1,4 +1,7 @@
-"""Answers that are given again, through the whole gateway with a provider in memory."""
+"""Answers that are given again, through the whole gateway with a provider in memory.
+
+Long, because each thing that makes an answer another one is a short test of its own.
+"""
 
 from __future__ import annotations
 
@@ -320,6 +323,27 @@ async def test_followers_survive_the_leaders_cancellation() -> None:
     assert leader.cancelled()
     assert (await follower).completion.text == "late"
     assert bench.asked == 1
+
+
+async def test_a_slow_reader_of_a_stream_keeps_nobody_else_from_its_answer() -> None:
+    """Who joined its call would else wait at its pace, and for ever where it stands still."""
+    bench = Bench()
+
+    async def say_much(asked: Prompt, output_max: int, on_delta: OnDelta | None) -> Completion:
+        assert on_delta is not None
+        for _ in range(1000):
+            on_delta(Delta(text="x"))
+        return completion("x" * 1000)
+
+    bench.provider.plan(say_much)
+    slow = bench.gateway.stream(call(is_streamed=True))
+    first = await anext(slow)
+
+    answer = await bench.ask()
+
+    assert (first, answer.completion.text, bench.asked) == (Started("small"), "x" * 1000, 1)
+    rest = [piece async for piece in slow]
+    assert "".join(each.text for each in rest if isinstance(each, Delta)) == "x" * 1000
 
 
 async def test_a_call_that_comes_after_the_last_has_gone_asks_anew() -> None:

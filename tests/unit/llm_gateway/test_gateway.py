@@ -1,4 +1,7 @@
-"""The path of a call, with providers in memory."""
+"""The path of a call, with providers in memory.
+
+Long, because each thing that a call can meet is a short test of its own.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,14 @@ from llm_gateway.failures import FailureKind, ProviderError
 from llm_gateway.gateway import Gateway
 from llm_gateway.offering import Offering
 from llm_gateway.outlets import Started
+from llm_gateway.prices import Price, Rates
 from llm_gateway.prompts import Prompt
 from llm_gateway.provider import OnDelta
 from llm_gateway.routes import RetryPolicy
 from llm_gateway.upstreams import make_upstreams
 from tests.support.eventually import eventually
 from tests.support.gateway import (
+    DOLLAR,
     PRICE,
     ManualClock,
     MemoryProvider,
@@ -144,6 +149,27 @@ async def test_a_retry_that_the_run_cannot_afford_is_refused() -> None:
     }
 
 
+@pytest.mark.parametrize(("limit", "held"), [(None, 210_000_000), (30_000_000, 21_000_000)])
+async def test_as_much_is_held_as_the_dearest_fallback_may_take(
+    limit: int | None, held: int
+) -> None:
+    """A run that can begin a call can have it answered elsewhere, where its limit has room for
+    that; where it has not, the cheaper one is asked all the same."""
+    asked = prompt("x" * 984, output_tokens_max=10_000)
+    dear = Price((Rates(input=10 * DOLLAR, output=20 * DOLLAR, cached_input=DOLLAR),))
+    bench = Bench(deployment(price=PRICE), deployment("dear", price=dear))
+    waiting = Held(completion())
+    bench.provider.plan(waiting)
+    of = token(cost_usd_nanos_max=limit)
+    asking = asyncio.create_task(bench.ask(asked, token=of))
+    await waiting.reached.wait()
+
+    assert bench.meter.spend_of(of).cost_usd_nanos_held == held
+    waiting.opened.set()
+    assert (await asking).model == "small"
+    assert bench.meter.spend_of(of).cost_usd_nanos_held == 0
+
+
 async def test_a_call_that_fails_tells_what_its_attempts_took() -> None:
     """The caller's books would miss what the provider bills."""
     bench = Bench(deployment(price=PRICE))
@@ -242,7 +268,7 @@ async def test_a_stream_that_broke_after_its_first_piece_does_not_go_on_elsewher
 
     async def break_off(asked: Prompt, output_max: int, on_delta: OnDelta | None) -> Completion:
         assert on_delta is not None
-        await on_delta(Delta(reasoning="hm"))
+        on_delta(Delta(reasoning="hm"))
         raise ProviderError(kind, "no byte in time")
 
     bench = Bench(deployment("a", price=PRICE), deployment("b"))
@@ -326,12 +352,12 @@ async def test_closing_the_gateway_ends_abandoned_exchanges() -> None:
 
 
 async def test_a_stream_left_in_the_middle_is_drained() -> None:
-    """A reader who goes away must not keep the exchange waiting for room either."""
+    """What was begun is paid, so its usage is wanted."""
 
     async def say_much(asked: Prompt, output_max: int, on_delta: OnDelta | None) -> Completion:
         assert on_delta is not None
         for _ in range(1000):
-            await on_delta(Delta(text="x"))
+            on_delta(Delta(text="x"))
         return completion(tokens=Tokens(input=5, output=1000))
 
     bench = Bench()

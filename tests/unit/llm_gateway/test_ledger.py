@@ -17,7 +17,8 @@ from llm_gateway.ledger.claim import Claim, ClaimLostError
 from llm_gateway.ledger.entries import CallKey, CallState, RecordedAnswer
 from llm_gateway.ledger.ledger import Ledger
 from llm_gateway.ledger.operations import KeepLease, LookUp, StoreUnavailableError, SumRun
-from llm_gateway.meter import Meter, Reservation
+from llm_gateway.meter import Meter
+from llm_gateway.reservation import Reservation
 from tests.support.eventually import eventually
 from tests.support.gateway import PRICE, completion, memory_books, prompt, token
 from tests.support.memory_ledger import MemoryCallStore

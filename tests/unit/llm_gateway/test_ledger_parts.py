@@ -12,11 +12,12 @@ import pytest
 
 from llm_gateway.answers import FinishReason
 from llm_gateway.errors import LedgerUnavailableError
+from llm_gateway.ledger import group_commit
 from llm_gateway.ledger.answer_store import FolderAnswerStore
 from llm_gateway.ledger.entries import CallState, RecordedAnswer, digest_of
 from llm_gateway.ledger.group_commit import GroupCommit
 from llm_gateway.ledger.ledger import Ledger
-from llm_gateway.ledger.operations import KeepLease, Operation, StoreUnavailableError
+from llm_gateway.ledger.operations import KeepLease, LookUp, Operation, StoreUnavailableError
 from llm_gateway.ledger.sweep import Sweep
 from llm_gateway.prompts import Message, Role
 from tests.support.call_store_contract import KEY, OTHERS, answering, opening
@@ -38,6 +39,26 @@ async def test_what_comes_together_is_committed_together() -> None:
 
     assert outcomes == [True] * 4
     assert store.transactions == 1
+
+
+async def test_while_calls_come_together_a_few_wait_for_more_and_enough_wait_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Calls that begin together would else all wait out the time in which more might come."""
+    monkeypatch.setattr(group_commit, "_GATHER_S", 60.0)
+    store = MemoryCallStore()
+    commits = GroupCommit(store, sleep=no_pause)
+    await asyncio.gather(*(commits.post(LookUp(KEY)) for _ in range(3)))
+
+    few = [commits.post(LookUp(KEY)) for _ in range(11)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    done_of_few = sum(each.done() for each in few)
+    await asyncio.wait_for(commits.post(LookUp(KEY)), 10)
+
+    assert done_of_few == 0
+    assert all(each.done() for each in few)
+    assert store.transactions == 2
 
 
 async def test_a_store_that_is_busy_is_asked_again() -> None:
