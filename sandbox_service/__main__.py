@@ -9,6 +9,8 @@ import sys
 
 from common.channel import open_channel
 from common.config import ConfigError
+from common.peers import admitting
+from common.run_token import ORCHESTRATOR
 from common.server import Server, run_service
 from common.tls import channel_credentials
 from sandbox_service.audit import AuditTrail
@@ -98,7 +100,12 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
             call_timeout_s=config.sub_call_timeout_s,
             concurrency_max=config.sub_call_concurrency_max,
         )
-        server = Server("fathom-sandbox", config, message_bytes_max=_MESSAGE_BYTES_MAX)
+        server = Server(
+            "fathom-sandbox",
+            config,
+            message_bytes_max=_MESSAGE_BYTES_MAX,
+            admit=admitting({ORCHESTRATOR}),
+        )
         SandboxServicer(
             sessions, sub_models, config, audit, gauge, child_runs, child_runs
         ).register(server)

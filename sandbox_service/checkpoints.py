@@ -1,7 +1,7 @@
 """Checkpoints: sessions in the object store, as layers named by their content and a manifest.
 
-A checkpoint's key is made from its manifest. There are no secrets in it: no run token, and no
-labels.
+A checkpoint's key is made from its manifest, within the folder of its owner, who shares nothing
+with others. There are no secrets in it: no run token, and no labels.
 """
 
 from __future__ import annotations
@@ -9,28 +9,31 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from common.errors import NotFoundError
+from sandbox_service import layer_store
 from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.engine import WASM_PAGE_BYTES
 from sandbox_service.errors import CheckpointDamagedError, CheckpointIncompatibleError
 from sandbox_service.frames import Name
 from sandbox_service.layer_store import LayerStore, StoredLayer
 from sandbox_service.limits import Limits
-from sandbox_service.objects import ObjectError, ObjectMissingError, ObjectStore
+from sandbox_service.objects import FoundObject, ObjectError, ObjectMissingError, ObjectStore
 from sandbox_service.profiles import PROFILES
 from sandbox_service.session_memory import Layer, SessionMemory
 from sandbox_service.session_options import SessionOptions, SessionUse
 
-_KEY = re.compile(r"checkpoints/([0-9a-f]{64})")
+_KEY = re.compile(r"(checkpoints(?:/of/[A-Za-z0-9_-]{1,128})?)/[0-9a-f]{64}")
+_OWNER = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _MANIFEST_BYTES_MAX = 64 << 20
 """A context of many documents is described in it."""
 _LAYERS_MAX = 16
@@ -44,6 +47,12 @@ class _Head(Struct, frozen=True, kw_only=True):
 
     form: int
     guest_digest: Name
+
+
+class _LayersOnly(Struct, frozen=True, kw_only=True):
+    """What a manifest says of its layers."""
+
+    layers: list[StoredLayer]
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,13 +102,14 @@ class CheckpointStore:
         self._guest_digest = guest_digest
 
     async def save(
-        self, options: SessionOptions, use: SessionUse, memory: SessionMemory
+        self, options: SessionOptions, use: SessionUse, memory: SessionMemory, owner: str = ""
     ) -> Checkpoint:
         """Store a session as of a copy of its memory; raises ObjectError, or LayerDamagedError
         where what was evicted of it is damaged."""
         taken_at = time.time()
+        folder = folder_of(owner)
         await memory.bring_back(self._layers, options.limits.memory_bytes_max)
-        kept = await memory.keep(self._layers)
+        kept = await memory.keep(self._layers, folder)
         manifest = Manifest(
             guest_digest=self._guest_digest,
             profile=options.profile,
@@ -111,7 +121,7 @@ class CheckpointStore:
             use=use,
         )
         data = msgspec.json.encode(manifest, order="deterministic")
-        key = _key_of(data)
+        key = _key_of(data, folder)
         await asyncio.to_thread(self._write, key, data)
         size_bytes = len(data) + sum(size_bytes for _, size_bytes in kept)
         return Checkpoint(key=key, size_bytes=size_bytes, taken_at=taken_at, manifest=manifest)
@@ -129,10 +139,20 @@ class CheckpointStore:
             raise CheckpointDamagedError(key, "its layers are larger than its memory")
         return manifest
 
-    def memory_of(self, manifest: Manifest) -> SessionMemory:
+    def memory_of(self, key: str, manifest: Manifest) -> SessionMemory:
         """Return the memory of a checkpointed session, still in the store."""
-        layers: Sequence[Layer] = [Layer(None, stored) for stored in manifest.layers]
+        folder = _folder_in(key)
+        layers = [
+            Layer(None, stored, layer_store.key_of(stored, folder)) for stored in manifest.layers
+        ]
         return SessionMemory(layers, manifest.memory_bytes)
+
+    async def delete(self, owner: str, kept_keys: Collection[str], *, age_min_s: float) -> int:
+        """Delete an owner's checkpoints and what only they needed, but for those that are named
+        and what was stored less long ago; return how many objects that were. Raises ObjectError.
+        """
+        before = time.time() - age_min_s if age_min_s else math.inf
+        return await asyncio.to_thread(self._delete, folder_of(owner), frozenset(kept_keys), before)
 
     def _write(self, key: str, data: bytes) -> None:
         with self._objects.writer() as writer:
@@ -141,16 +161,50 @@ class CheckpointStore:
 
     def _read(self, key: str) -> bytes:
         try:
-            fd = self._objects.open(key)
+            data = self._content(key)
         except ObjectMissingError:
             raise NotFoundError(key) from None
         except ObjectError as error:
             raise CheckpointDamagedError(key, str(error)) from error
-        with os.fdopen(fd, "rb") as file:
-            data = file.read(_MANIFEST_BYTES_MAX + 1)
-        if len(data) > _MANIFEST_BYTES_MAX or key != _key_of(data):
+        if len(data) > _MANIFEST_BYTES_MAX or key != _key_of(data, _folder_in(key)):
             raise CheckpointDamagedError(key, "its manifest is not what its key says")
         return data
+
+    def _delete(self, folder: str, kept_keys: frozenset[str], before: float) -> int:
+        # Manifests go first: whatever is broken off leaves none that lacks a layer.
+        layers: list[FoundObject] = []
+        needed: set[str] = set()
+        deleted = 0
+        for found in list(self._objects.found(folder)):
+            if _KEY.fullmatch(found.key) is None:
+                layers.append(found)
+            elif found.key in kept_keys or found.stored_at > before:
+                needed |= self._layer_keys(found.key)
+            else:
+                self._objects.delete(found.key)
+                deleted += 1
+        for layer in layers:
+            if layer.key not in needed and layer.stored_at <= before:
+                self._objects.delete(layer.key)
+                deleted += 1
+        return deleted
+
+    def _layer_keys(self, key: str) -> set[str]:
+        """Return the keys of a checkpoint's layers, of any guest's; none of one that is damaged,
+        which nobody can restore."""
+        folder = _folder_in(key)
+        try:
+            data = self._content(key)
+            if key != _key_of(data, folder):
+                return set()
+            manifest = msgspec.json.decode(data, type=_LayersOnly)
+        except (ObjectMissingError, msgspec.DecodeError):
+            return set()
+        return {layer_store.key_of(layer, folder) for layer in manifest.layers}
+
+    def _content(self, key: str) -> bytes:
+        with os.fdopen(self._objects.open(key), "rb") as file:
+            return file.read(_MANIFEST_BYTES_MAX + 1)
 
     def _decoded(self, key: str, data: bytes) -> Manifest:
         try:
@@ -171,5 +225,19 @@ def is_checkpoint_key(key: str) -> bool:
     return _KEY.fullmatch(key) is not None
 
 
-def _key_of(data: bytes) -> str:
-    return f"checkpoints/{hashlib.sha256(data).hexdigest()}"
+def is_owner(text: str) -> bool:
+    """Tell whether a text has the form of an owner's name."""
+    return _OWNER.fullmatch(text) is not None
+
+
+def folder_of(owner: str) -> str:
+    """Return the folder of keys that an owner's checkpoints are in; of nobody's, where empty."""
+    return f"checkpoints/of/{owner}" if owner else "checkpoints"
+
+
+def _folder_in(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+def _key_of(data: bytes, folder: str) -> str:
+    return f"{folder}/{hashlib.sha256(data).hexdigest()}"

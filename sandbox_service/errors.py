@@ -20,6 +20,26 @@ class CapacityError(ServiceError):
         super().__init__(message, retry_after_s=RETRY_AFTER_S)
 
 
+class StorageFullError(ServiceError):
+    """The disk has no room for what was to be stored."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_STORAGE_FULL
+
+    def __init__(self, store: str) -> None:
+        super().__init__(f"the disk of {store} is full; its operator has to make room", store=store)
+
+
+class ObjectStoreAwayError(ServiceError):
+    """The object store cannot be reached, or does not do as it is asked."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__("the object store does not answer as it should", retry_after_s=2.0)
+
+
 class SessionBusyError(ServiceError):
     """Another execution is running in the session."""
 

@@ -21,7 +21,14 @@ from sandbox_service.child_runs import ChildRunEvent, ChildRunRound, ChildRuns
 from sandbox_service.host_tools import HostToolCalled, HostToolRound, HostTools
 from sandbox_service.limits import Limits
 from sandbox_service.run_pass import RunPass
-from sandbox_service.sub_calls import SubCallEvent, SubCallMeter, SubCallRound, SubModels
+from sandbox_service.sub_calls import (
+    SubCallEvent,
+    SubCallFinished,
+    SubCallMeter,
+    SubCallRound,
+    SubCallStarted,
+    SubModels,
+)
 from sandbox_service.worker_session import WorkerLostError, WorkerSession
 
 _log = logging.getLogger(__name__)
@@ -29,6 +36,8 @@ _GRACE_S = 15.0
 """Beyond a cell's own time, for the worker to say how it ended; then the worker is ended."""
 _INTERRUPT_GRACE_S = 5.0
 """For the worker to end a cell that was interrupted; then the worker is ended."""
+_JOINED_MAX = 50
+"""Events of sub-calls that the caller is told of at once."""
 _EVENTS_AT_ONCE = 100
 """Of a batch's sub-calls; then everybody else has a turn."""
 _LOST_MESSAGE = (
@@ -57,6 +66,8 @@ class ExecutionOptions:
     """Sub-calls that it may make; None for what the session has left."""
     failed_sub_calls: Mapping[int, ServiceError] = field(default_factory=dict)
     """Sub-calls that failed when the code ran before, by their position in it, from 1."""
+    sub_tier: str = ""
+    """What its sub-calls ask where they name no tier; empty for the session's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +134,28 @@ class ExecutionStream:
         self._is_stopped_for_memory = False
         self._patience: asyncio.TimerHandle | None = None
 
-    async def events(self) -> AsyncGenerator[int | Event, None]:
-        """Yield the number once a worker has the cell, then what happens, Ended last.
+    async def events(self) -> AsyncGenerator[list[int | Event], None]:
+        """Yield the number once a worker has the cell, then what happens, Ended last: each by
+        itself, but for events of sub-calls that are there together.
 
         Raises WorkerLostError where the session is lost, or what kept it from a worker.
         """
         while True:
+            joined: list[int | Event] = []
             event = await self._events.get()
+            while isinstance(event, SubCallStarted | SubCallFinished):
+                joined.append(event)
+                if len(joined) == _JOINED_MAX or self._events.empty():
+                    yield joined
+                    joined = []
+                    event = await self._events.get()
+                else:
+                    event = self._events.get_nowait()
+            if joined:
+                yield joined
             if isinstance(event, Exception):
                 raise event
-            yield event
+            yield [event]
             if isinstance(event, Ended):
                 return
 
@@ -191,6 +214,7 @@ class ExecutionStream:
                 report_variables=options.report_variables,
                 check=options.check,
                 random_stream=options.random_stream,
+                run=options.call_prefix.partition("/")[0],
             )
             if self._is_interrupted:
                 await self._interrupt(session)
@@ -338,7 +362,7 @@ class ExecutionStream:
             meter=self._meter,
             sub_models=self._sub_models,
             run_pass=self._run_pass,
-            default_tier=self._sub_tier,
+            default_tier=self.options.sub_tier or self._sub_tier,
             call_prefix=self.options.call_prefix,
             turn=self.options.turn,
             sequence=sequence,

@@ -394,6 +394,8 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
     """What to do with suspicious patterns in the code."""
     random_stream: int = 0
     """Which stream of fixed randomness it draws from; 0 for that of its number."""
+    run: str = ""
+    """The run that it is of; empty where that is not known."""
 
 
 class SubCallAnswers(Struct, frozen=True, kw_only=True, tag="sub_call_answers"):

@@ -151,6 +151,8 @@ class Cell(Struct, frozen=True, kw_only=True):
 
     source: str
     number: int
+    run: str
+    """The run that it is of; empty where that is not known."""
     report: bool
     value_bytes_max: int
     """A larger request than this is refused, but for the report of the end."""

@@ -122,6 +122,7 @@ class GuestDoor:
                 # What ran and was undone before shows in no number where the caller says which is
                 # the same cell.
                 number=self._cell.random_stream or self._cell.execution,
+                run=self._cell.run,
                 report=self._cell.report_variables,
                 value_bytes_max=self._limits.value_bytes_max,
                 check=self._cell.check,

@@ -21,6 +21,7 @@ _TIME_S = 60.0
 _BYTES_PER_S = 20e6
 """How long an index may take: a fixed time, and the blob's size over this."""
 _PROBLEM_CHARACTERS = 1_000
+_TRIES_MAX = 3
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -80,7 +81,20 @@ def check_index(kind: IndexKind, index_fd: int, size_bytes: int) -> None:
 
 
 async def _run_indexer(kind: IndexKind, blob_fd: int, size_bytes: int, index_fd: int) -> str:
-    """Run the process that makes an index; returns why there is none, or nothing."""
+    """Run the process that makes an index, again where it is killed, as by a kernel short of
+    memory; returns why there is none, or nothing."""
+    for _ in range(_TRIES_MAX):
+        os.ftruncate(index_fd, 0)
+        status, said = await _run_once(kind, blob_fd, size_bytes, index_fd)
+        if status >= 0:
+            break
+    return f"the process that reads it ended with {status}" if status else said
+
+
+async def _run_once(
+    kind: IndexKind, blob_fd: int, size_bytes: int, index_fd: int
+) -> tuple[int, str]:
+    """Run the process; returns its status, and why there is no index, or nothing."""
     # By subprocess, which does without fork: the loop's own way runs gRPC's handlers of a fork,
     # whose threads can end the child before it has begun.
     process = subprocess.Popen(  # noqa: ASYNC220  # it returns as soon as the child runs
@@ -100,13 +114,11 @@ async def _run_indexer(kind: IndexKind, blob_fd: int, size_bytes: int, index_fd:
             said = await _said(process)
             await asyncio.to_thread(process.wait)
     except TimeoutError:
-        return "reading it took too long"
+        return 0, "reading it took too long"
     finally:
         process.kill()
         await asyncio.to_thread(process.wait)
-    if process.returncode:
-        return f"the process that reads it ended with {process.returncode}"
-    return said.decode("utf-8", "replace").strip()[:_PROBLEM_CHARACTERS]
+    return process.returncode, said.decode("utf-8", "replace").strip()[:_PROBLEM_CHARACTERS]
 
 
 async def _said(process: subprocess.Popen[bytes]) -> bytes:

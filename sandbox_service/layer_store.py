@@ -50,25 +50,31 @@ class LayerStore:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    def store(self, layer: LayerFile, key: str = "") -> tuple[StoredLayer, int]:
-        """Store a finished layer; returns what it is and its compressed size in bytes.
-
-        Without a key it is named by its content. Raises ObjectError.
+    def store(self, layer: LayerFile, folder: str) -> tuple[StoredLayer, int]:
+        """Store a finished layer in a folder of checkpoints, named by its content; returns what it
+        is and its compressed size in bytes. Raises ObjectError.
         """
         with self._objects.writer() as writer:
             packing = _Packing(writer)
             stored = packing.pack(layer)
-            writer.commit(key or key_of(stored))
+            writer.commit(key_of(stored, folder))
         return stored, packing.written_bytes
 
-    def load(self, stored: StoredLayer, memory_bytes_max: int, key: str = "") -> LayerFile:
+    def store_as(self, layer: LayerFile, key: str) -> StoredLayer:
+        """Store a finished layer under a key of its own; raises ObjectError."""
+        with self._objects.writer() as writer:
+            stored = _Packing(writer).pack(layer)
+            writer.commit(key)
+        return stored
+
+    def load(self, stored: StoredLayer, memory_bytes_max: int, key: str) -> LayerFile:
         """Return a stored layer, finished.
 
         Raises LayerDamagedError or ObjectError.
         """
         layer = LayerFile()
         try:
-            fd = self._objects.open(key or key_of(stored))
+            fd = self._objects.open(key)
             with os.fdopen(fd, "rb") as file:
                 _unpack(file, stored, layer, memory_bytes_max)
             layer.finish(memory_bytes_max)
@@ -80,11 +86,11 @@ class LayerStore:
             raise
         return layer
 
-    def size_bytes(self, stored: StoredLayer) -> int | None:
-        """Return the compressed size of a layer that is named by its content, None where it is
-        not there; raises ObjectError."""
+    def size_bytes(self, key: str) -> int | None:
+        """Return the compressed size of a layer, None where it is not there; raises
+        ObjectError."""
         try:
-            fd = self._objects.open(key_of(stored))
+            fd = self._objects.open(key)
         except ObjectMissingError:
             return None
         try:
@@ -97,9 +103,9 @@ class LayerStore:
         self._objects.delete(key)
 
 
-def key_of(stored: StoredLayer) -> str:
-    """Return the key of a layer that is named by its content."""
-    return f"checkpoints/layers/{stored.digest}"
+def key_of(stored: StoredLayer, folder: str) -> str:
+    """Return the key of a layer that is named by its content, in a folder of checkpoints."""
+    return f"{folder}/layers/{stored.digest}"
 
 
 class _Packing:

@@ -165,7 +165,12 @@ class _Rehearsal:
             source = _REHEARSED_CELLS[self._cells % len(_REHEARSED_CELLS)]
             self._cells += 1
             cell = guest_calls.Cell(
-                source=source, number=0, report=True, value_bytes_max=1 << 20, check="record"
+                source=source,
+                number=0,
+                run="",
+                report=True,
+                value_bytes_max=1 << 20,
+                check="record",
             )
             answer = msgspec.json.encode(cell)
         address = self.instance.allocate(len(answer))

@@ -22,11 +22,13 @@ from typing import NamedTuple, Self
 
 from common.parted_objects import PART_BYTES, PartedObjects, PartMissingError, RemoteStoreError
 from sandbox_service.objects import (
+    FoundObject,
     ObjectError,
     ObjectMissingError,
     ObjectStore,
     ObjectWriter,
     is_key,
+    not_written,
 )
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,14 @@ class CachedObjects:
         with _errors():
             self._remote.delete(key)
             path.unlink(missing_ok=True)
+
+    def found(self, folder: str) -> Iterator[FoundObject]:
+        """Yield the blobs there; copies are of no account."""
+        if not is_key(folder):
+            raise ObjectError("the folder is not one of blobs")
+        with _errors():
+            for key, stored_at in self._remote.keys(folder):
+                yield FoundObject(key, stored_at)
 
     def sweep(self, room_bytes: int = 0) -> None:
         """Remove copies that nobody has used for long, and as many as give room for so many
@@ -165,6 +175,10 @@ class SplitObjects:
     def delete(self, key: str) -> None:
         """Remove a blob of our own."""
         self._own.delete(key)
+
+    def found(self, folder: str) -> Iterator[FoundObject]:
+        """Yield blobs of our own."""
+        yield from self._own.found(folder)
 
 
 class _Copy(NamedTuple):
@@ -286,4 +300,4 @@ def _errors() -> Iterator[None]:
         _log.warning("the object store does not answer as it should: %s", error)
         raise ObjectError("the object store does not answer as it should") from error
     except OSError as error:
-        raise ObjectError(f"a blob cannot be written: {error.strerror}") from error
+        raise not_written(error) from error

@@ -19,7 +19,7 @@ async def open_object_store(config: SandboxConfig) -> AsyncIterator[ObjectStore]
     Raises ConfigError.
     """
     if not is_remote(config.object_store):
-        yield FolderObjects(Path(config.object_store), config.session_store)
+        yield _open_folder(Path(config.object_store), config.session_store)
         return
     remote = PartedObjects.open(
         config.object_store,
@@ -37,4 +37,10 @@ async def open_object_store(config: SandboxConfig) -> AsyncIterator[ObjectStore]
         if config.session_store is None:
             yield cached
         else:
-            yield SplitObjects(cached, FolderObjects(config.session_store))
+            yield SplitObjects(cached, _open_folder(config.session_store))
+
+
+def _open_folder(root: Path, written: Path | None = None) -> FolderObjects:
+    objects = FolderObjects(root, written)
+    objects.drop_partial()
+    return objects

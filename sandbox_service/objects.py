@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import secrets
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 OWN_PREFIXES = ("checkpoints/", "evicted/", "indexes/")
 """What keys begin with of blobs that the service writes for itself: never a context."""
+_SHARED_DEPTH = 3
+"""Folders that are less deep are never removed: others may be writing into them."""
+_NAMINGS_MAX = 5
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PARTIAL = ".partial"
 """Folder of what is being written; no key leads into it."""
+_PARTIAL_KEPT_S = 3600.0
 
 
 class ObjectError(Exception):
@@ -23,6 +32,25 @@ class ObjectError(Exception):
 
 class ObjectMissingError(ObjectError):
     """There is no blob of this key."""
+
+
+class ObjectsFullError(ObjectError):
+    """The disk has no room for a blob."""
+
+
+def not_written(error: OSError) -> ObjectError:
+    """Return why a blob could not be written."""
+    if error.errno in _FULL:
+        return ObjectsFullError("the disk is full")
+    return ObjectError(f"a blob cannot be written: {error.strerror}")
+
+
+class FoundObject(NamedTuple):
+    """A blob that a folder of keys has."""
+
+    key: str
+    stored_at: float
+    """When it was written, Unix time in seconds."""
 
 
 class ObjectWriter(Protocol):
@@ -60,6 +88,10 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove a blob, if it is there; raises ObjectError."""
 
+    def found(self, folder: str) -> Iterator[FoundObject]:
+        """Yield the blobs that the service has written under a folder of keys; raises
+        ObjectError."""
+
 
 class FolderObjects:
     """Blobs as files under a folder, and those that are written under one of their own, if given.
@@ -82,6 +114,13 @@ class FolderObjects:
             raise ObjectError(f"the blob has {status.st_size} bytes, not {size_bytes}")
         return fd
 
+    def drop_partial(self) -> None:
+        """Remove what killed processes were writing a while ago."""
+        for path in (self._written / _PARTIAL).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - _PARTIAL_KEPT_S:
+                    path.unlink()
+
     def writer(self) -> ObjectWriter:
         """Begin a file that gets its name when it is whole."""
         return FolderWriter(self._written)
@@ -90,10 +129,25 @@ class FolderObjects:
         """Remove a blob's file."""
         if not is_key(key):
             raise ObjectError("the key is not one of a blob")
+        path = self._written / key
         try:
-            (self._written / key).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise ObjectError(f"the blob cannot be removed: {error.strerror}") from error
+        # A folder of one owner's goes with its last blob; those above are everybody's.
+        for folder in path.parents:
+            if len(folder.relative_to(self._written).parts) < _SHARED_DEPTH or not _gone(folder):
+                break
+
+    def found(self, folder: str) -> Iterator[FoundObject]:
+        """Yield the files of a folder."""
+        if not is_key(folder):
+            raise ObjectError("the folder is not one of blobs")
+        for parent, _, names in os.walk(self._written / folder):
+            for path in (Path(parent) / name for name in names):
+                with contextlib.suppress(FileNotFoundError):
+                    key = path.relative_to(self._written).as_posix()
+                    yield FoundObject(key, path.stat().st_mtime)
 
     def _opened(self, key: str) -> int:
         for folder in self._folders:
@@ -116,7 +170,7 @@ class FolderWriter:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._partial.open("xb", buffering=0)
         except OSError as error:
-            raise ObjectError(f"a blob cannot be written: {error.strerror}") from error
+            raise not_written(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +191,7 @@ class FolderWriter:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise ObjectError(f"a blob cannot be written: {error.strerror}") from error
+            raise not_written(error) from error
         return len(data)
 
     def commit(self, key: str) -> None:
@@ -147,16 +201,37 @@ class FolderWriter:
         path = self._root / key
         try:
             os.fsync(self._file.fileno())
-            _make_folder(path.parent)
-            self._partial.replace(path)
+            self._name(path)
             _sync_folder(path.parent)
         except OSError as error:
-            raise ObjectError(f"a blob cannot be written: {error.strerror}") from error
+            raise not_written(error) from error
+
+    def _name(self, path: Path) -> None:
+        for left in reversed(range(_NAMINGS_MAX)):
+            try:
+                _make_folder(path.parent)
+                self._partial.replace(path)
+            except FileNotFoundError:  # with its last blob, the folder went just then
+                if not left:
+                    raise
+            else:
+                return
 
 
 def is_key(key: str) -> bool:
     """Tell whether a text has the form of a blob's key."""
     return len(key) <= 512 and _KEY.fullmatch(key) is not None
+
+
+def _gone(folder: Path) -> bool:
+    """Remove a folder if it is empty; tell whether it is gone."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _make_folder(folder: Path) -> None:

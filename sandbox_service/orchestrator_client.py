@@ -35,7 +35,17 @@ _CALL_TIMEOUT_S = 25 * 3600.0
 _TOOL_TIMEOUT_S = 660.0
 """Longer than a profile lets a host tool take."""
 _AWAY_S = 120.0
-"""How long an orchestrator is asked again that cannot be reached, or has no database."""
+"""How long an orchestrator is asked again that cannot be reached, has no place for the call, or no
+database, or none with room."""
+_AWAY = frozenset(
+    {
+        ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
+        ErrorReason.ERROR_REASON_DRAINING,
+        ErrorReason.ERROR_REASON_SERVER_BUSY,
+        ErrorReason.ERROR_REASON_DATABASE_AWAY,
+        ErrorReason.ERROR_REASON_DATABASE_FULL,
+    }
+)
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -142,11 +152,7 @@ def _read(address_file: Path | None) -> str:
 
 
 def _is_away(error: ServiceError) -> bool:
-    return error.code is grpc.StatusCode.UNAVAILABLE and error.reason in (
-        ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
-        ErrorReason.ERROR_REASON_DRAINING,
-        ErrorReason.ERROR_REASON_DATABASE_AWAY,
-    )
+    return error.code is not grpc.StatusCode.DEADLINE_EXCEEDED and error.reason in _AWAY
 
 
 def _request(order: ChildOrder) -> wire.RunChildRequest:

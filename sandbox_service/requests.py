@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
@@ -18,7 +18,7 @@ from common.errors import (
     ReceivedError,
     ServiceError,
 )
-from sandbox_service.checkpoints import Manifest, is_checkpoint_key
+from sandbox_service.checkpoints import Manifest, is_checkpoint_key, is_owner
 from sandbox_service.config import SandboxConfig
 from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.execution_stream import ExecutionOptions
@@ -33,6 +33,7 @@ _CONTEXTS_MAX = 16
 _DOCUMENTS_MAX = 100_000
 _LABELS_MAX = 16
 _FAILED_SUB_CALLS_MAX = 10_000
+_KEPT_KEYS_MAX = 10_000
 _RUN_TOKEN = re.compile(r"[\x20-\x7e]{0,16384}")
 """What a header can carry; the gateway says whether it is a token."""
 _TEXT_CHARACTERS_MAX = 256
@@ -113,6 +114,33 @@ def checkpoint_key(key: str) -> str:
     return key
 
 
+def checkpoint_owner(owner: str) -> str:
+    """Return an owner of checkpoints; raises InvalidFieldError."""
+    if not is_owner(owner):
+        raise InvalidFieldError(
+            "owner", "must be 1 to 128 letters, digits, hyphens and underscores"
+        )
+    return owner
+
+
+def kept_keys(keys: Sequence[str]) -> Sequence[str]:
+    """Return checkpoints to keep; raises InvalidFieldError."""
+    if len(keys) > _KEPT_KEYS_MAX:
+        raise InvalidFieldError("kept_keys", f"must have at most {_KEPT_KEYS_MAX} entries")
+    for i, key in enumerate(keys):
+        if not is_checkpoint_key(key):
+            raise InvalidFieldError(f"kept_keys[{i}]", "must be the key of a checkpoint")
+    return keys
+
+
+def age_min_s(request: wire.DeleteCheckpointsRequest) -> float:
+    """Return the age in seconds from which on checkpoints go; raises InvalidFieldError."""
+    age_s = _seconds(request.age_min)
+    if age_s < 0:
+        raise InvalidFieldError("age_min", "must be 0 or more")
+    return age_s
+
+
 def _sub_tier(tier: str) -> str:
     if len(tier) > _TEXT_CHARACTERS_MAX:
         raise InvalidFieldError("sub_tier", f"must have at most {_TEXT_CHARACTERS_MAX} characters")
@@ -166,6 +194,7 @@ def execution_options(request: wire.ExecuteRequest, config: SandboxConfig) -> Ex
         random_stream=request.random_stream,
         sub_calls_max=_sub_calls_max(request, config),
         failed_sub_calls=_failed_sub_calls(request),
+        sub_tier=_sub_tier(request.sub_tier),
     )
 
 

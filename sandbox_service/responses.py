@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fathom.gateway.v1.generation_pb2 import Generation
 from fathom.orchestrator.v1.run_pb2 import Run
 from fathom.sandbox.v1 import execution_pb2, session_pb2
@@ -84,9 +86,13 @@ def wall(value: Wall) -> wire.Wall:
     return wire.Wall(name=value.name, raised=value.raised, detail=value.detail)
 
 
-def event(value: int | Event) -> wire.ExecuteResponse:
-    """Return an event's wire form; the number of an execution is its start."""
-    return wire.ExecuteResponse(event=_event(value))
+def events(values: Sequence[int | Event], *, joined: bool) -> list[wire.ExecuteResponse]:
+    """Return the wire form of events, in one response where they may be joined; the number of an
+    execution is its start."""
+    told = [_event(value) for value in values]
+    if not joined:
+        return [wire.ExecuteResponse(event=event) for event in told]
+    return [wire.ExecuteResponse(event=told[0], further=told[1:])]
 
 
 def _event(value: int | Event) -> execution_pb2.ExecutionEvent:

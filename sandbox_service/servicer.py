@@ -82,7 +82,7 @@ class SandboxServicer(SandboxServiceServicer):
         options = requests.execution_options(request, self._config)
         run_token = requests.run_token(request.run_token)
         session = self._sessions.find(name)
-        events = session.execute(
+        told = session.execute(
             options,
             self._sub_models,
             self._sessions.tasks,
@@ -92,10 +92,12 @@ class SandboxServicer(SandboxServiceServicer):
             self._host_tools,
         )
         with self._telemetry.execution() as observe:
-            async with aclosing(events):
-                async for event in events:
-                    observe(event)
-                    yield responses.event(event)
+            async with aclosing(told):
+                async for events in told:
+                    for event in events:
+                        observe(event)
+                    for response in responses.events(events, joined=request.joined):
+                        yield response
 
     async def InterruptExecution(
         self, request: wire.InterruptExecutionRequest, _context: Context
@@ -129,8 +131,21 @@ class SandboxServicer(SandboxServiceServicer):
         self, request: wire.CheckpointSessionRequest, _context: Context
     ) -> wire.CheckpointSessionResponse:
         """Store a session's image."""
-        checkpoint = await self._sessions.checkpoint(requests.session_name(request.name))
+        owner = requests.checkpoint_owner(request.owner) if request.owner else ""
+        name = requests.session_name(request.name)
+        checkpoint = await self._sessions.checkpoint(name, owner)
         return wire.CheckpointSessionResponse(checkpoint=responses.checkpoint(checkpoint))
+
+    async def DeleteCheckpoints(
+        self, request: wire.DeleteCheckpointsRequest, _context: Context
+    ) -> wire.DeleteCheckpointsResponse:
+        """Delete what an owner has stored."""
+        deleted = await self._sessions.delete_checkpoints(
+            requests.checkpoint_owner(request.owner),
+            requests.kept_keys(request.kept_keys),
+            age_min_s=requests.age_min_s(request),
+        )
+        return wire.DeleteCheckpointsResponse(objects_deleted=deleted)
 
     async def RestoreSession(
         self, request: wire.RestoreSessionRequest, _context: Context

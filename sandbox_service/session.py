@@ -164,8 +164,9 @@ class Session:
         run_token: str = "",
         child_runs: ChildRuns | None = None,
         host_tools: HostTools | None = None,
-    ) -> AsyncGenerator[int | Event, None]:
-        """Run a cell: yield its number, then its events, Ended last.
+    ) -> AsyncGenerator[list[int | Event], None]:
+        """Run a cell: yield its number, then its events, Ended last; several at once where they
+        are many.
 
         The cell runs in `tasks`; a caller that goes away interrupts it. The session is busy until
         it has ended, and its caller has taken all of it or gone away. Raises SessionBusyError,
@@ -196,12 +197,12 @@ class Session:
         running = tasks.create_task(stream.run())
         is_over = False
         try:
-            async with aclosing(stream.events()) as events:
-                async for event in events:
-                    is_over = isinstance(event, Ended)
+            async with aclosing(stream.events()) as told:
+                async for events in told:
+                    is_over = isinstance(events[-1], Ended)
                     if is_over:
                         self._is_free_of(stream)
-                    yield event
+                    yield events
         except WorkerLostError as error:
             is_over = True
             self._is_free_of(stream)

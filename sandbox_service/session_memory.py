@@ -17,16 +17,20 @@ from sandbox_service.layers import LayerFile
 from sandbox_service.objects import ObjectError
 
 _log = logging.getLogger(__name__)
+_SPILLED = "evicted/"
+"""What keys begin with of layers that are stored for as long as a session holds them."""
 
 
 class Layer:
     """A finished layer, shared by sessions."""
 
-    def __init__(self, file: LayerFile | None, stored: StoredLayer | None = None) -> None:
+    def __init__(
+        self, file: LayerFile | None, stored: StoredLayer | None = None, key: str = ""
+    ) -> None:
         """Take over a file that one session wants in memory, or name one that is stored."""
         self._file = file
         self._stored = stored
-        self._key = key_of(stored) if stored is not None else ""
+        self._key = key
         self._holders = 1
         self._pins = 1 if file is not None else 0
         self._lock = asyncio.Lock()
@@ -45,7 +49,7 @@ class Layer:
     async def release(self, store: LayerStore) -> None:
         """Count one session less; with the last one goes what was stored for them alone."""
         self._holders -= 1
-        if not self._holders and self._key and not self._is_named_by_content:
+        if not self._holders and self._is_spilled:
             await _removed(store, self._key)
 
     async def pin(self, store: LayerStore, memory_bytes_max: int) -> None:
@@ -70,34 +74,41 @@ class Layer:
             self._file.close()
             self._file = None
 
-    async def keep(self, store: LayerStore) -> tuple[StoredLayer, int]:
-        """Store it for good, while it is pinned; returns what it is and its size in the store.
+    async def keep(self, store: LayerStore, folder: str) -> tuple[StoredLayer, int]:
+        """Have it in a folder of checkpoints, while it is pinned; returns what it is and its size
+        there.
 
         Raises ObjectError.
         """
         async with self._lock:
-            if self._stored is not None and self._is_named_by_content:
-                known_bytes = await asyncio.to_thread(store.size_bytes, self._stored)
+            if self._stored is not None:
+                key = key_of(self._stored, folder)
+                known_bytes = await asyncio.to_thread(store.size_bytes, key)
                 if known_bytes is not None:
+                    await self._move(store, key)
                     return self._stored, known_bytes
-            spilled = "" if self._is_named_by_content else self._key
-            stored, size_bytes = await asyncio.to_thread(store.store, self.file)
-            self._stored, self._key = stored, key_of(stored)
-            if spilled:
-                await _removed(store, spilled)
+            stored, size_bytes = await asyncio.to_thread(store.store, self.file, folder)
+            self._stored = stored
+            await self._move(store, key_of(stored, folder))
             return stored, size_bytes
 
     async def spill(self, store: LayerStore) -> None:
         """Store it for as long as a session holds it, while it is pinned; raises ObjectError."""
         async with self._lock:
             if self._stored is None:
-                key = f"evicted/{secrets.token_hex(16)}"
-                self._stored, _ = await asyncio.to_thread(store.store, self.file, key)
+                key = f"{_SPILLED}{secrets.token_hex(16)}"
+                self._stored = await asyncio.to_thread(store.store_as, self.file, key)
                 self._key = key
 
     @property
-    def _is_named_by_content(self) -> bool:
-        return self._stored is not None and self._key == key_of(self._stored)
+    def _is_spilled(self) -> bool:
+        return self._key.startswith(_SPILLED)
+
+    async def _move(self, store: LayerStore, key: str) -> None:
+        """Take it from another key from here on."""
+        former, self._key = self._key, key
+        if former.startswith(_SPILLED):
+            await _removed(store, former)
 
 
 class SessionMemory:
@@ -203,12 +214,12 @@ class SessionMemory:
         if self._top is None:
             self._top = LayerFile(self.memory_bytes)
 
-    async def keep(self, store: LayerStore) -> list[tuple[StoredLayer, int]]:
-        """Store the finished layers for good; returns each with its size in the store.
+    async def keep(self, store: LayerStore, folder: str) -> list[tuple[StoredLayer, int]]:
+        """Have the finished layers in a folder of checkpoints; returns each with its size there.
 
         Raises ObjectError.
         """
-        return [await layer.keep(store) for layer in self._finished]
+        return [await layer.keep(store, folder) for layer in self._finished]
 
     async def spill(self, store: LayerStore) -> None:
         """Store the finished layers for as long as sessions hold them; raises ObjectError."""

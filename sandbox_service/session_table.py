@@ -8,7 +8,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -20,12 +20,14 @@ from sandbox_service.context_mounts import ContextMounts
 from sandbox_service.errors import (
     CapacityError,
     CheckpointDamagedError,
+    ObjectStoreAwayError,
     SessionBusyError,
     SessionLostError,
+    StorageFullError,
 )
 from sandbox_service.layer_store import LayerDamagedError, LayerStore
 from sandbox_service.memory_watch import MemoryGauge
-from sandbox_service.objects import ObjectError, ObjectStore
+from sandbox_service.objects import ObjectError, ObjectsFullError, ObjectStore
 from sandbox_service.pool import WorkerPool
 from sandbox_service.request_ids import RequestIds
 from sandbox_service.residence import Residence
@@ -142,24 +144,36 @@ class SessionTable:
 
         return await self._requests.once(request_id, (name, run_token, labels), make)
 
-    async def checkpoint(self, name: str) -> Checkpoint:
-        """Store a session as it is now; it may be used meanwhile.
+    async def checkpoint(self, name: str, owner: str = "") -> Checkpoint:
+        """Store a session as it is now, for an owner; it may be used meanwhile.
 
-        Raises SessionBusyError, NotFoundError, SessionLostError, or CapacityError where the object
-        store does not take it.
+        Raises SessionBusyError, NotFoundError, SessionLostError, StorageFullError, or CapacityError
+        where the object store does not take it for another reason.
         """
         session = self.find(name)
         memory, use = await session.copied_memory(), session.use
         try:
-            stored = await to_its_end(self._checkpoints.save(session.options, use, memory))
+            stored = await to_its_end(self._checkpoints.save(session.options, use, memory, owner))
         except LayerDamagedError as error:
             raise SessionLostError(name, str(error), session.checkpoint_key) from error
+        except ObjectsFullError as error:
+            raise StorageFullError("the object store") from error
         except ObjectError as error:
             raise CapacityError(f"the checkpoint cannot be stored: {error}") from error
         finally:
             await memory.close(self._store)
         session.checkpoint_key = stored.key
         return stored
+
+    async def delete_checkpoints(
+        self, owner: str, kept_keys: Collection[str], *, age_min_s: float
+    ) -> int:
+        """Delete an owner's checkpoints, but for those that are named or younger; return how many
+        objects that were. Raises ObjectStoreAwayError."""
+        try:
+            return await to_its_end(self._checkpoints.delete(owner, kept_keys, age_min_s=age_min_s))
+        except ObjectError as error:
+            raise ObjectStoreAwayError from error
 
     async def manifest(self, key: str) -> Manifest:
         """Return what a checkpoint is made of.
@@ -178,7 +192,7 @@ class SessionTable:
         """
 
         async def make() -> Session:
-            memory = self._checkpoints.memory_of(manifest)
+            memory = self._checkpoints.memory_of(key, manifest)
             try:
                 return await self._started(options, manifest.use, memory, key)
             except WorkerLostError as error:

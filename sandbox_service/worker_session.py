@@ -114,6 +114,7 @@ class WorkerSession:
         report_variables: bool,
         check: frames.CheckMode = "record",
         random_stream: int = 0,
+        run: str = "",
     ) -> None:
         """Start a cell; its frames follow, the last of them Ended."""
         self._execution, self._output_bytes, self._output_lines = execution, 0, 0
@@ -126,6 +127,7 @@ class WorkerSession:
                 report_variables=report_variables,
                 check=check,
                 random_stream=random_stream,
+                run=run,
             )
         )
 

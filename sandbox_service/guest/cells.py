@@ -94,6 +94,7 @@ class Session:
         cell = host.ask({"call": "cell"})
         host.limit_values(cell["value_bytes_max"])
         self.answers.given = None
+        self.answers.citations.begin(cell["run"])
         self.namespace.update(self._restored)
         ending, error = self._outcome(
             cell["source"], f"{tracebacks.CELL_PREFIX}{cell['number']}>", cell["check"]

@@ -25,10 +25,19 @@ class Citations:
         self._cited: dict[str, dict[str, Any]] = {}
         """By the text that stands for it in an answer."""
         self._characters = 0
+        self._run = ""
+        self._earlier: dict[str, dict[str, Any]] = {}
+        """What the run before cited: an answer of this one rests on it where it names it."""
 
     def provided(self) -> dict[str, Any]:
         """Return the functions by the names that cells call them by."""
         return {"cite": self.cite}
+
+    def begin(self, run: str) -> None:
+        """Take what follows as citations of this run; one after another may have the session."""
+        if run != self._run:
+            self._run = run
+            self._earlier, self._cited, self._characters = self._cited, {}, 0
 
     def cite(self, document: Any, start: Any = None, end: Any = None) -> str:
         """Cite a place of `context`, and return a marker to put into the answer beside it.
@@ -63,9 +72,11 @@ class Citations:
         return self._note(marker, place)
 
     def in_answer(self, text: str) -> list[dict[str, Any]]:
-        """Return what an answer cites: that whose marker is in its text, else all there is."""
-        named = [place for marker, place in self._cited.items() if marker in text]
-        return named or list(self._cited.values())
+        """Return what an answer cites: that whose marker is in its text, else all that was cited
+        for it."""
+        known = self._cited | self._earlier
+        named = [place for marker, place in known.items() if marker in text]
+        return _as_many_as_fit(named) or list(self._cited.values())
 
     def _cite_quote(self, quote: Any) -> str:
         if not issubclass(type(quote), str) or not quote.strip():
@@ -79,7 +90,7 @@ class Citations:
     def _note(self, marker: str, place: dict[str, Any]) -> str:
         if marker in self._cited:
             return marker
-        size = self._characters + len(place["document"]) + len(place["quote"])
+        size = self._characters + _characters(place)
         if len(self._cited) >= COUNT_MAX or size > CHARACTERS_MAX:
             raise ValueError(
                 f"cite: at most {COUNT_MAX} places and {CHARACTERS_MAX:,} characters together; "
@@ -109,3 +120,19 @@ class Citations:
         if issubclass(type(context), (str, LazyText)):
             return context
         raise TypeError("cite: `context` has no characters to count here: cite(quote)")
+
+
+def _characters(place: dict[str, Any]) -> int:
+    return len(place["document"]) + len(place["quote"])
+
+
+def _as_many_as_fit(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what one answer may cite: two runs together can have cited twice that."""
+    kept: list[dict[str, Any]] = []
+    room = CHARACTERS_MAX
+    for place in places[:COUNT_MAX]:
+        room -= _characters(place)
+        if room < 0:
+            break
+        kept.append(place)
+    return kept

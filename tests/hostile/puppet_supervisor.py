@@ -76,6 +76,6 @@ async def run(sessions: SessionTable, session: Session) -> list[int | Event] | N
     options = ExecutionOptions(code="x")
     events = session.execute(options, SubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
     try:
-        return [event async for event in events]
+        return [event async for batch in events for event in batch]
     except (SessionLostError, CapacityError):
         return None

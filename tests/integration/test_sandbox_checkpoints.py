@@ -391,3 +391,58 @@ async def test_a_restored_session_asks_the_tier_that_it_is_given(
     await box.run(restored, "llm_query('a')")
 
     assert [request.prompt.tier for request in box.gateway.requests] == [tier]
+
+
+async def test_deleting_an_owners_checkpoints_leaves_those_that_are_kept(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    name = await box.create()
+    await box.run(name, "x = 1")
+    first = (await box.checkpoint(name, "run-1")).key
+    await box.run(name, "x = 2")
+    second = (await box.checkpoint(name, "run-1")).key
+    assert (await box.checkpoint(name, "run-2")).key != second
+
+    assert await box.delete_checkpoints("run-1", second) == 1
+
+    assert (await refused(box.restore(first)))[0] is grpc.StatusCode.NOT_FOUND
+    assert (await box.run(await box.restore(second), "x")).out == "2\n"
+    await box.delete_checkpoints("run-1")
+    assert not (tmp_path / "checkpoints/of/run-1").exists()
+    assert (await refused(box.restore(second)))[0] is grpc.StatusCode.NOT_FOUND
+    assert (tmp_path / "checkpoints/of/run-2").exists()
+
+
+async def test_a_session_goes_on_whose_checkpoints_were_deleted(box: Sandbox) -> None:
+    """And can be stored again, also by another owner."""
+    name = await box.create()
+    await box.run(name, "x = 1")
+    key = (await box.checkpoint(name, "run-1")).key
+    restored = await box.restore(key)
+    assert (await box.run(restored, "x")).out == "1\n"
+
+    await box.delete_checkpoints("run-1")
+
+    for session, owner in ((name, "run-1"), (restored, "run-2")):
+        again = await box.checkpoint(session, owner)
+        assert (await box.run(await box.restore(again.key), "x")).out == "1\n"
+
+
+@pytest.mark.parametrize("owner", ["", "a/b", "..", "layers/x", "a" * 129, "ä"])
+async def test_an_owner_that_is_none_is_refused(box: Sandbox, owner: str) -> None:
+    """It becomes a folder."""
+    code, reason, metadata = await refused(box.delete_checkpoints(owner))
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert metadata["field"] == "owner"
+
+
+async def test_keys_to_keep_and_the_age_are_checked(box: Sandbox) -> None:
+    for call, field in (
+        (box.delete_checkpoints("a", "blobs/x"), "kept_keys[0]"),
+        (box.delete_checkpoints("a", *["checkpoints/" + "0" * 64] * 10_001), "kept_keys"),
+        (box.delete_checkpoints("a", age_min=Duration(seconds=-1)), "age_min"),
+    ):
+        code, _, metadata = await refused(call)
+        assert (code, metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+    assert await box.delete_checkpoints("a", *["checkpoints/" + "0" * 64] * 10_000) == 0

@@ -64,6 +64,23 @@ async def test_what_was_cited_in_earlier_cells_counts(box: Sandbox) -> None:
     assert cited(ran) == [("a.txt", 0, 4, "Über"), ("b.txt", 0, 7, "Nothing")]
 
 
+async def test_a_run_begins_with_nothing_cited(box: Sandbox) -> None:
+    """Else an answer without markers would rest on what another question was about, and a long
+    conversation could cite no more; what is named of the run before counts all the same."""
+    session = await box.create(contexts=[documents(box, PARTS)])
+    await box.run(session, "mark = cite('b.txt', 0, 7)", call_prefix="first/1/1")
+    ran = await box.run(session, "FINAL('unmarked')", call_prefix="first/2/1")
+    assert cited(ran) == [("b.txt", 0, 7, "Nothing")]
+
+    ran = await box.run(session, "FINAL('unmarked')", call_prefix="second/1/1")
+    assert cited(ran) == []
+    ran = await box.run(session, "FINAL('Nothing ' + mark)", call_prefix="second/2/1")
+    assert cited(ran) == [("b.txt", 0, 7, "Nothing")]
+    code = "marks = [cite(f'quote {n}') for n in range(500)]; FINAL('unmarked')"
+    ran = await box.run(session, code, call_prefix="third/1/1")
+    assert len(cited(ran)) == 500, ran.err
+
+
 @pytest.mark.parametrize("size", [100, 2 << 20])
 @pytest.mark.parametrize(
     "call",

@@ -75,7 +75,7 @@ async def sessions(tmp_path: Path) -> AsyncIterator[SessionTable]:
 async def run(sessions: SessionTable, session: Session, code: str = "end") -> list[int | Event]:
     options, audit = ExecutionOptions(code=code), AuditTrail()
     events = session.execute(options, None, sessions.tasks, audit)  # type: ignore[arg-type]
-    return [event async for event in events]
+    return [event async for batch in events for event in batch]
 
 
 def refuse(*_: object, **__: object) -> Any:
@@ -141,13 +141,13 @@ async def test_an_interrupt_that_meets_a_dying_worker_does_not_say_that_the_sess
     await eventually(lambda: session.is_saved)
     options, audit = ExecutionOptions(code="go on"), AuditTrail()
     events = session.execute(options, None, sessions.tasks, audit)  # type: ignore[arg-type]
-    assert await anext(events) == 1
+    assert await anext(events) == [1]
     (worker,) = sessions.pool.workers
     worker.kill("the test ends it")
 
     assert await session.interrupt() is True
 
-    ended = await asyncio.wait_for(anext(events), 30)
+    [ended] = await asyncio.wait_for(anext(events), 30)
     assert isinstance(ended, Ended)
     assert ended.frame.ending == "worker_lost"
 
@@ -180,7 +180,7 @@ async def test_an_interrupt_that_comes_late_ends_no_worker(monkeypatch: pytest.M
         sub_tier="sub",
     )
     running = asyncio.create_task(stream.run())
-    assert await anext(stream.events()) == 1
+    assert await anext(stream.events()) == [1]
     await asyncio.sleep(0)
     interrupting = asyncio.create_task(stream.interrupt())
     await is_waiting.wait()

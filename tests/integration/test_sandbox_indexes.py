@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,6 +156,45 @@ async def test_an_index_is_made_to_its_end_though_its_caller_goes_away(
     assert len(opened.fds) == 2
     opened.close()
     assert open_files() == before
+
+
+async def test_a_process_that_is_killed_while_it_reads_is_started_again(
+    tmp_path: Path, started: list[int]
+) -> None:
+    """Its memory is wanted elsewhere, or its machine's owner has mistaken it: the blob is well."""
+    opening = asyncio.create_task(
+        mounts(tmp_path).open([context(tmp_path, JSON, kind="json")], LIMITS)
+    )
+    await eventually(lambda: bool(started))
+
+    os.kill(started[0], signal.SIGKILL)
+    opened = await opening
+
+    assert len(started) == 2
+    assert [mount.has_index for mount in opened.mounts] == [True]
+    opened.close()
+
+
+async def test_a_blob_that_each_process_dies_of_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third time it is the blob."""
+    starts = 0
+    start: Callable[..., Any] = subprocess.Popen
+
+    def killed(*command: Any, **options: Any) -> Any:
+        nonlocal starts
+        starts += 1
+        process = start(*command, **options)
+        process.kill()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", killed)
+
+    with pytest.raises(ContextUnreadableError, match="ended with -9"):
+        await mounts(tmp_path).open([context(tmp_path)], LIMITS)
+
+    assert starts == 3
 
 
 async def test_the_process_that_reads_a_blob_has_nothing_of_ours_to_write_to(

@@ -1,4 +1,7 @@
-"""Contexts larger than a session's memory, in a real guest: by reference, read as they are used."""
+"""Contexts larger than a session's memory, in a real guest: by reference, read as they are used.
+
+Long, because each thing that code does with a text is a short test of its own.
+"""
 
 from __future__ import annotations
 

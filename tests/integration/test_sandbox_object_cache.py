@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,29 @@ def test_what_is_written_is_read_by_others(remote: PartedObjects, tmp_path: Path
     here.delete("checkpoints/x")
     with pytest.raises(ObjectMissingError):
         here.open("checkpoints/x")
+
+
+def test_what_is_in_a_folder_of_keys_is_found_and_nothing_beside_it(
+    remote: PartedObjects, tmp_path: Path
+) -> None:
+    """An owner's checkpoints are deleted by it."""
+    one = cache(remote, tmp_path)
+    keys = {"checkpoints/of/run-1/a", "checkpoints/of/run-1/layers/b"}
+    for key in (*keys, "checkpoints/of/run-10/a", "checkpoints/c"):
+        put(remote, key, LARGE)
+
+    found = list(one.found("checkpoints/of/run-1"))
+
+    assert {each.key for each in found} == keys
+    assert all(abs(each.stored_at - time.time()) < 60 for each in found)
+    for each in found:
+        one.delete(each.key)
+    assert list(one.found("checkpoints/of/run-1")) == []
+    assert {each.key for each in one.found("checkpoints")} == {
+        *("checkpoints/c", "checkpoints/of/run-10/a"),
+    }
+    with pytest.raises(ObjectError):
+        next(one.found("../checkpoints"))
 
 
 def test_what_was_not_committed_is_dropped(remote: PartedObjects, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Sessions as resources: validation, one execution at a time, interruption, life and death."""
+"""Sessions as resources: validation, one execution at a time, interruption, life and death.
+
+Long, because each thing that a caller can meet is a short test of its own, over one fixture.
+"""
 
 from __future__ import annotations
 

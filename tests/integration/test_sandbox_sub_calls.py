@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
+from fathom.sandbox.v1 import execution_pb2, session_pb2
 from fathom.sandbox.v1 import sandbox_service_pb2 as wire
-from fathom.sandbox.v1 import session_pb2
 from google.rpc import error_details_pb2
 
-from common.errors import ServiceError
+from common.errors import ServiceError, received
 from tests.support.sandbox import Ran, Sandbox, details, guest, sandbox
 
 pytestmark = pytest.mark.guest
@@ -311,6 +312,30 @@ async def test_a_thousand_calls_of_one_batch_come_back(box: Sandbox, session: st
     assert (await box.run(session, cell)).out == "(1000, 're: 999 ')\n"
 
 
+async def test_events_may_come_several_in_a_response(box: Sandbox, session: str) -> None:
+    """Joined they are the same, and in the same order, and what is no sub-call's comes alone."""
+    code = "print('a')\nllm_query_batched([f'p{i}' for i in range(300)])\nprint('b')"
+    request = wire.ExecuteRequest(name=session, code=code, joined=True)
+    told = [[r.event, *r.further] async for r in box.stub.Execute(request, timeout=30)]
+    alone = await box.run(await box.create(), code)
+
+    assert max(len(events) for events in told) in range(2, 51)
+    joined = [event for events in told for event in events]
+    assert Ran(joined).out == alone.out
+    assert Counter(Ran(joined).kinds()) == Counter(alone.kinds())
+    for number in range(1, 301):
+        named = [kind for kind in KINDS for e in joined if getattr(e, kind).sub_call == number]
+        assert named == list(KINDS)
+    assert all(len(events) == 1 for events in told if not is_of_sub_calls(events))
+
+
+KINDS = ("sub_call_started", "sub_call_finished")
+
+
+def is_of_sub_calls(events: list[execution_pb2.ExecutionEvent]) -> bool:
+    return all(event.WhichOneof("event") in KINDS for event in events)
+
+
 async def test_characters_that_utf8_does_not_have_are_replaced(box: Sandbox, session: str) -> None:
     """A lone surrogate, as from a badly cut text, must not break the protocol."""
     assert (await box.run(session, "llm_query('a\\ud800b')")).out == "'re: a?b'\n"
@@ -322,6 +347,19 @@ async def test_a_call_that_names_no_tier_asks_the_sessions(box: Sandbox) -> None
     await box.run(session, "llm_query('a')\nllm_query('b', tier='root')")
 
     assert [request.prompt.tier for request in box.gateway.requests] == ["models/tiny", "root"]
+
+
+async def test_an_execution_can_ask_another_tier_than_its_session(box: Sandbox) -> None:
+    """That one and no other: the next asks the session's again."""
+    session = await box.create(sub_tier="models/tiny")
+
+    await box.run(session, "llm_query('a')", sub_tier="t" * 256)
+    await box.run(session, "llm_query('b')")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await box.run(session, "llm_query('c')", sub_tier="t" * 257)
+
+    assert [r.prompt.tier for r in box.gateway.requests] == ["t" * 256, "models/tiny"]
+    assert received(refused.value).metadata["field"] == "sub_tier"
 
 
 async def test_a_call_beyond_the_limit_never_starts(box: Sandbox) -> None:

@@ -100,7 +100,7 @@ async def run(sessions: SessionTable, code: str = "x") -> list[int | Event]:
     session = await sessions.create(OPTIONS)
     options = ExecutionOptions(code=code)
     events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
-    return [event async for event in events]
+    return [event async for batch in events for event in batch]
 
 
 def worker_lost(event: int | Event) -> str:
@@ -198,11 +198,11 @@ async def test_a_worker_that_does_not_stop_a_cell_is_ended(
         session = await sessions.create(slow)
         options = ExecutionOptions(code="x")
         events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
-        assert await anext(events) == 1
+        assert await anext(events) == [1]
 
         await session.interrupt()
 
-        last = await asyncio.wait_for(anext(events), 30)
+        [last] = await asyncio.wait_for(anext(events), 30)
         assert "did not stop an interrupted cell" in worker_lost(last)
         await events.aclose()
 
@@ -440,7 +440,7 @@ receive()
         options = ExecutionOptions(code="x")
         events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
 
-        assert [event async for event in events][-1].frame.ending == "completed"  # type: ignore[union-attr]
+        assert [batch async for batch in events][-1][-1].frame.ending == "completed"  # type: ignore[union-attr]
 
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 

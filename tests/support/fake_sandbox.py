@@ -87,6 +87,8 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         self.restored: list[pb.RestoreSessionRequest] = []
         self.checkpoint_failures: list[Exception] = []
         """Raised by CheckpointSession, one after the other."""
+        self.deletion_failures: list[Exception] = []
+        """Raised by DeleteCheckpoints, one after the other."""
         self.checkpoints: dict[str, FakeSession] = {}
         self._names = 0
         self.failures: list[Exception] = []
@@ -181,12 +183,26 @@ class FakeSandbox(sandbox_service_pb2_grpc.SandboxServiceServicer):
         if self.checkpoint_failures:
             raise self.checkpoint_failures.pop(0)
         session = self._find(request.name)
-        key = f"checkpoints/{len(self.checkpoints) + 1:064x}"
+        folder = f"checkpoints/of/{request.owner}" if request.owner else "checkpoints"
+        self._names += 1
+        key = f"{folder}/{self._names:064x}"
         self.checkpoints[key] = FakeSession(
             {}, _copied(session.namespace), executions=session.executions
         )
         stored = pb.Checkpoint(key=key, size_bytes=1, executions=session.executions)
         return pb.CheckpointSessionResponse(checkpoint=stored)
+
+    async def DeleteCheckpoints(
+        self, request: pb.DeleteCheckpointsRequest, context: Context
+    ) -> pb.DeleteCheckpointsResponse:
+        """Forget an owner's copies, however young."""
+        if self.deletion_failures:
+            raise self.deletion_failures.pop(0)
+        kept, folder = set(request.kept_keys), f"checkpoints/of/{request.owner}/"
+        gone = {key for key in self.checkpoints if key.startswith(folder)} - kept
+        for key in gone:
+            del self.checkpoints[key]
+        return pb.DeleteCheckpointsResponse(objects_deleted=len(gone))
 
     async def RestoreSession(
         self, request: pb.RestoreSessionRequest, context: Context

@@ -15,6 +15,7 @@ from fathom.sandbox.v1 import sandbox_service_pb2 as pb
 from common.channel import open_channel
 from sandbox_service import frames, responses
 from sandbox_service.child_runs import ChildRunRound
+from sandbox_service.execution_stream import Event
 from sandbox_service.gateway_client import GatewaySubModels
 from sandbox_service.orchestrator_client import OrchestratorChildRuns
 from sandbox_service.run_pass import RunPass
@@ -22,7 +23,9 @@ from sandbox_service.sub_calls import SubCallMeter, SubCallRound
 from tests.support.fake_sandbox import Context, FakeSandbox
 
 Plan = dict[str, Any]
-"""`calls`: sub-calls; `children`: their plans; `asked`: limits asked for each of them."""
+"""`calls`: sub-calls, all of the text `prompt`; `children`: their plans; `asked`: limits asked for
+each of them. Of a child: `schema` of its answer, `tier` of its root model. A plan that `raises`
+does so when all of that is done."""
 _LIMITS = (
     *("turns_max", "time_max_s", "sub_calls_max", "tokens_max"),
     *("cost_usd_nanos_max", "depth_max", "children_live_max"),
@@ -56,21 +59,25 @@ class PlanSandbox(FakeSandbox):
         session = self._find(request.name)
         session.executions += 1
         session.is_busy = True
-        yield responses.event(session.executions)
+        yield _told(session.executions)
         try:
             plan: Plan = json.loads(request.code)
             made: list[str] = []
             result = ex.ExecutionResult(ending=ex.ExecutionResult.ENDING_COMPLETED, state_kept=True)
             for part in self._rounds(plan, request):
                 async for event in part.events():
-                    yield responses.event(event)
+                    yield _told(event)
                 made += [type(outcome).__name__ for outcome in part.outcomes]
                 if part.limit_reached is not None:
                     result.limit_reached.CopyFrom(part.limit_reached.to_status())
                     break
             else:
-                result.final.text = json.dumps(made)
-                result.final.is_json = True
+                if plan.get("raises"):
+                    result.ending = ex.ExecutionResult.ENDING_RAISED
+                    result.error.type = result.error.message = "PlannedError"
+                else:
+                    result.final.text = json.dumps(made)
+                    result.final.is_json = True
             yield pb.ExecuteResponse(event=ex.ExecutionEvent(result=result))
         finally:
             session.is_busy = False
@@ -88,7 +95,7 @@ class PlanSandbox(FakeSandbox):
         run_pass = self._passes[request.name] = RunPass(request.run_token)
         rounds: list[Any] = []
         if plan.get("calls"):
-            prompt = [frames.Message(role="user", text="read")]
+            prompt = [frames.Message(role="user", text=plan.get("prompt", "read"))]
             question = frames.Question(
                 prompts=[prompt] * plan["calls"],
                 is_batch=True,
@@ -123,8 +130,17 @@ class PlanSandbox(FakeSandbox):
         return rounds
 
 
+def _told(event: int | Event) -> pb.ExecuteResponse:
+    return responses.events([event], joined=False)[0]
+
+
 def _child(plan: Plan, asked: dict[str, Any]) -> frames.ChildRun:
     limits = {name: asked.get(name) for name in _LIMITS}
     return frames.ChildRun(
-        question=json.dumps(plan), context=None, tier="", sub_tier="", schema="", **limits
+        question=json.dumps(plan),
+        context=None,
+        tier=plan.get("tier", ""),
+        sub_tier="",
+        schema=plan.get("schema", ""),
+        **limits,
     )

@@ -98,6 +98,9 @@ class FakeGateway(GatewayServiceServicer):
     async def CountTokens(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    async def SettleCalls(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def ListModels(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
@@ -182,11 +185,17 @@ class Sandbox:
         response = await self.stub.ForkSession(request, timeout=TIMEOUT_S)
         return str(response.session.name)
 
-    async def checkpoint(self, session: str) -> wire.Checkpoint:
-        request = wire.CheckpointSessionRequest(name=session)
+    async def checkpoint(self, session: str, owner: str = "") -> wire.Checkpoint:
+        request = wire.CheckpointSessionRequest(name=session, owner=owner)
         response = await self.stub.CheckpointSession(request, timeout=TIMEOUT_S)
         checkpoint: wire.Checkpoint = response.checkpoint
         return checkpoint
+
+    async def delete_checkpoints(self, owner: str, *kept_keys: str, **fields: Any) -> int:
+        request = wire.DeleteCheckpointsRequest(owner=owner, kept_keys=kept_keys, **fields)
+        response = await self.stub.DeleteCheckpoints(request, timeout=TIMEOUT_S)
+        deleted: int = response.objects_deleted
+        return deleted
 
     async def restore(self, key: str, **fields: Any) -> str:
         request = wire.RestoreSessionRequest(checkpoint_key=key, **fields)

@@ -19,6 +19,7 @@ from sandbox_service.session_memory import Layer, SessionMemory
 from sandbox_service.sparse_files import PAGE_BYTES
 
 MEMORY_BYTES = 64 * WASM_PAGE_BYTES
+FOLDER = "checkpoints"
 
 
 def written(*pages: int, byte: bytes = b"x") -> LayerFile:
@@ -111,12 +112,12 @@ def test_merged_layers_hold_what_they_held_together() -> None:
 def test_a_stored_layer_comes_back(store: LayerStore) -> None:
     layer = finished(0, 1, 7, 900)
 
-    stored, size_bytes = store.store(layer)
-    back = store.load(stored, MEMORY_BYTES)
+    stored, size_bytes = store.store(layer, FOLDER)
+    back = store.load(stored, MEMORY_BYTES, key_of(stored, FOLDER))
 
     assert stored.data_bytes == 4 * PAGE_BYTES
     assert 0 < size_bytes < stored.data_bytes
-    assert size_bytes == store.size_bytes(stored)
+    assert size_bytes == store.size_bytes(key_of(stored, FOLDER))
     assert os.pread(back.fd, MEMORY_BYTES, 0) == os.pread(layer.fd, MEMORY_BYTES, 0)
     assert back.data_bytes == layer.data_bytes
     with pytest.raises(PermissionError):
@@ -128,7 +129,7 @@ def test_a_stored_layer_comes_back(store: LayerStore) -> None:
 def test_equal_content_has_an_equal_name(store: LayerStore) -> None:
     some = [finished(1, 2), finished(1, 2), finished(1, 3)]
 
-    one, same, other = [store.store(layer)[0] for layer in some]
+    one, same, other = [store.store(layer, FOLDER)[0] for layer in some]
 
     assert one == same
     assert one != other
@@ -172,26 +173,26 @@ def test_a_stored_layer_that_is_damaged_is_refused(store: LayerStore, tmp_path: 
     """Whoever can write to the object store must not reach beyond a guest's memory, nor make us
     unpack more than the layer says that it has."""
     layer = finished(1)
-    stored, _ = store.store(layer)
+    stored, _ = store.store(layer, FOLDER)
     layer.close()
-    path = tmp_path / key_of(stored)
+    path = tmp_path / key_of(stored, FOLDER)
     for what, data in damaged(path.read_bytes(), stored).items():
         if what == "a bomb":
             continue
         path.write_bytes(data)
         with pytest.raises(LayerDamagedError):
-            store.load(stored, MEMORY_BYTES)
+            store.load(stored, MEMORY_BYTES, key_of(stored, FOLDER))
             pytest.fail(what)
 
 
 def test_no_more_is_unpacked_than_a_layer_says(store: LayerStore, tmp_path: Path) -> None:
     layer = finished(1)
-    stored, _ = store.store(layer)
+    stored, _ = store.store(layer, FOLDER)
     layer.close()
-    path = tmp_path / key_of(stored)
+    path = tmp_path / key_of(stored, FOLDER)
     path.write_bytes(damaged(path.read_bytes(), stored)["a bomb"])
 
-    back = store.load(stored, MEMORY_BYTES)
+    back = store.load(stored, MEMORY_BYTES, key_of(stored, FOLDER))
 
     assert back.data_bytes == PAGE_BYTES
     back.close()
@@ -201,8 +202,8 @@ def test_a_missing_layer_is_damage(store: LayerStore) -> None:
     stored = StoredLayer(digest="0" * 64, data_bytes=0)
 
     with pytest.raises(LayerDamagedError, match="missing"):
-        store.load(stored, MEMORY_BYTES)
-    assert store.size_bytes(stored) is None
+        store.load(stored, MEMORY_BYTES, key_of(stored, FOLDER))
+    assert store.size_bytes(key_of(stored, FOLDER)) is None
 
 
 async def test_a_copy_shares_the_pages_and_each_goes_on_apart(store: LayerStore) -> None:
@@ -305,10 +306,10 @@ async def test_a_checkpoint_outlives_the_session_and_what_was_evicted_of_it(
     await write_and_finish(memory, range(2), b"x")
     await memory.spill(store)
 
-    ((stored, size_bytes),) = await memory.keep(store)
+    ((stored, size_bytes),) = await memory.keep(store, FOLDER)
     await memory.close(store)
 
-    assert size_bytes == (tmp_path / key_of(stored)).stat().st_size
+    assert size_bytes == (tmp_path / key_of(stored, FOLDER)).stat().st_size
     assert not list((tmp_path / "evicted").iterdir())
 
 
@@ -317,28 +318,42 @@ async def test_a_layer_is_stored_once_for_all_checkpoints(
 ) -> None:
     memory = SessionMemory.new()
     await write_and_finish(memory, range(2), b"x")
-    first = await memory.keep(store)
+    first = await memory.keep(store, FOLDER)
     (path,) = (tmp_path / "checkpoints/layers").iterdir()
     made = path.stat().st_mtime_ns
     await write_and_finish(memory, range(4, 5), b"y")
 
-    second = await memory.keep(store)
+    second = await memory.keep(store, FOLDER)
 
     assert second[0] == first[0]
     assert len(second) == 2
     assert path.stat().st_mtime_ns == made
     path.unlink()
-    assert await memory.keep(store) == second
+    assert await memory.keep(store, FOLDER) == second
     assert path.exists()
+    await memory.close(store)
+
+
+async def test_owners_of_checkpoints_share_no_layer(store: LayerStore, tmp_path: Path) -> None:
+    """What one of them has is deleted without asking who else needs it."""
+    memory = SessionMemory.new()
+    await write_and_finish(memory, range(2), b"x")
+
+    stored = [await memory.keep(store, f"checkpoints/of/{owner}") for owner in ("a", "b")]
+
+    assert stored[0] == stored[1]
+    assert len(list(tmp_path.glob("checkpoints/of/*/layers/*"))) == 2
     await memory.close(store)
 
 
 async def test_a_layer_that_cannot_be_loaded_leaves_nothing_behind(store: LayerStore) -> None:
     gone = StoredLayer(digest="0" * 64, data_bytes=0)
     layer = finished(1)
-    stored, _ = store.store(layer)
+    stored, _ = store.store(layer, FOLDER)
     layer.close()
-    memory = SessionMemory([Layer(None, stored), Layer(None, gone)], MEMORY_BYTES)
+    memory = SessionMemory(
+        [Layer(None, each, key_of(each, FOLDER)) for each in (stored, gone)], MEMORY_BYTES
+    )
 
     with pytest.raises(LayerDamagedError):
         await memory.bring_back(store, MEMORY_BYTES)

@@ -68,6 +68,18 @@ def test_what_is_written_goes_into_a_folder_of_its_own_and_is_found_there(tmp_pa
     assert [path.name for path in contexts.iterdir()] == ["context"]
 
 
+def test_what_a_killed_service_was_writing_goes_after_a_while(tmp_path: Path) -> None:
+    """What is young may be another service's, which is still writing."""
+    objects = FolderObjects(tmp_path)
+    with objects.writer(), objects.writer():
+        old, young = (tmp_path / ".partial").iterdir()
+        os.utime(old, (0, 0))
+
+        objects.drop_partial()
+
+        assert list((tmp_path / ".partial").iterdir()) == [young]
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
