@@ -59,6 +59,11 @@ class ApiKeys:
         if file is not None:
             self._read(file)
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether callers are told apart."""
+        return self._file is not None
+
     def caller(self, metadata: Mapping[str, Any]) -> Caller:
         """Return whose key a call brings; raises UnauthenticatedError."""
         if self._file is None:

@@ -46,10 +46,13 @@ from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.meters import RunMeters
 from orchestrator.runs.model.prompt_book import PromptBook
 from orchestrator.runs.servicer import OrchestratorServicer
+from orchestrator.runs.sessions.checkpoint_owners import CheckpointOwners
+from orchestrator.runs.settlement import Settlement
 from orchestrator.sandbox_client import SandboxClient
 from orchestrator.tables import MIGRATIONS
+from orchestrator.tenant_places import TenantPlaces
 
-_MESSAGE_BYTES_MAX = 16 << 20
+_REQUEST_BYTES_MAX = {"/fathom.orchestrator.v1.OrchestratorService/RunChild": 16 << 20}
 """A child run's context by value comes in one message."""
 _DATABASE_PATIENCE_S = 10.0
 """How long work waits for a database that takes no connections: a restart takes seconds."""
@@ -62,12 +65,7 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
     When the block ends the server drains first; runs still in progress are let go of after that,
     and go on in another process or at the next start. Raises ConfigError.
     """
-    signer = RunTokenSigner(
-        config.run_token_key,
-        audience=config.run_token_audience,
-        lifetime_s_max=config.run_token_lifetime_s or None,
-    )
-    keys = ApiKeys(config.api_keys_file)
+    signer, keys = _signer(config), ApiKeys(config.api_keys_file)
     async with contextlib.AsyncExitStack() as stack:
         database = await _open_database(stack, config)
         blobs = _open_blobs(config)
@@ -93,8 +91,10 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
             meters=meters,
             schemas=schemas,
             recall=Recall(conversations, runs, log),
+            settlement=Settlement(books=gateway, signer=signer),
             children=trees.children,
             profiles=profiles,
+            checkpoint_books=CheckpointOwners(database),
             settings=config.driver_settings,
         )
         queue = await stack.enter_async_context(
@@ -104,7 +104,7 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
         await stack.enter_async_context(queue)
         operations = Operations.over(database)
         await stack.enter_async_context(
-            operations.working(blobs, runs_kept_days=config.runs_kept_days)
+            operations.working(blobs, log, sandbox, runs_kept_days=config.runs_kept_days)
         )
         admission = Admission(
             *(runs, contexts, catalog, log, queue, schemas, conversations, operations.switches),
@@ -128,12 +128,25 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
         yield await stack.enter_async_context(server)
 
 
+def _signer(config: OrchestratorConfig) -> RunTokenSigner:
+    return RunTokenSigner(
+        config.run_token_key,
+        audience=config.run_token_audience,
+        lifetime_s_max=config.run_token_lifetime_s or None,
+    )
+
+
 def _server(config: OrchestratorConfig, keys: ApiKeys, log: EventLog) -> Server:
+    places = TenantPlaces(
+        keys,
+        calls_max=config.concurrent_rpcs_max_per_tenant,
+        watchers_max=config.watchers_max_per_tenant,
+    )
     server = Server(
         "fathom-orchestrator",
         config,
-        admit=keys.admit,
-        message_bytes_max=_MESSAGE_BYTES_MAX,
+        admit=places.admit,
+        request_bytes_max=_REQUEST_BYTES_MAX,
     )
     server.on_drain(log.drain)
     return server
@@ -141,7 +154,7 @@ def _server(config: OrchestratorConfig, keys: ApiKeys, log: EventLog) -> Server:
 
 async def _open_database(stack: contextlib.AsyncExitStack, config: OrchestratorConfig) -> Database:
     url = config.database_url.reveal()
-    stack.enter_context(alone(url))
+    await stack.enter_async_context(alone(url))
     database = await Database.open(url, MIGRATIONS, patience_s=_DATABASE_PATIENCE_S)
     stack.push_async_callback(database.close)
     return database
@@ -153,6 +166,7 @@ def _open_blobs(config: OrchestratorConfig) -> BlobStore:
         endpoint=config.object_store_endpoint,
         region=config.object_store_region,
         credentials=config.object_store_credentials,
+        reserve_bytes=config.object_store_reserve_bytes,
     )
 
 
@@ -179,7 +193,9 @@ def _trees(
     """Put together what trees of runs take; the tokens that start child runs are our own."""
     tokens = RunTokenVerifier(public_half(config.run_token_key), audience=config.run_token_audience)
     return RunTrees.over(
-        database, blobs, log, tokens, contexts, schemas, context_ttl_s=config.child_context_ttl_s
+        *(database, blobs, log, tokens, contexts, schemas),
+        context_ttl_s=config.child_context_ttl_s,
+        per_tree_max=config.children_per_tree_max,
     )
 
 

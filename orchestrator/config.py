@@ -40,6 +40,9 @@ class OrchestratorConfig(ServerConfig):
     object_store_credentials: Path | None = None
     """File with aws_access_key_id and aws_secret_access_key, as other S3 tools have it; the
     environment's AWS_* where unset."""
+    object_store_reserve_bytes: int = 512 << 20
+    """Bytes of its disk that uploads leave free, for events and outputs of runs; where it is a
+    folder."""
     run_token_key: Secret = Secret("")
     """Signs run tokens; the gateway's must be the same. At least 32 bytes."""
     run_token_audience: str = "fathom"
@@ -59,11 +62,18 @@ class OrchestratorConfig(ServerConfig):
     runs_kept_days: float = 0.0
     """Days after its end that a run is deleted; 0 keeps runs for ever."""
     runs_running_max: int = 8
-    """Runs that this process drives at a time; the others wait. Child runs are not counted."""
+    """Runs that this process drives at a time; the others wait. Child runs are not counted. 0 is
+    for a process that drives none, and only ends those that are to stop."""
     runs_running_max_per_tenant: int = 8
     """Runs of one tenant that all processes together drive at a time; child runs not counted."""
-    runs_waiting_max: int = 1_000
+    runs_waiting_max: int = 10_000
     """Runs that may wait, of all tenants; more are refused."""
+    runs_waiting_max_per_tenant: int = 1_000
+    """Runs of one tenant that may wait; more are refused."""
+    concurrent_rpcs_max_per_tenant: int = 500
+    """Calls of one tenant that this process serves at a time; where there are API keys."""
+    watchers_max_per_tenant: int = 200
+    """Calls of WatchRun among them."""
     executor_lease_s: float = 15.0
     """Seconds without a sign of this process until others take its runs over (PostgreSQL)."""
     turns_default: int = 20
@@ -98,6 +108,8 @@ class OrchestratorConfig(ServerConfig):
     """Child runs at a time in the tree below a run that asks for nothing."""
     children_live_max: int = 64
     """Child runs at a time that a run may ask for."""
+    children_per_tree_max: int = 10_000
+    """Child runs that a run and all below it may start in their whole life."""
     child_context_ttl_s: float = 7 * 86_400.0
     """Seconds that a context is kept that was made for a child run; longer while one uses it."""
     context_bytes_max: int = 128 << 30
@@ -139,9 +151,12 @@ class OrchestratorConfig(ServerConfig):
         if not self.run_token_key:
             raise ConfigError("run_token_key: is needed; it must be the gateway's")
         self._check_times()
+        if self.runs_running_max < 0:
+            raise ConfigError("runs_running_max: must be at least 0")
         for name in (
-            *("runs_running_max", "runs_running_max_per_tenant"),
-            *("runs_waiting_max", "output_characters_max"),
+            *("runs_running_max_per_tenant", "runs_waiting_max", "runs_waiting_max_per_tenant"),
+            *("concurrent_rpcs_max_per_tenant", "watchers_max_per_tenant"),
+            *("children_per_tree_max", "output_characters_max"),
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1")
@@ -232,6 +247,7 @@ class OrchestratorConfig(ServerConfig):
             running_max=self.runs_running_max,
             per_tenant_max=self.runs_running_max_per_tenant,
             waiting_max=self.runs_waiting_max,
+            waiting_max_per_tenant=self.runs_waiting_max_per_tenant,
             lease_s=self.executor_lease_s,
             run_time_max_s=self.time_max_s,
         )

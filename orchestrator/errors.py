@@ -20,14 +20,27 @@ class ModelNotOfferedError(ServiceError):
 
 
 class QueueFullError(ServiceError):
-    """As many runs wait as may wait."""
+    """As many runs wait as may wait, of the tenant or of all."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = ErrorReason.ERROR_REASON_RUN_QUEUE_FULL
 
-    def __init__(self, limit: int) -> None:
-        message = f"{limit} runs are waiting, which is as many as may; try again later"
-        super().__init__(message, retry_after_s=5.0, limit=limit)
+    def __init__(self, limit: int, *, scope: str) -> None:
+        whose = "of yours " if scope == "tenant" else ""
+        message = f"{limit} runs {whose}are waiting, which is as many as may; try again later"
+        super().__init__(message, retry_after_s=5.0, limit=limit, scope=scope)
+
+
+class TenantBusyError(ServiceError):
+    """A tenant has as many calls under way as it may have."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_TENANT_BUSY
+
+    def __init__(self, limit: str, value: int) -> None:
+        what = "runs are watched" if limit == "watchers_max" else "calls are under way"
+        message = f"{value} {what} with keys of yours, which is as many as may; end some of them"
+        super().__init__(message, retry_after_s=1.0, limit=limit, value=value)
 
 
 class RunCancelledError(ServiceError):
@@ -85,7 +98,7 @@ class KillSwitchError(ServiceError):
 
 
 class ObjectStoreError(ServiceError):
-    """The object store cannot be reached, or has no room."""
+    """The object store cannot be reached."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE
@@ -96,6 +109,25 @@ class ObjectStoreError(ServiceError):
         """What is wrong with it, for the log; it may name places."""
 
 
+class ObjectStoreFullError(ObjectStoreError):
+    """The disk of the object store has no room for what is to be stored."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = ErrorReason.ERROR_REASON_STORAGE_FULL
+
+    def __init__(self, *, bytes_needed: int | None = None, bytes_free: int | None = None) -> None:
+        message = "the disk of the object store is full; its operator has to make room"
+        numbers: dict[str, int] = {}
+        if bytes_needed is not None and bytes_free is not None:
+            numbers = {"bytes_needed": bytes_needed, "bytes_free": bytes_free}
+            message = (
+                f"the disk of the object store has room for {bytes_free:,} bytes more, and"
+                f" {bytes_needed:,} are needed; its operator has to make room"
+            )
+        ServiceError.__init__(self, message, store="object store", **numbers)
+        self.problem = message
+
+
 class ChildRunRefusedError(ServiceError):
     """The run may have no child run, whatever it has left."""
 
@@ -104,6 +136,8 @@ class ChildRunRefusedError(ServiceError):
 
     def __init__(self, run: str, why: str, *, limit: str = "") -> None:
         super().__init__(f"no child run: {why}", run=run, limit=limit)
+        if limit == "children_per_tree_max":
+            self.code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class NothingLeftError(ServiceError):

@@ -15,7 +15,7 @@ from fathom.gateway.v1.generation_pb2 import CallContext, Generation, Message, P
 
 from common.errors import ReceivedError, received
 from common.run_token import RUN_TOKEN_METADATA
-from orchestrator.runs.ports import ModelCall
+from orchestrator.runs.ports import ModelCall, SettledCalls
 
 MESSAGE_BYTES_MAX = 32 << 20
 """As the gateway's contract says."""
@@ -75,6 +75,20 @@ class GatewayClient:
             timeout_s=min(timeout_s, _COUNT_TIMEOUT_S),
         )
         return response.input_tokens
+
+    async def settle_calls(
+        self, prefix: str, *, run_token: str, grace_s: float, timeout_s: float
+    ) -> SettledCalls:
+        """Return what calls took that nobody waits for, by the beginning of their request ids;
+        raises ReceivedError."""
+        request = pb.SettleCallsRequest(request_id_prefix=prefix)
+        request.grace.FromNanoseconds(int(grace_s * 1e9))
+        metadata = _metadata(run_token)
+        response = await _patiently(
+            lambda left_s: self._stub.SettleCalls(request, timeout=left_s, metadata=metadata),
+            timeout_s=timeout_s,
+        )
+        return SettledCalls(response.calls, response.calls_open)
 
     async def list_models(self, run_token: str) -> list[pb.Model]:
         """Return the deployments that a run token permits; raises ReceivedError."""

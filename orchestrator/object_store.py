@@ -10,11 +10,12 @@ from orchestrator.s3_blobs import S3BlobStore
 
 
 def open_object_store(
-    location: str, *, endpoint: str, region: str, credentials: Path | None
+    location: str, *, endpoint: str, region: str, credentials: Path | None, reserve_bytes: int = 0
 ) -> BlobStore:
-    """Open the object store in a folder or at `s3://bucket/prefix`; raises ConfigError."""
+    """Open the object store in a folder, whose disk keeps `reserve_bytes` free of uploads, or at
+    `s3://bucket/prefix`; raises ConfigError."""
     if not is_remote(location):
-        store = FolderBlobStore(Path(location))
+        store = FolderBlobStore(Path(location), reserve_bytes=reserve_bytes)
         store.drop_partial()
         return store
     return S3BlobStore(

@@ -23,6 +23,9 @@ class S3BlobStore:
     def __init__(self, objects: PartedObjects) -> None:
         self._objects = objects
 
+    def require_room(self, size_bytes: int) -> None:
+        """Do nothing: a bucket does not tell."""
+
     def begin(self, key: str, kept_bytes: int = 0) -> BlobWriter:
         """Begin a blob, or go on behind what is kept of it."""
         number, tail_bytes = divmod(kept_bytes, PART_BYTES)

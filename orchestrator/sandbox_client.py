@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 
 import grpc
 from fathom.sandbox.v1 import sandbox_service_pb2 as pb
@@ -30,6 +30,7 @@ MESSAGE_BYTES_MAX = 16 << 20
 _SHORT_TIMEOUT_S = 5.0
 _CHECKPOINT_TIMEOUT_S = 60.0
 _RUN_LABEL = "run"
+_PAGE_SESSIONS = 500
 _KINDS = {
     ContextKind.TEXT: ContextMount.KIND_TEXT,
     ContextKind.DOCUMENTS: ContextMount.KIND_DOCUMENTS,
@@ -82,27 +83,42 @@ class SandboxClient:
     async def sessions_of(self, run_id: str) -> Sequence[OpenSession]:
         """List a run's sessions; raises ReceivedError."""
         request = pb.ListSessionsRequest(labels={_RUN_LABEL: run_id})
-        sessions: list[OpenSession] = []
-        while True:
-            try:
-                response = await self._stub.ListSessions(request, timeout=_SHORT_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                raise received(error) from error
-            sessions.extend(map(_open_session, response.sessions))
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                return sessions
+        return [_open_session(session) async for session in self._listed(request)]
 
-    async def checkpoint(self, session: str) -> StoredSession:
+    async def sessions_of_runs(self) -> Mapping[str, str]:
+        """Return the run's id of each session that has one, by `sessions/{session}`; raises
+        ReceivedError."""
+        request = pb.ListSessionsRequest(page_size=_PAGE_SESSIONS)
+        return {
+            session.name: session.labels[_RUN_LABEL]
+            async for session in self._listed(request)
+            if _RUN_LABEL in session.labels
+        }
+
+    async def checkpoint(self, session: str, owner: str) -> StoredSession:
         """Store a session; raises ReceivedError."""
         try:
             response = await self._stub.CheckpointSession(
-                pb.CheckpointSessionRequest(name=session), timeout=_CHECKPOINT_TIMEOUT_S
+                pb.CheckpointSessionRequest(name=session, owner=owner),
+                timeout=_CHECKPOINT_TIMEOUT_S,
             )
         except grpc.aio.AioRpcError as error:
             raise received(error) from error
         stored = response.checkpoint
         return StoredSession(stored.key, stored.size_bytes, stored.executions)
+
+    async def delete_checkpoints(
+        self, owner: str, kept_keys: Collection[str], *, age_min_s: float
+    ) -> int:
+        """Delete an owner's checkpoints, but for those that are named or younger; return how many
+        objects that were. Raises ReceivedError."""
+        request = pb.DeleteCheckpointsRequest(owner=owner, kept_keys=kept_keys)
+        request.age_min.FromNanoseconds(int(age_min_s * 1e9))
+        try:
+            response = await self._stub.DeleteCheckpoints(request, timeout=_CHECKPOINT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise received(error) from error
+        return response.objects_deleted
 
     async def execute(self, order: CellOrder) -> AsyncGenerator[ExecutionEvent, None]:
         """Run code and yield what happens; raises ReceivedError. Leaving early interrupts it."""
@@ -119,11 +135,15 @@ class SandboxClient:
                 pb.FailedSubCall(sequence=sequence, error=error)
                 for sequence, error in order.failed_sub_calls.items()
             ],
+            joined=True,
+            sub_tier=order.sub_tier,
         )
         call = self._stub.Execute(request, timeout=order.timeout_s)
         try:
             async for response in call:
                 yield response.event
+                for event in response.further:
+                    yield event
         except grpc.aio.AioRpcError as error:
             raise received(error) from error
         finally:
@@ -153,6 +173,18 @@ class SandboxClient:
             await self._stub.DeleteSession(request, timeout=_SHORT_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise received(error) from error
+
+    async def _listed(self, request: pb.ListSessionsRequest) -> AsyncIterator[Session]:
+        while True:
+            try:
+                response = await self._stub.ListSessions(request, timeout=_SHORT_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise received(error) from error
+            for session in response.sessions:
+                yield session
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return
 
 
 def _open_session(session: Session) -> OpenSession:

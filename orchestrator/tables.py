@@ -296,6 +296,20 @@ conversation_runs = Table(
     Column("run_id", String(64), primary_key=True),
 )
 
+# Who has checkpoints in the object store: `runs-{run}` or `conversations-{conversation}`. Written
+# before the first byte of a checkpoint is.
+checkpoint_owners = Table(
+    "checkpoint_owners",
+    metadata,
+    Column("owner", String(128), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    # When they are looked at next; null where all that is stored is needed.
+    Column("due_us", BigInteger, nullable=True),
+    # Set once the run or conversation is deleted.
+    Column("removed_us", BigInteger, nullable=True),
+    Index("checkpoint_owners_due", "due_us"),
+)
+
 # Calls of host tools: each is made once, and answered from here when it is asked again.
 host_tool_calls = Table(
     "host_tool_calls",

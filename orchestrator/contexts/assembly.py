@@ -15,6 +15,7 @@ from orchestrator.blobs import BlobStore
 from orchestrator.contexts.removal import Removal
 from orchestrator.contexts.servicer import ContextServicer
 from orchestrator.contexts.store import ContextStore
+from orchestrator.contexts.stored_blobs import StoredBlobs
 from orchestrator.contexts.upload_plan import UploadLimits
 from orchestrator.contexts.upload_store import UploadStore
 from orchestrator.contexts.uploads import Uploads
@@ -57,12 +58,9 @@ async def open_contexts(
 ) -> AsyncIterator[Contexts]:
     """Put the parts together; while the block lasts, what is to be removed is."""
     store = ContextStore(database)
-    upload_store = UploadStore(
-        database,
-        tenant_bytes_max=settings.limits.tenant_bytes_max,
-        unfinished_max=settings.limits.unfinished_max,
-    )
-    removal = Removal(store, upload_store, blobs, upload_ttl_s=settings.upload_ttl_s)
+    stored = StoredBlobs(database, tenant_bytes_max=settings.limits.tenant_bytes_max)
+    upload_store = UploadStore(database, stored, unfinished_max=settings.limits.unfinished_max)
+    removal = Removal(store, upload_store, stored, blobs, upload_ttl_s=settings.upload_ttl_s)
     uploads = Uploads(upload_store, store, blobs, removal, settings.limits)
     servicer = ContextServicer(
         store, blobs, uploads, removal, UriSources(settings.folders, settings.buckets)

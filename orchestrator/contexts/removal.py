@@ -15,6 +15,7 @@ from common.errors import NotFoundError
 from orchestrator.blobs import BlobStore
 from orchestrator.contexts.errors import ContextInUseError
 from orchestrator.contexts.store import ContextStore
+from orchestrator.contexts.stored_blobs import StoredBlobs
 from orchestrator.contexts.upload_store import UploadStore
 from orchestrator.errors import ObjectStoreError
 
@@ -32,18 +33,25 @@ class Removal:
     """Deletes contexts, blobs and uploads."""
 
     def __init__(
-        self, contexts: ContextStore, uploads: UploadStore, blobs: BlobStore, *, upload_ttl_s: float
+        self,
+        contexts: ContextStore,
+        uploads: UploadStore,
+        stored: StoredBlobs,
+        blobs: BlobStore,
+        *,
+        upload_ttl_s: float,
     ) -> None:
         """Keep uploads for `upload_ttl_s` after their last bytes, or their end."""
         self._contexts = contexts
         self._uploads = uploads
+        self._stored = stored
         self._blobs = blobs
         self._upload_ttl_s = upload_ttl_s
 
-    async def delete_context(self, tenant: str, context_id: str) -> None:
-        """Delete a context, and its bytes unless another one has them; raises NotFoundError or
-        ContextInUseError."""
-        blob_key = await self._contexts.delete(tenant, context_id)
+    async def delete_context(self, tenant: str, context_id: str, *, actor: str = "") -> None:
+        """Delete a context, and its bytes unless another one has them. `actor` names the API key
+        that asks for it, where one does. Raises NotFoundError or ContextInUseError."""
+        blob_key = await self._contexts.delete(tenant, context_id, actor=actor)
         if blob_key:
             await self.remove_blob(blob_key)
 
@@ -57,7 +65,7 @@ class Removal:
         except ObjectStoreError as error:
             _log.warning("a blob is removed later: %s", error.problem)
             return
-        await self._uploads.forget_blob(blob_key)
+        await self._stored.forget(blob_key)
 
     async def sweep(self) -> None:
         """Remove all whose time is over."""
@@ -67,7 +75,7 @@ class Removal:
             for upload in uploads:
                 if await self._uploads.drop(upload):
                     await self.remove_blob(upload.blob_key)
-        for blob_key in await self._uploads.removed_blobs(count=_AT_ONCE):
+        for blob_key in await self._stored.removed(count=_AT_ONCE):
             await self.remove_blob(blob_key)
 
     async def sweep_every(self, interval_s: float) -> None:

@@ -30,7 +30,7 @@ from orchestrator.contexts.upload_stream import UploadStream
 from orchestrator.contexts.uploads import Uploads
 from orchestrator.contexts.uri_sources import UriSources
 from orchestrator.resource_names import read_name
-from orchestrator.tenants import tenant_of
+from orchestrator.tenants import caller_of, tenant_of
 
 _NAME = "fathom.orchestrator.v1.ContextService"
 CallContext = grpc.aio.ServicerContext[Any, Any]
@@ -179,7 +179,8 @@ class ContextServicer(context_service_pb2_grpc.ContextServiceServicer):
         """Delete a context."""
         context_id = read_name("name", request.name, collection="contexts")
         try:
-            await self._removal.delete_context(tenant_of(context), context_id)
+            caller = caller_of(context)
+            await self._removal.delete_context(caller.tenant, context_id, actor=caller.key)
         except NotFoundError:
             if not request.allow_missing:
                 raise

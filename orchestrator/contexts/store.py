@@ -21,6 +21,7 @@ from orchestrator.contexts.stored_context import (
     StoredDocument,
     TextShape,
 )
+from orchestrator.operations.audit_log import AuditLog, Deed
 from orchestrator.runs.log.record import TERMINAL_STATES
 
 _ATTEMPTS = 5
@@ -32,6 +33,7 @@ class ContextStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._audit = AuditLog(database)
 
     async def add(
         self, tenant: str, context: StoredContext, documents: Sequence[StoredDocument]
@@ -58,9 +60,10 @@ class ContextStore:
             raise NotFoundError(f"contexts/{context_id}")
         return _context(row)
 
-    async def delete(self, tenant: str, context_id: str) -> str:
-        """Delete a context and its documents; return the key of a blob that nothing refers to
-        any more, or nothing. Raises NotFoundError or ContextInUseError."""
+    async def delete(self, tenant: str, context_id: str, *, actor: str = "") -> str:
+        """Delete a context and its documents, with an audit entry unless it was made for a child
+        run; return the key of a blob that nothing refers to any more, or nothing. `actor` names
+        the API key that asks for it. Raises NotFoundError or ContextInUseError."""
         table = tables.contexts
         async with self._database.writing() as connection:
             # First of all: it waits for a run that is just being stored, or makes that one wait.
@@ -68,7 +71,7 @@ class ContextStore:
                 await connection.execute(
                     delete(table)
                     .where(table.c.tenant == tenant, table.c.context_id == context_id)
-                    .returning(table.c.blob_key)
+                    .returning(table.c.blob_key, table.c.derived_from)
                 )
             ).first()
             if row is None:
@@ -86,7 +89,11 @@ class ContextStore:
                     tables.documents.c.context_id == context_id,
                 )
             )
-            return row.blob_key if await _let_go_of(connection, row.blob_key) else ""
+            left = row.blob_key if await _let_go_of(connection, row.blob_key) else ""
+            if not row.derived_from:
+                deed = Deed(tenant=tenant, actor=actor, action="context.deleted", subject=name)
+                await self._audit.add_within(connection, [deed])
+            return left
 
     async def mark_derived(self, tenant: str, context_id: str) -> None:
         """Note that a context was made for a child run, so that it is in no list."""

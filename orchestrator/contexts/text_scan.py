@@ -19,7 +19,10 @@ _SEARCHES_MAX = 32
 class TextScan:
     """The measure of one text, fed in pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_line_feeds: bool = True) -> None:
+        """Without counting, lines are at most the unfinished last one: counting takes as long as
+        all the rest, and somebody else may do it."""
+        self._counts_line_feeds = counts_line_feeds
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._characters = 0
         self._code_point_max = 0
@@ -51,7 +54,8 @@ class TextScan:
         if not text:
             return
         self._characters += len(text)
-        self._line_feeds += text.count("\n")
+        if self._counts_line_feeds:
+            self._line_feeds += text.count("\n")
         self._last = text[-1]
         self._raise_maximum(text)
         if _REPLACEMENT in text:
@@ -64,7 +68,8 @@ class TextScan:
     def _take_ascii(self, data: bytes) -> None:
         """Take bytes that are characters as they are: most of all data is such."""
         self._characters += len(data)
-        self._line_feeds += data.count(b"\n")
+        if self._counts_line_feeds:
+            self._line_feeds += data.count(b"\n")
         self._last = chr(data[-1])
         self._raise_maximum_ascii(data)
 

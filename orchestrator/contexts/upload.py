@@ -72,9 +72,10 @@ class Upload:
         self._plan = plan
         self._limits = limits
         self._digest = blake3.blake3()
-        self._scan = TextScan()
-        self._index = TextIndexBuilder()
         self._json = JsonCheck() if plan.kind is ContextKind.JSON else None
+        self._index = TextIndexBuilder()
+        self._text_index = b""
+        self._scan = self._new_scan()
         self._names: set[str] = set()
         self._words_bytes = 0
         self._documents: list[StoredDocument] = []
@@ -170,7 +171,7 @@ class Upload:
             size_bytes=self.size_bytes,
             blake3=digest,
             blob_key=blob_key,
-            shape=_sum(self._shapes),
+            shape=self._shape(),
             document_count=len(self._documents) or 1,
             created_us=created_us,
             expires_us=created_us + int(ttl_s * 1e6) if ttl_s else None,
@@ -184,12 +185,22 @@ class Upload:
             return None if data is None else BlobIndex("json", data)
         if self.size_bytes < INDEXED_BYTES_MIN:
             return None
-        return BlobIndex("text", self._index.finish())
+        return BlobIndex("text", self._text_index)
 
     def close(self) -> None:
         """Let go of what it holds besides memory."""
         if self._json is not None:
             self._json.close()
+
+    def _new_scan(self) -> TextScan:
+        return TextScan(counts_line_feeds=self._json is not None)  # the index counts them
+
+    def _shape(self) -> TextShape:
+        shape = _sum(self._shapes)
+        if self._json is not None:
+            return shape
+        self._text_index = self._index.finish()
+        return dataclasses.replace(shape, lines=shape.lines + self._index.line_feeds)
 
     def _begin_again(self, left: deque[BegunDocument]) -> None:
         while left and left[0].offset_bytes == self.size_bytes:
@@ -200,7 +211,7 @@ class Upload:
         if len(self.begun) == len(self._documents):
             return
         shape = self._scan.finish()
-        self._scan = TextScan()
+        self._scan = self._new_scan()
         self._shapes.append(shape)
         begun = self.begun[-1]
         self._documents.append(

@@ -1,4 +1,4 @@
-"""Uploads under way in the database: what is kept of each, who writes it, and what a tenant stores.
+"""Uploads under way in the database: what is kept of each, and who writes it.
 
 A blob is written under a key of its own, which a row here or in `blobs` names before the first byte
 and after the last: whatever dies, no byte is stored that nothing knows of.
@@ -12,19 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
 from common.errors import NotFoundError, RequestIdReusedError
 from orchestrator import tables
-from orchestrator.contexts.errors import (
-    StorageQuotaError,
-    UploadsTooManyError,
-    UploadSupersededError,
-)
+from orchestrator.contexts.errors import UploadsTooManyError, UploadSupersededError
 from orchestrator.contexts.store import insert_context, lock_context
+from orchestrator.contexts.stored_blobs import StoredBlobs, mark_removed, release
 from orchestrator.contexts.stored_context import StoredContext, StoredDocument
 from orchestrator.contexts.upload import BegunDocument
 from orchestrator.contexts.upload_plan import UploadPlan
@@ -55,10 +51,10 @@ class UploadRecord:
 class UploadStore:
     """The uploads of every tenant."""
 
-    def __init__(self, database: Database, *, tenant_bytes_max: int, unfinished_max: int) -> None:
-        """Hold each tenant to a number of bytes, 0 for no bound, and of unfinished uploads."""
+    def __init__(self, database: Database, stored: StoredBlobs, *, unfinished_max: int) -> None:
+        """Hold each tenant to a number of unfinished uploads."""
         self._database = database
-        self._tenant_bytes_max = tenant_bytes_max
+        self._stored = stored
         self._unfinished_max = unfinished_max
 
     async def begin(
@@ -100,7 +96,7 @@ class UploadStore:
         reserved = upload.reserved_bytes + more_bytes
         async with self._database.writing() as connection:
             await _change(connection, upload, reserved_bytes=reserved)
-            await self._reserve(connection, upload.tenant, more_bytes)
+            await self._stored.reserve(connection, upload.tenant, more_bytes)
         return dataclasses.replace(upload, reserved_bytes=reserved)
 
     async def keep(
@@ -155,7 +151,9 @@ class UploadStore:
                         await connection.execute(_deletion(upload))
                     await _forget_documents(connection, upload)
                     await lock_context(connection, upload.tenant, context.context_id)
-                    blob_key = await self._settle(connection, upload, context)
+                    blob_key = await self._stored.settle(
+                        connection, upload.tenant, context, reserved_bytes=upload.reserved_bytes
+                    )
                     return await insert_context(
                         connection,
                         upload.tenant,
@@ -175,8 +173,8 @@ class UploadStore:
                 return False
             await _forget_documents(connection, upload)
             if upload.context_id is None:
-                await _release(connection, upload.tenant, upload.reserved_bytes)
-                await connection.execute(_removed_blob(upload))
+                await release(connection, upload.tenant, upload.reserved_bytes)
+                await mark_removed(connection, upload.tenant, upload.blob_key)
         return upload.context_id is None
 
     async def left_alone(self, *, before_us: int, count: int) -> list[UploadRecord]:
@@ -186,28 +184,6 @@ class UploadStore:
         query = query.order_by(table.c.updated_us).limit(count)
         async with self._database.reading() as connection:
             return [_record(row) for row in await connection.execute(query)]
-
-    async def removed_blobs(self, *, count: int) -> list[str]:
-        """Return keys of blobs that are to be removed from the object store."""
-        table = tables.blobs.c
-        query = select(table.blob_key).where(table.removed_us.is_not(None))
-        query = query.order_by(table.removed_us).limit(count)
-        async with self._database.reading() as connection:
-            return list((await connection.scalars(query)).all())
-
-    async def forget_blob(self, blob_key: str) -> None:
-        """Forget a blob that is removed from the object store: it no longer counts as stored."""
-        table = tables.blobs
-        async with self._database.writing() as connection:
-            row = (
-                await connection.execute(
-                    delete(table)
-                    .where(table.c.blob_key == blob_key, table.c.removed_us.is_not(None))
-                    .returning(table.c.tenant, table.c.size_bytes)
-                )
-            ).first()
-            if row is not None:
-                await _release(connection, row.tenant, row.size_bytes)
 
     async def _begin(
         self,
@@ -222,7 +198,7 @@ class UploadStore:
         if row is None:
             await self._check_room(connection, tenant)
             reserved = plan.size_bytes or 0
-            await self._reserve(connection, tenant, reserved)
+            await self._stored.reserve(connection, tenant, reserved)
             values = {
                 "blob_key": blob_key,
                 "plan": plan.to_json(),
@@ -244,68 +220,11 @@ class UploadStore:
             raise UploadSupersededError(upload_id)
         return _record(row)
 
-    async def _settle(
-        self, connection: AsyncConnection, upload: UploadRecord, context: StoredContext
-    ) -> str:
-        """Return the key of the blob to use, which is locked; count it as stored."""
-        table = tables.blobs
-        there = (
-            await connection.execute(
-                update(table)
-                .where(
-                    table.c.tenant == upload.tenant,
-                    table.c.blake3 == context.blake3,
-                    table.c.removed_us.is_(None),
-                )
-                .values(size_bytes=table.c.size_bytes)
-                .returning(table.c.blob_key)
-            )
-        ).first()
-        if there is not None:
-            await _release(connection, upload.tenant, upload.reserved_bytes)
-            await connection.execute(_removed_blob(upload))
-            blob_key: str = there.blob_key
-            return blob_key
-        more = context.size_bytes - upload.reserved_bytes
-        await self._reserve(connection, upload.tenant, more)
-        await connection.execute(
-            table.insert().values(
-                blob_key=upload.blob_key,
-                tenant=upload.tenant,
-                blake3=context.blake3,
-                size_bytes=context.size_bytes,
-            )
-        )
-        return upload.blob_key
-
     async def _check_room(self, connection: AsyncConnection, tenant: str) -> None:
         table = tables.uploads.c
         query = select(func.count()).where(table.tenant == tenant, table.context_id.is_(None))
         if (await connection.scalar(query) or 0) >= self._unfinished_max:
             raise UploadsTooManyError(self._unfinished_max)
-
-    async def _reserve(self, connection: AsyncConnection, tenant: str, more_bytes: int) -> None:
-        """Count bytes as stored, fewer where negative; the tenant's row is locked by it."""
-        table = tables.storage_use
-        await connection.execute(_first_use(connection, tenant))
-        query = update(table).where(table.c.tenant == tenant)
-        if self._tenant_bytes_max and more_bytes > 0:
-            query = query.where(table.c.size_bytes + more_bytes <= self._tenant_bytes_max)
-        changed = await connection.execute(query.values(size_bytes=table.c.size_bytes + more_bytes))
-        if not changed.rowcount:
-            spent = await connection.scalar(
-                select(table.c.size_bytes).where(table.c.tenant == tenant)
-            )
-            raise StorageQuotaError(self._tenant_bytes_max, spent or 0)
-
-
-async def _release(connection: AsyncConnection, tenant: str, size_bytes: int) -> None:
-    table = tables.storage_use
-    await connection.execute(
-        update(table)
-        .where(table.c.tenant == tenant)
-        .values(size_bytes=table.c.size_bytes - size_bytes)
-    )
 
 
 async def _change(connection: AsyncConnection, upload: UploadRecord, **values: Any) -> None:
@@ -339,25 +258,6 @@ def _is(tenant: str, upload_id: str) -> tuple[Any, ...]:
 def _deletion(upload: UploadRecord) -> Any:
     return delete(tables.uploads).where(
         *_is(upload.tenant, upload.upload_id), tables.uploads.c.epoch == upload.epoch
-    )
-
-
-def _removed_blob(upload: UploadRecord) -> Any:
-    return tables.blobs.insert().values(
-        blob_key=upload.blob_key,
-        tenant=upload.tenant,
-        blake3="",
-        size_bytes=0,
-        removed_us=_now_us(),
-    )
-
-
-def _first_use(connection: AsyncConnection, tenant: str) -> Any:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return (
-        dialect.insert(tables.storage_use)
-        .values(tenant=tenant, size_bytes=0)
-        .on_conflict_do_nothing()
     )
 
 

@@ -5,8 +5,9 @@ breaks, what came is kept or dropped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ParamSpec, TypeVar
 
 from common.errors import ServiceError
@@ -17,7 +18,7 @@ from orchestrator.contexts.stored_context import ContextKind, StoredContext
 from orchestrator.contexts.upload import Upload
 from orchestrator.contexts.upload_plan import UploadLimits, UploadPlan
 from orchestrator.contexts.upload_store import UploadRecord, UploadStore
-from orchestrator.errors import ObjectStoreError
+from orchestrator.errors import ObjectStoreError, ObjectStoreFullError
 
 _log = logging.getLogger(__name__)
 _KEEP_BYTES = 128 << 20
@@ -28,6 +29,8 @@ _RESERVE_BYTES = 256 << 20
 """How much is counted as stored at a time, of an upload that did not announce its size, and"""
 _UNCOUNTED_BYTES = 4 << 20
 """how much before that: small uploads are counted when they end."""
+_ROOM_BYTES = 8 << 20
+"""How much is written between two looks at the room that the disk has."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -64,6 +67,7 @@ class UploadStream:
         self._opened: tuple[UploadRecord, BlobWriter] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._kept_bytes = self._kept_documents = 0
+        self._room_seen_at = -_ROOM_BYTES
         self._is_over = False
         self._is_kept = is_named
 
@@ -90,6 +94,9 @@ class UploadStream:
             else:
                 self._opened = record, writer
                 await self._take_again(record)
+            with self._giving_up_where_full():
+                missing = (self._plan.size_bytes or 0) - self._upload.size_bytes
+                self._blobs.require_room(max(missing, 0))
         return ""
 
     async def document(self, name: str, metadata: Mapping[str, str]) -> None:
@@ -107,12 +114,14 @@ class UploadStream:
         async with self._lock:
             _, writer = self._live()
             self._upload.check_chunk(offset, len(data))
-            await self._count(len(data))
-            if writer.is_quick(len(data)) and self._upload.is_quick(len(data)):
-                self._write(writer, data)
-            else:
-                await self._in_turn(self._write, writer, data)
-            self._keep_now_and_then()
+            with self._giving_up_where_full():
+                self._require_room(len(data))
+                await self._count(len(data))
+                if writer.is_quick(len(data)) and self._upload.is_quick(len(data)):
+                    self._write(writer, data)
+                else:
+                    await self._in_turn(self._write, writer, data)
+                self._keep_now_and_then()
 
     async def finish(self) -> tuple[StoredContext, bool]:
         """Store the context; return it, and whether it was there before.
@@ -131,16 +140,18 @@ class UploadStream:
     async def _finish(self) -> tuple[StoredContext, bool]:
         async with self._lock:
             record, writer = self._live()
-            await self._kept()
+            with self._giving_up_where_full():
+                await self._kept()
             try:
                 context, documents = await self._in_turn(self._upload.finish, record.blob_key)
             except ServiceError:
                 self._is_kept = False
                 raise
-            await _in_thread(writer.commit)
-            index = await _in_thread(self._upload.index)
-            if index is not None:
-                await self._blobs.put(index_key(index.kind, record.blob_key), index.data)
+            with self._giving_up_where_full():
+                await _in_thread(writer.commit)
+                index = await _in_thread(self._upload.index)
+                if index is not None:
+                    await self._blobs.put(index_key(index.kind, record.blob_key), index.data)
             finished = await self._store.finish(record, context, documents, is_named=self._is_named)
             self._is_over = True
             self._release(writer)
@@ -198,6 +209,20 @@ class UploadStream:
         writer.write(data)
         self._upload.take(data)
 
+    def _require_room(self, more_bytes: int) -> None:
+        if self._upload.size_bytes >= self._room_seen_at + _ROOM_BYTES:
+            self._room_seen_at = self._upload.size_bytes
+            self._blobs.require_room(more_bytes)
+
+    @contextlib.contextmanager
+    def _giving_up_where_full(self) -> Iterator[None]:
+        """Keep nothing of the upload where the disk is full: what it has taken is needed."""
+        try:
+            yield
+        except ObjectStoreFullError:
+            self._is_kept = False
+            raise
+
     async def _count(self, more_bytes: int) -> None:
         """Count what comes as stored, before it is."""
         record, writer = self._live()
@@ -211,7 +236,8 @@ class UploadStream:
         self._opened = record, writer
 
     def _keep_now_and_then(self) -> None:
-        """Begin to make what came outlast a crash, where enough has come, beside what comes."""
+        """Begin to make what came outlast a crash, where enough has come, beside what comes. So
+        goes what has no name, or its end would have all of it to write to disk."""
         if self._keeping is not None:
             if not self._keeping.done():
                 return
@@ -221,12 +247,16 @@ class UploadStream:
             self._upload.size_bytes - self._kept_bytes >= _KEEP_BYTES
             or len(self._upload.begun) - self._kept_documents >= _KEEP_DOCUMENTS
         )
-        if self._is_named and is_due:
+        if is_due:
             self._keeping = asyncio.create_task(self._sync())
 
     async def _sync(self) -> None:
         record, writer = self._live()
-        await self._keep(record, await _in_thread(writer.sync))
+        size_bytes = await _in_thread(writer.sync)
+        if self._is_named:
+            await self._keep(record, size_bytes)
+        else:
+            self._kept_bytes, self._kept_documents = size_bytes, len(self._upload.begun)
 
     async def _keep(self, record: UploadRecord, size_bytes: int) -> None:
         first = self._kept_documents

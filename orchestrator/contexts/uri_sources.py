@@ -60,7 +60,7 @@ class UriSources:
             if not parts.netloc or not path.strip("/"):
                 raise InvalidFieldError("uri", "must be s3:// with a bucket and a key")
             if parts.netloc not in self._buckets:
-                raise PermissionDeniedError("uri", "is in no bucket that this server reads")
+                raise PermissionDeniedError("uri", "the URI is in no bucket that this server reads")
             return _Object(uri, self._buckets[parts.netloc], path.removeprefix("/"))
         raise InvalidFieldError("uri", "must begin with file:// or s3://")
 
@@ -119,4 +119,4 @@ class _Object:
 
 
 def _outside() -> PermissionDeniedError:
-    return PermissionDeniedError("uri", "is outside of the folders that this server reads")
+    return PermissionDeniedError("uri", "the URI is outside of the folders that this server reads")

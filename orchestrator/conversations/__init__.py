@@ -1,1 +1,1 @@
-"""Conversations: sessions that several runs share. In the contract, not built yet."""
+"""Conversations: sessions that several runs share. What one run leaves, the next one finds."""

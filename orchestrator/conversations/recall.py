@@ -102,6 +102,18 @@ class Recall:
         exchanges.reverse()
         return Earlier(exchanges=exchanges, session=session)
 
+    async def origin(self, tenant: str, run: Run) -> Run:
+        """Return the run of a conversation that a fork has its first turns from, by way of other
+        forks where need be; the run itself where it is no such fork, as far as is known."""
+        found = run
+        while not found.spec.conversation and found.forked_from:
+            try:
+                forked_id = found.forked_from.removeprefix("runs/")
+                found = (await self._runs.get(tenant, forked_id)).head
+            except NotFoundError:  # deleted
+                return run
+        return found if found.spec.conversation else run
+
     async def _session_after(self, run_id: str) -> KeptSession | None:
         """Return the session as a run left it; None where it ran nothing, or was not stored after
         all that it ran."""

@@ -19,6 +19,7 @@ from orchestrator import tables
 from orchestrator.conversations.conversation import Seat, StoredConversation
 from orchestrator.errors import ConversationBusyError
 from orchestrator.runs.log.recorded import add_usage
+from orchestrator.runs.sessions.checkpoint_owners import disown, look_at
 
 _REQUEST_IDS_KEPT_US = 24 * 3_600_000_000
 _conversations, _members = tables.conversations, tables.conversation_runs
@@ -169,6 +170,7 @@ async def let_go_of_run(connection: AsyncConnection, tenant: str, run_id: str) -
     await connection.execute(
         delete(_members).where(_members.c.tenant == tenant, _members.c.run_id == run_id)
     )
+    await look_at(connection, found.name)
 
 
 async def _locked(
@@ -184,6 +186,7 @@ async def _locked(
 
 
 async def _delete(connection: AsyncConnection, found: Sequence[StoredConversation]) -> None:
+    await disown(connection, *(each.name for each in found))
     for each in found:
         await connection.execute(
             delete(_members).where(

@@ -31,6 +31,8 @@ class QueueSettings:
     """Runs of a tenant that all processes drive at a time."""
     waiting_max: int
     """Runs that may wait."""
+    waiting_max_per_tenant: int
+    """Runs of a tenant that may wait."""
     lease_s: float
     """How long a process counts as alive without a sign of it."""
     run_time_max_s: float
@@ -63,6 +65,7 @@ async def open_queue(
             drive,
             running_max=settings.running_max,
             waiting_max=settings.waiting_max,
+            waiting_max_per_tenant=settings.waiting_max_per_tenant,
         )
         upkeep = Upkeep(
             database=database,

@@ -12,22 +12,20 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
-from dbos import error as dbos_error
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 
 from common.config import ConfigError
 from common.database import bound_idleness, telling_absence
-from orchestrator.durable.engine import RunLeftError, RunWork
+from orchestrator.durable.dbos_steps import DbosSteps
+from orchestrator.durable.engine import Alive, RunLeftError, RunWork
 from orchestrator.durable.json_serializer import JsonSerializer
-from orchestrator.runs.log.steps import Work
 
 _PROTOCOL = "1"
 """Raised when a run can no longer go on from steps that an older version has remembered."""
@@ -45,8 +43,12 @@ _BEGIN_S = 10.0
 """How long a workflow may take to begin before it is asked for again."""
 _DELETED_AT_ONCE = 200
 _OVER = frozenset({"SUCCESS", "ERROR"})
-_QUIET = ("Asyncio task cancelled", "is no longer owned by this execution")
-"""Messages of DBOS about what we do on purpose: leaving a workflow, and taking one over."""
+_QUIET = (
+    *("Asyncio task cancelled", "is no longer owned by this execution"),
+    "Exception polling schedules",
+)
+"""Messages of DBOS about what we do on purpose, leaving a workflow and taking one over, and about
+schedules, of which there are none, while the database is away."""
 
 
 class DbosEngine:
@@ -97,7 +99,7 @@ class DbosEngine:
         # In this thread: DBOS runs workflows on the event loop that it is launched in.
         DBOS.launch()
         _log_as_ours()  # again, since it has given itself a handler of its own
-        await DBOS.register_queue_async(self._queue, polling_interval_sec=_POLL_S)
+        await self._open_queue()
         return self
 
     async def __aexit__(
@@ -129,16 +131,18 @@ class DbosEngine:
                     await asyncio.wait_for(carried.begun.wait(), _BEGIN_S)
             await carried.done
         finally:
+            carried.done.cancel()  # nobody waits for it any more
             if self._carried.get(run_id) is carried:
                 del self._carried[run_id]
 
-    async def forget(
-        self, *, ended_before_s: float, begun_before_s: float, executors: Collection[str]
-    ) -> int:
+    async def forget(self, *, ended_before_s: float, begun_before_s: float, alive: Alive) -> int:
         """See DurableEngine."""
         with telling_absence(self._dialect):
-            for queue in await DBOS.list_queues_async():
-                if queue.name not in {_QUEUE, *(_QUEUE + each for each in executors)}:
+            queues = await DBOS.list_queues_async()
+            # Asked after that: a process that begins is alive before it has a queue.
+            kept = {_QUEUE, *(_QUEUE + each for each in await alive())}
+            for queue in queues:
+                if queue.name not in kept:
                     await DBOS.delete_queue_async(queue.name)
             ended = await _listed(status=sorted(_OVER), completed_before=_iso(ended_before_s))
             begun = await _listed(end_time=_iso(begun_before_s))
@@ -151,6 +155,11 @@ class DbosEngine:
         with SetWorkflowID(run_id):
             await DBOS.start_workflow_async(self._workflow, run_id)
 
+    async def _open_queue(self) -> None:
+        await DBOS.register_queue_async(
+            self._queue, polling_interval_sec=_POLL_S, on_conflict="never_update"
+        )
+
     async def _take_over(self, run_id: str) -> bool:
         """Have the workflow that another process has begun go on here; return whether there is one
         to go on with."""
@@ -158,6 +167,8 @@ class DbosEngine:
         if status is None:
             return False
         if status.status not in _OVER:
+            # Again: others take away the queue of a process that they have counted as dead.
+            await self._open_queue()
             await DBOS.resume_workflow_async(run_id, queue_name=self._queue)
             status = await DBOS.get_workflow_status_async(run_id)
         if status is not None and status.status in _OVER:
@@ -172,38 +183,19 @@ class DbosEngine:
         if carried is None or carried.begun.is_set():
             raise asyncio.CancelledError
         carried.begun.set()
+        steps = DbosSteps(self._dialect)
         try:
-            await carried.work(DbosSteps(self._dialect))
+            try:
+                await carried.work(steps)
+            finally:
+                await steps.settle()
         except BaseException as error:
             if not carried.done.done():
                 is_error = isinstance(error, Exception)
                 carried.done.set_exception(error if is_error else RunLeftError())
             raise asyncio.CancelledError from error
-        carried.done.set_result(None)
-
-
-class DbosSteps:
-    """Steps of the workflow that it is used in."""
-
-    def __init__(self, dialect: str) -> None:
-        """`dialect` is SQLAlchemy's name for the database."""
-        self._dialect = dialect
-
-    async def step(self, name: str, work: Work, /) -> int:
-        """See Steps."""
-
-        async def once() -> int:
-            return await work()
-
-        try:
-            # Where the database goes away, the run is driven again from its log.
-            with telling_absence(self._dialect):
-                sequence: int = await DBOS.run_step_async({"name": name}, once)
-        except dbos_error.DBOSWorkflowConflictIDError:
-            # Another process has taken the run over. The run queue hears of that from the event log
-            # or the lease and ends the work; nothing of it may go on until then.
-            sequence = await asyncio.get_running_loop().create_future()
-        return sequence
+        if not carried.done.done():
+            carried.done.set_result(None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ from orchestrator.runs.log.steps import Steps
 
 RunWork = Callable[[Steps], Awaitable[None]]
 """Drives a run to its end, or raises RunLeftError."""
+Alive = Callable[[], Awaitable[Collection[str]]]
+"""Returns the ids of the processes that drive runs at that moment."""
 
 
 class RunLeftError(Exception):
@@ -28,9 +30,6 @@ class DurableEngine(Protocol):
         here, and leaves the run to be carried out again, by this process or another.
         """
 
-    async def forget(
-        self, *, ended_before_s: float, begun_before_s: float, executors: Collection[str]
-    ) -> int:
+    async def forget(self, *, ended_before_s: float, begun_before_s: float, alive: Alive) -> int:
         """Forget some of the runs that ended, or at least began, so many seconds ago, and what was
-        kept for processes other than `executors`; return how many runs. Raises
-        DatabaseAwayError."""
+        kept for processes that are not alive; return how many runs. Raises DatabaseAwayError."""

@@ -6,13 +6,14 @@ A lease is a row; a process without its row owns nothing. The database's clock a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ class Executor:
         return literal(time.time_ns() // 1000)
 
 
-@contextlib.contextmanager
-def alone(database_url: str) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def alone(database_url: str) -> AsyncIterator[None]:
     """Keep other orchestrators from an SQLite database: no lease would tell them apart.
 
     Raises ConfigError where one has it for longer than a restart takes.
@@ -129,12 +130,12 @@ def alone(database_url: str) -> Iterator[None]:
         return
     path = Path(f"{url.database}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as lock:
+    with path.open("ab") as lock:  # noqa: ASYNC230 - an empty file, before anything is served
         deadline_s = time.monotonic() + _HANDOVER_S
         while not _is_locked(lock.fileno()):
             if time.monotonic() > deadline_s:
                 raise ConfigError(f"database_url: another orchestrator uses {url.database}")
-            time.sleep(_LOOK_S)
+            await asyncio.sleep(_LOOK_S)
         yield
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 
 from fathom.orchestrator.v1.run_pb2 import Run
-from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
 from orchestrator import tables
+from orchestrator.runs.children.store import ids_below
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.store import QUEUE_CHANNEL
 
@@ -64,8 +66,9 @@ class Turnstile:
         self._executor_id = executor_id
         self._per_tenant_max = per_tenant_max
 
-    async def take(self, free: int) -> list[Taken]:
-        """Take up runs for at most `free` places, and those that take none; return them.
+    async def take(self, free: int, *, only_stopped: bool = False) -> list[Taken]:
+        """Take up runs for at most `free` places, and those that take none; return them. With
+        `only_stopped`, only those that are to stop.
 
         Between tenants, the one with the fewest runs under way comes first; within one, runs that
         were begun, then by priority and age.
@@ -75,7 +78,7 @@ class Turnstile:
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({_TAKE_LOCK})"))
             if not await self._is_alive(connection):
                 return []
-            waiting = await _waiting(connection, free)
+            waiting = await _waiting(connection, free, only_stopped=only_stopped)
             if not waiting:
                 return []
             busy = await _busy(connection)
@@ -90,14 +93,41 @@ class Turnstile:
             await connection.execute(change.values(owner=None))
             await self._tell(connection, QUEUE_CHANNEL)
 
-    async def wish_stop(self, run_id: str) -> None:
-        """Note that a run is to stop, whoever drives it; nothing where it has ended."""
-        runs = tables.runs
-        change = update(runs).where(runs.c.run_id == run_id, _is_live())
+    async def wish_stop(self, run_id: str, *, only_below: bool = False) -> list[str]:
+        """Note that a run and all below it are to stop, whoever drives them, or `only_below` it;
+        return those of which nobody has wished that before.
+
+        At once: runs that are told one after the other start others meanwhile.
+        """
+        runs = tables.runs.c
+        is_meant: ColumnElement[bool] = runs.run_id.in_(ids_below(run_id))
+        if not only_below:
+            is_meant = or_(runs.run_id == run_id, is_meant)
+        change = update(tables.runs).where(is_meant, _is_live(), runs.is_stop_wished.is_(False))
+        change = change.values(is_stop_wished=True)
         async with self._database.writing() as connection:
-            if (await connection.execute(change.values(is_stop_wished=True))).rowcount:
-                await self._tell(connection, STOP_CHANNEL, run_id)
+            wished = list((await connection.execute(change.returning(runs.run_id))).scalars())
+            for each in wished:
+                await self._tell(connection, STOP_CHANNEL, each)
+            if wished:
                 await self._tell(connection, QUEUE_CHANNEL)
+        return wished
+
+    async def let_overdue_through(self) -> None:
+        """Have runs that wait to go on and have no time left take no place: there is nothing but
+        their end to do, which is not to wait for other runs."""
+        runs = tables.runs
+        waits = and_(runs.c.state == Run.STATE_RUNNING, runs.c.owner.is_(None), runs.c.places > 0)
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(runs.c.head, runs.c.progress).where(waits))
+            records = [
+                RunRecord(Run.FromString(row.head), Run.FromString(row.progress)) for row in rows
+            ]
+        overdue = [record.run_id for record in records if record.ends_s <= time.time()]
+        if overdue:
+            async with self._database.writing() as connection:
+                change = update(runs).where(runs.c.run_id.in_(overdue), waits)
+                await connection.execute(change.values(places=0))
 
     async def stopped(self) -> list[str]:
         """Return the runs of this executor that are to stop."""
@@ -108,16 +138,15 @@ class Turnstile:
         async with self._database.reading() as connection:
             return list((await connection.execute(query)).scalars())
 
-    async def waiting_count(self) -> int:
-        """Return how many runs wait for a place, of all tenants."""
+    async def waiting_counts(self, tenant: str) -> tuple[int, int]:
+        """Return how many runs wait for a place: of a tenant, and of all."""
         runs = tables.runs.c
-        query = (
-            select(func.count())
-            .select_from(tables.runs)
-            .where(runs.state == Run.STATE_QUEUED, runs.owner.is_(None), runs.places > 0)
+        query = select(func.count().filter(runs.tenant == tenant), func.count()).where(
+            runs.state == Run.STATE_QUEUED, runs.owner.is_(None), runs.places > 0
         )
         async with self._database.reading() as connection:
-            return (await connection.execute(query)).scalar() or 0
+            own, of_all = (await connection.execute(query)).one()
+            return own, of_all
 
     async def _is_alive(self, connection: AsyncConnection) -> bool:
         """True while this executor has a lease: what it took without one would be free at once."""
@@ -182,7 +211,7 @@ def _is_live() -> ColumnElement[bool]:
     return tables.runs.c.state.in_(_LIVE)
 
 
-async def _waiting(connection: AsyncConnection, free: int) -> list[Waiting]:
+async def _waiting(connection: AsyncConnection, free: int, *, only_stopped: bool) -> list[Waiting]:
     """Return all runs that wait and take no place, and of each tenant as many as could be taken
     up. One that is to stop takes none: it ends at once."""
     runs = tables.runs.c
@@ -191,7 +220,7 @@ async def _waiting(connection: AsyncConnection, free: int) -> list[Waiting]:
     rank = func.row_number().over(partition_by=(runs.tenant, is_outside), order_by=order)
     ranked = (
         select(runs.run_id, runs.tenant, is_outside.label("is_outside"), rank.label("rank"))
-        .where(_is_live(), runs.owner.is_(None))
+        .where(_is_live(), runs.owner.is_(None), runs.is_stop_wished if only_stopped else true())
         .subquery()
     )
     query = (

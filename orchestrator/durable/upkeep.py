@@ -91,7 +91,9 @@ class Upkeep:
                 _log.warning("runs of a process that is gone are free", extra={"runs": len(freed)})
         for run_id in await self.turnstile.stopped():
             self.queue.stop(run_id)
-        self.meters.waiting(await self.turnstile.waiting_count())
+        await self.turnstile.let_overdue_through()
+        _, waiting = await self.turnstile.waiting_counts("")
+        self.meters.waiting(waiting)
         self.queue.wake()
 
     async def _forget(self) -> None:
@@ -101,7 +103,7 @@ class Upkeep:
                 while await self.engine.forget(
                     ended_before_s=_STEPS_KEPT_S,
                     begun_before_s=self.run_time_max_s + _BEGUN_BEFORE_S,
-                    executors=await self.executor.alive(),
+                    alive=self.executor.alive,
                 ):
                     pass
             except DatabaseAwayError:

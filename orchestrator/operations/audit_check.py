@@ -79,8 +79,11 @@ class AuditCheck:
         """Look at the events of a run that has ended; note in `gone` that it has none, which is
         in order only where an entry tells of its deletion."""
         deed = entry.deed
-        async with self._database.reading() as connection:
-            count, digest = await events_digest(connection, deed.subject.removeprefix("runs/"))
+        try:
+            async with self._database.reading() as connection:
+                count, digest = await events_digest(connection, deed.subject.removeprefix("runs/"))
+        except TypeError:  # a value of a kind that no writer of events stores
+            count, digest = -1, ""
         if not count:
             gone[deed.subject] = entry
             return

@@ -11,16 +11,15 @@ from collections.abc import Callable
 
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from sqlalchemy import delete, select
-from sqlalchemy.exc import DBAPIError
 
 from common.database import Database
-from common.errors import ServiceError
 from orchestrator import tables
 from orchestrator.blobs import BlobStore
 from orchestrator.conversations.store import let_go_of_run
 from orchestrator.operations.audit_log import AuditLog, Deed
 from orchestrator.operations.run_books import ENDED
 from orchestrator.runs.log.record import TERMINAL_STATES
+from orchestrator.runs.sessions.checkpoint_owners import disown
 
 _RUNS_AT_ONCE = 50
 _EVENTS_AT_ONCE = 200
@@ -54,7 +53,7 @@ class Retention:
             try:
                 while await self.sweep():
                     pass
-            except (DBAPIError, ServiceError, OSError):
+            except Exception:
                 _log.warning("old runs could not be deleted; trying again later", exc_info=True)
             await asyncio.sleep(every_s)
 
@@ -89,6 +88,7 @@ class Retention:
         deed = Deed(tenant=tenant, actor="", action="run.deleted", subject=f"runs/{run_id}")
         async with self._database.writing() as connection:
             await let_go_of_run(connection, tenant, run_id)
+            await disown(connection, f"runs/{run_id}")
             for table in _OF_A_RUN:
                 await connection.execute(delete(table).where(table.c.run_id == run_id))
             run = delete(tables.runs).where(tables.runs.c.run_id == run_id)
@@ -102,12 +102,13 @@ class Retention:
         query = select(table.event).where(table.run_id == run_id)
         keys: set[str] = set()
         async with self._database.reading() as connection:
-            rows = await connection.stream(query.execution_options(yield_per=_EVENTS_AT_ONCE))
-            async for (data,) in rows:
-                event = RunEvent.FromString(data)
-                keys |= {
-                    event.cell_finished.output_key,
-                    event.cell_finished.final_key,
-                    event.value_read.final_key,
-                }
+            options = query.execution_options(yield_per=_EVENTS_AT_ONCE)
+            async with connection.stream(options) as rows:
+                async for (data,) in rows:
+                    event = RunEvent.FromString(data)
+                    keys |= {
+                        event.cell_finished.output_key,
+                        event.cell_finished.final_key,
+                        event.value_read.final_key,
+                    }
         return {key for key in keys if key.startswith(f"outputs/{run_id}/")}

@@ -14,12 +14,13 @@ from typing import Any
 from blake3 import blake3
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.orchestrator.v1.run_pb2 import Run
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Row, and_, or_, select, update
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.database import Database, DatabaseAwayError
+from common.database import Database
 from common.errors import ReceivedError
 from orchestrator import tables
 from orchestrator.operations.audit_log import AuditLog, Deed
@@ -42,18 +43,19 @@ class RunBooks:
         self._unbookable: set[str] = set()
 
     async def keep(self, every_s: float) -> None:
-        """Book what there is to book, for ever. A database that is away is asked again."""
+        """Book what there is to book, for ever. What fails is told in the log and tried again."""
         while True:
             try:
                 while await self.book():
                     pass
-            except (DBAPIError, DatabaseAwayError):
+            except Exception:
                 _log.warning("the audit log could not be written; trying again", exc_info=True)
             await asyncio.sleep(every_s)
 
     async def book(self) -> int:
-        """Book some of the runs that are not up to date; return how many there were. One that the
-        database does not take is told in the log, and holds up no other."""
+        """Book some of the runs that are not up to date; return how many there were. One that
+        cannot be read, or that the database does not take, is told in the log, and holds up no
+        other."""
         table = tables.runs.c
         ended = and_(table.booked == CREATED, table.state.in_(sorted(TERMINAL_STATES)))
         query = (
@@ -67,7 +69,7 @@ class RunBooks:
         for row in rows:
             try:
                 await self._book(row)
-            except DataError:
+            except (DataError, DecodeError):
                 self._unbookable.add(row.run_id)
                 _log.exception("a run cannot be booked", extra={"run": f"runs/{row.run_id}"})
         return len(rows)
@@ -101,11 +103,11 @@ async def events_digest(connection: AsyncConnection, run_id: str) -> tuple[int, 
     """Return how many events a run has, and the digest of their bytes in order."""
     table = tables.run_events.c
     query = select(table.event).where(table.run_id == run_id).order_by(table.sequence)
-    rows = await connection.stream(query.execution_options(yield_per=_EVENTS_AT_ONCE))
     digest, count = blake3(), 0
-    async for (event,) in rows:
-        digest.update(event)
-        count += 1
+    async with connection.stream(query.execution_options(yield_per=_EVENTS_AT_ONCE)) as rows:
+        async for (event,) in rows:
+            digest.update(event)
+            count += 1
     return count, digest.hexdigest()
 
 

@@ -33,9 +33,8 @@ class ProfileServices:
         tokens: RunTokenVerifier,
     ) -> None:
         self._profiles = profiles
-        self._calls = ToolCalls(database)
+        self._calls = ToolCalls(database, audit)
         self._schemas = schemas
-        self._audit = audit
         self._tokens = tokens
 
     @contextlib.asynccontextmanager
@@ -44,7 +43,7 @@ class ProfileServices:
         tools can be called."""
         ProfileServicer(self._profiles).register(server)
         async with ToolClient(channel_credentials(config)) as client, asyncio.TaskGroup() as tasks:
-            tools = HostTools(self._profiles, self._calls, client, self._schemas, self._audit)
+            tools = HostTools(self._profiles, self._calls, client, self._schemas)
             HostToolServicer(tools, self._tokens).register(server)
             watching = tasks.create_task(self._profiles.watch(config.profiles_check_s))
             yield

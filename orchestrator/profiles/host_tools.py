@@ -23,7 +23,7 @@ from common.errors import (
 )
 from common.run_token import RunToken
 from orchestrator.errors import HostToolFailedError, HostToolRefusedError
-from orchestrator.operations.audit_log import AuditLog, Deed
+from orchestrator.operations.audit_log import Deed
 from orchestrator.profiles.profile import ARGUMENT_BYTES_MAX, HostTool, Profile
 from orchestrator.profiles.profiles import Profiles
 from orchestrator.profiles.tool_calls import KnownCall, NewCall, ToolCalls
@@ -58,13 +58,11 @@ class HostTools:
         calls: ToolCalls,
         client: ToolClient,
         schemas: AnswerSchemas,
-        audit: AuditLog,
     ) -> None:
         self._profiles = profiles
         self._calls = calls
         self._client = client
         self._schemas = schemas
-        self._audit = audit
         self._places: dict[tuple[str, str], asyncio.Semaphore] = {}
 
     async def call(self, token: RunToken, order: ToolOrder) -> str:
@@ -76,6 +74,10 @@ class HostTools:
         run_id, turn, cell = _checked(order)
         digest = _digest(order)
         known = await self._calls.find(token.tenant, order.request_id)
+        if token.is_for_replay and (known is None or known.outcome is None):
+            raise HostToolRefusedError(
+                order.tool, "replay", "code that is run again makes no call that it did not make"
+            )
         if known is None:
             run = Lineage.of_token(token).parent
             if run != f"runs/{run_id}":
@@ -158,7 +160,6 @@ class HostTools:
             outcome = await self._result(tool, arguments, facts, profile)
         except ServiceError as error:
             outcome = error.to_status()
-        outcome = await self._calls.end(facts.tenant, facts.request_id, outcome)
         deed = Deed(
             tenant=facts.tenant,
             actor="",
@@ -170,7 +171,7 @@ class HostTools:
                 "outcome": "result" if isinstance(outcome, str) else "error",
             },
         )
-        await self._audit.add(deed)
+        outcome = await self._calls.end(facts.tenant, facts.request_id, outcome, deed)
         if isinstance(outcome, Status):
             raise ReceivedError(outcome)
         return outcome

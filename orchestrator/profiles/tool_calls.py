@@ -16,6 +16,7 @@ from common.database import Database
 from common.errors import NotFoundError
 from orchestrator import tables
 from orchestrator.errors import HostToolRefusedError
+from orchestrator.operations.audit_log import AuditLog, Deed
 from orchestrator.runs.log.record import RunRecord
 
 
@@ -50,8 +51,9 @@ class KnownCall:
 class ToolCalls:
     """The host tool calls of every tenant."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
 
     async def find(self, tenant: str, request_id: str) -> KnownCall | None:
         """Return a call that was begun before."""
@@ -103,8 +105,11 @@ class ToolCalls:
         async with self._database.writing() as connection:
             await connection.execute(tables.host_tool_calls.insert().values(row))
 
-    async def end(self, tenant: str, request_id: str, outcome: str | Status) -> str | Status:
-        """Store what came of a call; return that, or what was stored of it before."""
+    async def end(
+        self, tenant: str, request_id: str, outcome: str | Status, deed: Deed
+    ) -> str | Status:
+        """Store what came of a call, and its audit entry with it; return that, or what was stored
+        of it before."""
         table = tables.host_tool_calls
         values = (
             {"result_json": outcome}
@@ -119,6 +124,7 @@ class ToolCalls:
         )
         async with self._database.writing() as connection:
             is_first = (await connection.execute(change.values(**values))).rowcount
+            await self._audit.add_within(connection, [deed])
         if is_first:
             return outcome
         known = await self.find(tenant, request_id)

@@ -95,7 +95,7 @@ class Admission:
             earlier = await self._runs.find_request(tenant, key)
             if earlier is not None:
                 return earlier.whole()
-        await self._switches.check(_targets(tenant, spec, taken.run if taken is not None else ""))
+        await self._switches.check(_targets(tenant, spec, taken))
         if spec.answer_schema_json:
             await self._schemas.check_schema(spec.answer_schema_json)
         conversation = await self._conversation(tenant, spec)
@@ -169,26 +169,29 @@ class Admission:
         seat: Seat | None,
         taken: TakenOver | None,
     ) -> Run:
-        await self._queue.check_room()
         event = record.state_event() if taken is None else taken.begin(record)
         events = () if taken is None else taken.events
-        stored = await self._runs.create(tenant, record, event, key, seat, events)
+        async with self._queue.room(tenant):
+            stored = await self._runs.create(tenant, record, event, key, seat, events)
         if stored is record:
             self._log.wake(record.run_id)
             self._queue.wake()
-            await self._stop_if_switched(tenant, record)
+            await self._stop_if_switched(tenant, record, taken)
         return stored.whole()
 
-    async def _stop_if_switched(self, tenant: str, record: RunRecord) -> None:
+    async def _stop_if_switched(
+        self, tenant: str, record: RunRecord, taken: TakenOver | None
+    ) -> None:
         """Stop a run whose tenant or profile was stopped while it was being stored: the switch did
         not find it, and it did not meet the switch."""
         try:
-            head = record.head
-            await self._switches.check(_targets(tenant, head.spec, head.forked_from))
+            await self._switches.check(_targets(tenant, record.head.spec, taken))
         except KillSwitchError:
             await self._queue.cancel(record.run_id)
 
 
-def _targets(tenant: str, spec: RunSpec, forked_from: str) -> list[str]:
-    """Return what stops a run: to fork one that was stopped would be to go on with it."""
-    return [f"tenants/{tenant}", *(name for name in (spec.profile, forked_from) if name)]
+def _targets(tenant: str, spec: RunSpec, taken: TakenOver | None) -> list[str]:
+    """Return what stops a run: to fork one that was stopped, with all above it or alone, would be
+    to go on with it."""
+    forked = () if taken is None else (taken.run, *taken.above)
+    return [f"tenants/{tenant}", *(name for name in (spec.profile, *forked) if name)]

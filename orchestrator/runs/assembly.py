@@ -38,11 +38,13 @@ from orchestrator.runs.model.root_model import RootModel
 from orchestrator.runs.passes import RunPasses
 from orchestrator.runs.ports import Model, Sandbox
 from orchestrator.runs.sessions.cells import CellRunner
+from orchestrator.runs.sessions.checkpoint_owners import CheckpointBooks, owner_of
 from orchestrator.runs.sessions.checkpoints import Checkpoints
 from orchestrator.runs.sessions.code_steps import CodeSteps
 from orchestrator.runs.sessions.executions import PastExecution, SessionNature
+from orchestrator.runs.sessions.mounted import Mounted
 from orchestrator.runs.sessions.repl import Repl
-from orchestrator.runs.sessions.session_source import Mounted, SessionSource
+from orchestrator.runs.sessions.session_source import SessionSource
 from orchestrator.runs.sessions.sub_calls import SubCalls
 from orchestrator.runs.spec import limits_of
 
@@ -90,6 +92,8 @@ class RunTools:
     """The child runs of all runs."""
     profiles: Profiles
     """What runs of one kind have in common."""
+    checkpoint_books: CheckpointBooks
+    """Where it is noted whose checkpoints there are."""
     settings: DriverSettings
     """How."""
 
@@ -144,19 +148,16 @@ def assemble(
     )
     at_worst = Allowance(last_request.tokens_at_worst, last_request.cost_usd_nanos_at_worst)
     budget = Budget(limits_of(spec), last_call=at_worst, elapsed_s=elapsed_s)
-    passes = RunPasses(
-        tools.signer,
-        budget,
-        tenant=live.tenant,
-        run=record.head.name,
-        root_tier=spec.root_tier,
-        sub_tier=spec.sub_tier,
-        depth=record.head.depth,
-        lineage=live.lineage,
-        key=record.head.created_by,
-    )
+    passes = _passes(tools, live, budget)
     repl = _repl(tools, live, mounted, budget, passes)
-    checkpoints = Checkpoints(repl, journal, own_time_min_s=tools.settings.checkpoint_after_s)
+    checkpoints = Checkpoints(
+        repl,
+        journal,
+        tools.checkpoint_books,
+        tenant=live.tenant,
+        owner=owner_of(record.head),
+        own_time_min_s=tools.settings.checkpoint_after_s,
+    )
     window_tokens = root.window_tokens
     history = _history(tools, live, mounted, budget, sub, earlier, window_tokens=window_tokens)
     cells = _cells(tools, live, repl, budget, window_tokens=window_tokens)
@@ -190,6 +191,21 @@ def assemble(
         citations=CitationDesk(tools.blobs, mounted.context, mounted.documents),
     )
     return AssembledRun(repl=repl, checkpoints=checkpoints, loop=RunLoop(parts))
+
+
+def _passes(tools: RunTools, live: LiveRun, budget: Budget) -> RunPasses:
+    head = live.record.head
+    return RunPasses(
+        tools.signer,
+        budget,
+        tenant=live.tenant,
+        run=head.name,
+        root_tier=head.spec.root_tier,
+        sub_tier=head.spec.sub_tier,
+        depth=head.depth,
+        lineage=live.lineage,
+        key=head.created_by,
+    )
 
 
 def _repl(

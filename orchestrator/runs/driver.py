@@ -34,11 +34,11 @@ from orchestrator.runs.log.event_log import EventLog
 from orchestrator.runs.log.journal import RunJournal
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.recorded import RecordedEvents, turn_started
-from orchestrator.runs.log.steps import Steps
+from orchestrator.runs.log.steps import Steps, StepsLostError
 from orchestrator.runs.meters import status_word
 from orchestrator.runs.model.direct import direct_demands, direct_messages, goes_direct
-from orchestrator.runs.ports import Sandbox
-from orchestrator.runs.sessions.session_source import Mounted
+from orchestrator.runs.sessions.mounted import Mounted
+from orchestrator.runs.settlement import Settlement
 from orchestrator.runs.spec import limits_of
 from orchestrator.runs.stop_wish import StopWish
 
@@ -59,6 +59,8 @@ class RunDriver(RunTools):
     """Where steps are written down."""
     recall: Recall
     """What runs of conversations go on from."""
+    settlement: Settlement
+    """Completes what runs took."""
 
     async def drive(self, tenant: str, record: RunRecord, stop: StopWish, steps: Steps) -> None:
         """Bring a run to its end and store that, from its beginning or from where its log ends.
@@ -67,7 +69,7 @@ class RunDriver(RunTools):
         Where this process lets go of the run, or is cancelled, nothing is stored: the run goes on
         elsewhere.
         """
-        recorded = RecordedEvents()
+        recorded = RecordedEvents(record.head.spec)
         async for event in self.log.past(record.run_id):
             recorded.take(event)
         journal = RunJournal(record, self.log, recorded, steps)
@@ -87,13 +89,18 @@ class RunDriver(RunTools):
         lineage = await self.children.lineage(record)
         live = LiveRun(tenant, record, journal, is_resumed, lineage)
         async with contextlib.AsyncExitStack() as closing:
-            if is_resumed:
-                closing.push_async_callback(_delete_sessions, self.sandbox, record.run_id, stop)
+            closing.push_async_callback(self._delete_sessions, live, stop)
             span = closing.enter_context(_span_of(record))
             outcome = await self._outcome(live, stop, closing)
+            over_s = time.monotonic()
             if outcome is not None:
-                _end_span(span, outcome, journal.run.usage)
                 await end_children(tenant, record, journal, self.children)
+                if is_resumed or _may_have_cut(outcome, journal):
+                    waited_s = time.monotonic() - over_s
+                    await self.settlement.complete(
+                        tenant, record, journal, lineage, waited_s=waited_s
+                    )
+                _end_span(span, outcome, journal.run.usage)
             if outcome is None or stop.is_left:
                 return
             # With its event: a terminal state that is stored before that would be a run without an
@@ -117,7 +124,7 @@ class RunDriver(RunTools):
         finally:
             work.cancel()
         failure = None if work.cancelled() else work.exception()
-        if isinstance(failure, DatabaseAwayError):
+        if isinstance(failure, DatabaseAwayError | StepsLostError):
             stop.leave()  # what is stored is not known: the run is driven again from the log
             raise failure
         return None if stop.is_left else _settled(work, stop, live.record.head.name)
@@ -159,11 +166,15 @@ class RunDriver(RunTools):
         return answer
 
     async def _earlier(self, live: LiveRun) -> Earlier | None:
-        """Return what a run of a conversation goes on from; None for others."""
-        record = live.record
-        if not record.head.spec.conversation:
+        """Return what a run of a conversation goes on from, also where it is a fork of one; None
+        for others."""
+        head = live.record.head
+        if head.forked_from:
+            head = await self.recall.origin(live.tenant, head)
+        if not head.spec.conversation:
             return None
-        return await self.recall.before(live.tenant, record.head.spec.conversation, record.run_id)
+        run_id = head.name.removeprefix("runs/")
+        return await self.recall.before(live.tenant, head.spec.conversation, run_id)
 
     async def _direct(self, live: LiveRun, mounted: Mounted, root: TierFacts) -> list[Message]:
         """Return what the root model is asked first where it is shown all of the data; nothing
@@ -202,6 +213,21 @@ class RunDriver(RunTools):
                     raise
             await asyncio.sleep(_GATEWAY_RETRY_S)
 
+    async def _delete_sessions(self, live: LiveRun, stop: StopWish) -> None:
+        """Delete, at a run's end, the sessions that other processes have left. One that let go of
+        the run deletes them too where it learned too late that the run had ended elsewhere."""
+        run_id = live.record.run_id
+        try:
+            may_be_left = await self.log.has_ended(run_id) if stop.is_left else live.is_resumed
+            if not may_be_left:
+                return
+            for session in await self.sandbox.sessions_of(run_id):
+                await self.sandbox.delete_session(session.name)
+        except DatabaseAwayError:
+            _log.warning("sessions were not looked for", extra={"run": live.record.head.name})
+        except ReceivedError as error:
+            _log.warning("sessions were not deleted", extra={"reason": error.reason_name})
+
     async def _context(self, tenant: str, name: str) -> tuple[StoredContext, list[StoredDocument]]:
         context_id = name.removeprefix("contexts/")
         context = await self.contexts.get(tenant, context_id)
@@ -219,17 +245,6 @@ def _mounted(
     return Mounted(
         context, documents, base_key=session.checkpoint_key, executions=session.executions
     )
-
-
-async def _delete_sessions(sandbox: Sandbox, run_id: str, stop: StopWish) -> None:
-    """Delete what former processes have left of a run's sessions, at the run's end."""
-    if stop.is_left:
-        return
-    try:
-        for session in await sandbox.sessions_of(run_id):
-            await sandbox.delete_session(session.name)
-    except ReceivedError as error:
-        _log.warning("sessions were not deleted", extra={"reason": error.reason_name})
 
 
 async def _close(assembled: AssembledRun, stop: StopWish) -> None:
@@ -256,6 +271,12 @@ def _settled(work: asyncio.Task[Answer], stop: StopWish, name: str) -> Run:
         return Run(state=Run.STATE_FAILED, error=failure.to_status())
     _log.error("unforeseen error in %s", name, exc_info=failure)
     return Run(state=Run.STATE_FAILED, error=ServiceError("internal error").to_status())
+
+
+def _may_have_cut(outcome: Run, journal: RunJournal) -> bool:
+    """Whether calls may have taken more than the log tells."""
+    is_broken_off = outcome.state in (Run.STATE_FAILED, Run.STATE_CANCELLED)
+    return is_broken_off or journal.recorded.may_have_cut
 
 
 def _span_of(record: RunRecord) -> contextlib.AbstractContextManager[Span]:

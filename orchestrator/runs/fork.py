@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import RunSpec
 
-from common.errors import InvalidFieldError
+from common.errors import InvalidFieldError, NotFoundError
 from orchestrator.errors import ForkTurnUnknownError
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.store import RunStore
 
 _PAGE_EVENTS = 200
 _NOT_TAKEN = frozenset(
-    {"run_changed", "limit_reached", "child_run_changed", "sub_call_started", "host_tool_called"}
+    {
+        *("run_changed", "limit_reached", "child_run_changed"),
+        *("sub_call_started", "host_tool_called", "usage_settled"),
+    }
 )
 """What is the other run's own, or was spent by it."""
 _WITH_USAGE = ("model_replied", "model_call_failed", "history_compacted", "sub_call_finished")
@@ -35,6 +38,8 @@ class TakenOver:
     """The events of those turns, without what they cost."""
     profile_version: str = ""
     """Of the profile that it works with; empty for none."""
+    above: Sequence[str] = ()
+    """What the run is below, `runs/{run}` each: to stop those is to stop it too."""
 
     def begin(self, record: RunRecord) -> RunEvent:
         """Make a new record that of the fork, give the events their places in its log, and return
@@ -66,23 +71,28 @@ class Forks:
         if after_turn < 1:
             raise InvalidFieldError("after_turn", "must be 1 or larger")
         record = await self._runs.get(tenant, run_id)
-        for field, what in (("parent", record.head.parent), ("conversation", _talk(record))):
-            if what:
-                raise InvalidFieldError("name", f"is a run with a {field}, which has no forks")
         events, newest_turn = await self._events(run_id, after_turn)
         if newest_turn <= after_turn:
             raise ForkTurnUnknownError(record.head.name, after_turn, max(newest_turn - 1, 0))
-        return TakenOver(record.head.name, after_turn, events, record.head.profile_version)
+        return TakenOver(
+            record.head.name,
+            after_turn,
+            events,
+            record.head.profile_version,
+            await self._above(tenant, record),
+        )
 
     async def spec(self, tenant: str, run_id: str, changes: RunSpec) -> RunSpec:
         """Return a run's spec with the fields replaced that are set in `changes`, limits one by
-        one. Raises NotFoundError, and InvalidFieldError for what a fork cannot change."""
+        one. A fork is in no conversation, and has no parent. Raises NotFoundError, and
+        InvalidFieldError for what a fork cannot change."""
         for field in ("context", "conversation", "profile"):
             if getattr(changes, field):
                 raise InvalidFieldError(f"changes.{field}", "must not be set: a fork keeps it")
         record = await self._runs.get(tenant, run_id)
         spec = RunSpec()
         spec.CopyFrom(record.head.spec)
+        spec.ClearField("conversation")
         for descriptor, _ in changes.ListFields():
             if descriptor.name != "limits":
                 spec.ClearField(descriptor.name)  # type: ignore[arg-type]
@@ -91,6 +101,17 @@ class Forks:
         if limits.HasField("time_max"):
             spec.limits.time_max.CopyFrom(limits.time_max)
         return spec
+
+    async def _above(self, tenant: str, record: RunRecord) -> list[str]:
+        """Return the runs above a run, also those that are deleted, as far as is known."""
+        names = [record.head.root] if record.head.parent else []
+        while record.head.parent:
+            names.append(record.head.parent)
+            try:
+                record = await self._runs.get(tenant, record.head.parent.removeprefix("runs/"))
+            except NotFoundError:
+                break
+        return names
 
     async def _events(self, run_id: str, after_turn: int) -> tuple[list[RunEvent], int]:
         """Return the events to take over, and the newest turn that was seen beyond them: what is
@@ -106,10 +127,6 @@ class Forks:
                 if event.turn <= after_turn and _is_taken(event):
                     taken.append(_without_cost(event))
         return taken, newest_turn
-
-
-def _talk(record: RunRecord) -> str:
-    return record.head.spec.conversation
 
 
 def _is_taken(event: RunEvent) -> bool:

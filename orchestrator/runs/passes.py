@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from common.run_token import ORCHESTRATOR, SANDBOX, RunToken, RunTokenSigner, Subtree
 from orchestrator.runs.budget import Allowance, Budget
@@ -47,25 +48,26 @@ class RunPasses:
 
     def for_notes(self) -> str:
         """Permit either tier to keep the conversation short, within what work may spend."""
-        return self._mint(self._budget.work_allowance(), self._cell_tiers, ORCHESTRATOR)
+        return self._mint(self._budget.work_allowance(), self.cell_tiers, ORCHESTRATOR)
 
     def for_cell(self) -> str:
         """Permit sub-calls and child runs, within what work may spend; code may ask the root's
         tier too."""
-        return self._mint(self._budget.work_allowance(), self._cell_tiers, SANDBOX)
+        return self._mint(self._budget.work_allowance(), self.cell_tiers, SANDBOX)
 
     def for_last_answer(self) -> str:
         """Permit the root model, within the run's whole limits."""
         return self._mint(self._budget.whole_allowance(), (self._root_tier,), ORCHESTRATOR)
 
-    def for_replay(self, ledger_run: str) -> str:
+    def for_replay(self, ledger_run: str, *, tiers: Sequence[str] = ()) -> str:
         """Permit code that ran before to be told again what it was told, under the run whose spend
-        that was, and nothing that would cost anything."""
+        that was, and nothing that would cost anything. `tiers` are what it might ask then; empty
+        for what cells may ask now."""
         token = RunToken(
             tenant=self._tenant,
             run=ledger_run,
             depth=0,
-            tiers=self._cell_tiers,
+            tiers=tuple(tiers) or self.cell_tiers,
             tokens_max=0,
             cost_usd_nanos_max=0,
             tokens_spent=0,
@@ -86,7 +88,8 @@ class RunPasses:
         return self._lineage.root if self._lineage is not None else self._run
 
     @property
-    def _cell_tiers(self) -> tuple[str, ...]:
+    def cell_tiers(self) -> tuple[str, ...]:
+        """What cells may ask, the one first that they ask where they name none."""
         return tuple(dict.fromkeys((self.sub_tier, self._root_tier)))
 
     def _mint(self, allowance: Allowance, tiers: tuple[str, ...], presenter: str) -> str:

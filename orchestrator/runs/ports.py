@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
-from fathom.gateway.v1.generation_pb2 import Generation, Message
+from fathom.gateway.v1.generation_pb2 import CallUsage, Generation, Message
 from fathom.sandbox.v1.execution_pb2 import ExecutionEvent
 from google.rpc.status_pb2 import Status
 
@@ -50,6 +50,26 @@ class Model(Protocol):
         self, tier: str, messages: Sequence[Message], *, run_token: str, timeout_s: float
     ) -> int:
         """Return the tokens of a conversation; raises ReceivedError."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SettledCalls:
+    """What the ledger has of some calls."""
+
+    calls: Sequence[CallUsage]
+    """What each took of each model."""
+    open_calls: int
+    """Those that have not ended; what they take is not among it."""
+
+
+class CallBooks(Protocol):
+    """The gateway's ledger."""
+
+    async def settle_calls(
+        self, prefix: str, *, run_token: str, grace_s: float, timeout_s: float
+    ) -> SettledCalls:
+        """Return what calls took that nobody waits for, by the beginning of their request ids;
+        raises ReceivedError."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +168,8 @@ class CellOrder:
     """Outcomes of sub-calls that failed when it ran before, by their position in it, from 1."""
     timeout_s: float
     """The call is cut after this long, which interrupts the code."""
+    sub_tier: str = ""
+    """What its sub-calls ask where they name no tier; empty for the session's."""
 
 
 class Sandbox(Protocol):
@@ -165,8 +187,8 @@ class Sandbox(Protocol):
     async def sessions_of(self, run_id: str) -> Sequence[OpenSession]:
         """Return the sessions that were opened for a run; raises ReceivedError."""
 
-    async def checkpoint(self, session: str) -> StoredSession:
-        """Store a session as it is; raises ReceivedError."""
+    async def checkpoint(self, session: str, owner: str) -> StoredSession:
+        """Store a session as it is, for an owner of checkpoints; raises ReceivedError."""
 
     async def refresh_run_token(self, session: str, run_token: str) -> None:
         """Replace a session's run token, also while code runs; raises ReceivedError."""

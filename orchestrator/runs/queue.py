@@ -7,12 +7,12 @@ Which runs wait, and what bounds there are over all processes, is in the databas
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
-import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,9 +22,10 @@ from common.database import DatabaseAwayError
 from orchestrator.durable.engine import DurableEngine, RunLeftError
 from orchestrator.durable.turnstile import Taken, Turnstile
 from orchestrator.errors import QueueFullError, RunCancelledError, RunOverdueError
+from orchestrator.runs.driving import Driving
 from orchestrator.runs.log.event_log import EventLog
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
-from orchestrator.runs.log.steps import Steps
+from orchestrator.runs.log.steps import Steps, StepsLostError
 from orchestrator.runs.stop_wish import Reason, StopWish
 
 Drive = Callable[[str, RunRecord, StopWish, Steps], Awaitable[None]]
@@ -50,6 +51,7 @@ class RunQueue:
         *,
         running_max: int,
         waiting_max: int,
+        waiting_max_per_tenant: int,
     ) -> None:
         self._turnstile = turnstile
         self._engine = engine
@@ -57,7 +59,9 @@ class RunQueue:
         self._drive = drive
         self._running_max = running_max
         self._waiting_max = waiting_max
-        self._running: dict[str, _Driving] = {}
+        self._waiting_max_per_tenant = waiting_max_per_tenant
+        self._coming: collections.Counter[str] = collections.Counter()
+        self._running: dict[str, Driving] = {}
         self._woken = asyncio.Event()
         self._is_closed = False
         self._tasks = asyncio.TaskGroup()
@@ -84,49 +88,66 @@ class RunQueue:
         finally:
             late.cancel()
 
-    async def check_room(self) -> None:
-        """Raise QueueFullError where no further run may wait, and DatabaseAwayError."""
-        if await self._turnstile.waiting_count() >= self._waiting_max:
-            raise QueueFullError(self._waiting_max)
+    @contextlib.asynccontextmanager
+    async def room(self, tenant: str) -> AsyncIterator[None]:
+        """Keep room for a run of a tenant to wait while it is stored. Raises QueueFullError where
+        there is none, and DatabaseAwayError."""
+        ahead, ahead_of_all = self._coming[tenant], self._coming.total()
+        self._coming[tenant] += 1
+        try:
+            own, of_all = await self._turnstile.waiting_counts(tenant)
+            if own + ahead >= self._waiting_max_per_tenant:
+                raise QueueFullError(self._waiting_max_per_tenant, scope="tenant")
+            if of_all + ahead_of_all >= self._waiting_max:
+                raise QueueFullError(self._waiting_max, scope="service")
+            yield
+        finally:
+            self._coming[tenant] -= 1
+            self._coming += collections.Counter()  # forgets those that have none coming
 
     def wake(self) -> None:
         """Look for runs to take up: one was stored, or something has changed elsewhere."""
         self._woken.set()
 
     async def cancel(self, run_id: str) -> None:
-        """Ask a run to stop, wherever it is driven or waits; nothing where it has ended. Returns
-        once the wish is stored. Raises DatabaseAwayError."""
-        await self._turnstile.wish_stop(run_id)
+        """Ask a run and all below it to stop, wherever they are driven or wait; nothing where it
+        has ended. Returns once the wish is stored. Raises DatabaseAwayError."""
+        self._stop_all(await self._turnstile.wish_stop(run_id))
         self.stop(run_id)
+
+    async def cancel_below(self, run_id: str) -> None:
+        """Ask all below a run to stop. Raises DatabaseAwayError."""
+        self._stop_all(await self._turnstile.wish_stop(run_id, only_below=True))
+
+    def _stop_all(self, run_ids: list[str]) -> None:
+        for run_id in run_ids:
+            self.stop(run_id)
         self.wake()
 
     def stop(self, run_id: str, reason: Reason = RunCancelledError) -> None:
         """Stop a run that is driven here; else do nothing."""
         driving = self._running.get(run_id)
         if driving is not None:
-            driving.stop_from_s = min(driving.stop_from_s, time.monotonic())
-            driving.stop.wish(reason)
+            driving.stop_for(reason)
 
     def leave(self, run_id: str) -> None:
         """Let go of a run that is driven here, and not here alone any more."""
         driving = self._running.get(run_id)
         if driving is not None:
-            driving.stop_from_s = min(driving.stop_from_s, time.monotonic())
-            driving.stop.leave()
+            driving.leave()
 
     def leave_all(self) -> None:
         """Let go of all runs: this process is to end, or has lost them."""
-        for run_id in list(self._running):
-            self.leave(run_id)
+        for driving in self._running.values():
+            driving.leave()
 
     def end_overdue(self) -> None:
         """Stop runs that have outlived their wall time by far, and end those that were told to
         stop and have not."""
-        now_s, monotonic_s = time.time(), time.monotonic()
-        for run_id, driving in list(self._running.items()):
-            if now_s > _ends_s(driving.taken.record) + _OVERDUE_S:
-                self.stop(run_id, RunOverdueError)
-            if monotonic_s > driving.stop_from_s + _PATIENCE_S:
+        for driving in self._running.values():
+            if driving.overdue_s() > _OVERDUE_S:
+                driving.stop_for(RunOverdueError)
+            if driving.told_for_s() > _PATIENCE_S:
                 driving.abandon()
 
     async def _take(self) -> None:
@@ -137,8 +158,9 @@ class RunQueue:
             if self._is_closed:
                 return
             busy = sum(driving.taken.places for driving in self._running.values())
+            free = max(0, self._running_max - busy)
             try:
-                taken = await self._turnstile.take(max(0, self._running_max - busy))
+                taken = await self._turnstile.take(free, only_stopped=not self._running_max)
             except DatabaseAwayError:
                 await asyncio.sleep(_PAUSE_S)
                 self.wake()
@@ -147,8 +169,7 @@ class RunQueue:
                 self._begin(each)
 
     def _begin(self, taken: Taken) -> None:
-        loop = asyncio.get_running_loop()
-        driving = _Driving(taken, loop.create_future(), loop.create_future())
+        driving = Driving(taken)
         # A run that was lost with the lease can come back before its former driving has ended.
         former = self._running.get(taken.record.run_id)
         self.leave(taken.record.run_id)
@@ -159,7 +180,7 @@ class RunQueue:
             self.leave(taken.record.run_id)
         self._tasks.create_task(self._carry_out(driving, former))
 
-    async def _carry_out(self, driving: _Driving, former: _Driving | None) -> None:
+    async def _carry_out(self, driving: Driving, former: Driving | None) -> None:
         taken, record = driving.taken, driving.taken.record
         if former is not None:
             await asyncio.wait({former.over}, timeout=_PATIENCE_S)
@@ -172,9 +193,10 @@ class RunQueue:
         )
         try:
             await asyncio.wait({carried, driving.abandoned}, return_when=asyncio.FIRST_COMPLETED)
-            async with asyncio.timeout(_PAUSE_S if driving.abandoned.done() else None):
+            patience_s = _PAUSE_S if driving.is_begun else 0.0
+            async with asyncio.timeout(patience_s if driving.abandoned.done() else None):
                 await carried
-        except (RunLeftError, TimeoutError):
+        except (RunLeftError, StepsLostError, TimeoutError):
             pass
         except DatabaseAwayError:
             await asyncio.sleep(_PAUSE_S)
@@ -182,6 +204,8 @@ class RunQueue:
             _log.exception("a run could not be driven", extra={"run": record.head.name})
             await self._rest(driving)
         finally:
+            carried.cancel()  # where this was cut off: what it ends with is heard all the same
+            await asyncio.gather(carried, return_exceptions=True)
             self._log.close_run(record.run_id)
             await self._release(driving)
             if self._running.get(record.run_id) is driving:
@@ -189,9 +213,12 @@ class RunQueue:
             driving.over.set_result(None)
             self.wake()
 
-    async def _work(self, driving: _Driving, steps: Steps) -> None:
+    async def _work(self, driving: Driving, steps: Steps) -> None:
         """Drive a run until its end is stored; raise RunLeftError where it goes on elsewhere."""
         taken, stop = driving.taken, driving.stop
+        if stop.is_left:
+            raise RunLeftError
+        driving.is_begun = True
         work = asyncio.ensure_future(self._drive(taken.tenant, taken.record, stop, steps))
         await asyncio.wait({work, driving.abandoned}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
@@ -205,7 +232,7 @@ class RunQueue:
             raise RunLeftError
         await self._log.stored(taken.record.run_id)
 
-    async def _rest(self, driving: _Driving) -> None:
+    async def _rest(self, driving: Driving) -> None:
         """Have a run rest whose driving has failed. Its time goes by, also where it could not even
         be begun, and it is ended when that is over: it would be tried again for ever."""
         record = driving.taken.record
@@ -213,7 +240,7 @@ class RunQueue:
             record.progress.state = Run.STATE_RUNNING
             record.progress.start_time.GetCurrentTime()
             self._log.append(record, record.state_event())
-        elif time.time() > _ends_s(record) + _OVERDUE_S:
+        elif time.time() > record.ends_s + _OVERDUE_S:
             driving.stop.wish(RunOverdueError)
             self._end(driving)
         await asyncio.sleep(_PAUSE_S)
@@ -221,7 +248,7 @@ class RunQueue:
             async with asyncio.timeout(_PATIENCE_S):
                 await self._log.stored(record.run_id)
 
-    def _end(self, driving: _Driving) -> None:
+    def _end(self, driving: Driving) -> None:
         """Store the end of a run whose driver does not."""
         record = driving.taken.record
         run = record.progress
@@ -235,7 +262,7 @@ class RunQueue:
         run.end_time.GetCurrentTime()
         self._log.append(record, record.state_event())
 
-    async def _release(self, driving: _Driving) -> None:
+    async def _release(self, driving: Driving) -> None:
         """Let a run that has not ended wait again; where that cannot be stored, the end of the
         lease does it."""
         record = driving.taken.record
@@ -251,29 +278,3 @@ class RunQueue:
     def _abandon_all(self) -> None:
         for driving in self._running.values():
             driving.abandon()
-
-
-@dataclasses.dataclass
-class _Driving:
-    """A run that is driven here."""
-
-    taken: Taken
-    abandoned: asyncio.Future[None]
-    over: asyncio.Future[None]
-    stop: StopWish = dataclasses.field(default_factory=StopWish)
-    stop_from_s: float = float("inf")
-
-    def abandon(self) -> None:
-        if not self.abandoned.done():
-            self.abandoned.set_result(None)
-
-
-def _ends_s(record: RunRecord) -> float:
-    """Return when a run's wall time ends, in Unix time; infinity before it has begun."""
-    if not record.progress.HasField("start_time"):
-        return float("inf")
-    limits = record.head.spec.limits
-    if not limits.HasField("time_max"):
-        return float("inf")
-    started_ns = record.progress.start_time.ToNanoseconds()
-    return (started_ns + limits.time_max.ToNanoseconds()) / 1e9

@@ -24,7 +24,7 @@ from common.run_token import RUN_TOKEN_METADATA
 from common.server import Server
 from orchestrator.operations.audit_log import AuditLog, Deed
 from orchestrator.resource_names import read_name
-from orchestrator.runs import estimate_messages
+from orchestrator.runs import estimate_messages, watch_messages
 from orchestrator.runs.admission import Admission
 from orchestrator.runs.children.messages import read_order
 from orchestrator.runs.children.run_trees import RunTrees
@@ -123,8 +123,10 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         if request.after_sequence < 0:
             raise InvalidFieldError("after_sequence", "must be at least 0")
         record = await self._find(tenant_of(context), request.name)
-        async for event in self._log.follow(record.run_id, after=request.after_sequence):
-            yield pb.WatchRunResponse(event=event)
+        told = self._log.follow_joined(record.run_id, after=request.after_sequence)
+        async for events in told:
+            for response in watch_messages.responses(events, joined=request.joined):
+                yield response
 
     async def CancelRun(
         self, request: pb.CancelRunRequest, context: CallContext

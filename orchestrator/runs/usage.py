@@ -9,19 +9,19 @@ import enum
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from fathom.gateway.v1.generation_pb2 import Usage
-from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 
 from orchestrator.runs.children.store import ChildStore
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.recorded import add_usage
 from orchestrator.runs.log.store import RunStore
+from orchestrator.runs.log.told_calls import ToldCalls
 
 _PAGE_EVENTS = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call to a model that took something."""
+    """A call to a model that took something, or several that were cut off."""
 
     run: str
     """`runs/{run}` that made it."""
@@ -92,41 +92,19 @@ class RunUsage:
                 yield call
 
     async def _calls_of(self, record: RunRecord, turn: int | None) -> AsyncIterator[Call]:
-        after, tiers = 0, dict[int, str]()
+        after, calls = 0, ToldCalls(record.head.spec)
         while True:
             events = await self._runs.events(record.run_id, after=after, count=_PAGE_EVENTS)
             for event in events:
-                if event.HasField("sub_call_started"):
-                    tiers[event.sub_call_started.sub_call] = event.sub_call_started.tier
-                found = _usage_in(event, record, tiers)
-                if found is not None:
-                    tier, model, usage = found
+                for told in calls.take(event):
                     yield Call(
                         run=record.head.name,
                         depth=record.head.depth,
-                        turn=event.turn if turn is None else turn,
-                        tier=tier,
-                        model=model,
-                        usage=usage,
+                        turn=told.turn if turn is None else turn,
+                        tier=told.tier,
+                        model=told.model,
+                        usage=told.usage,
                     )
             if len(events) < _PAGE_EVENTS:
                 return
             after = events[-1].sequence
-
-
-def _usage_in(
-    event: RunEvent, record: RunRecord, tiers: dict[int, str]
-) -> tuple[str, str, Usage] | None:
-    """Return tier, model and usage of the call that an event tells of; None for other events."""
-    spec, case = record.head.spec, event.WhichOneof("event")
-    if case == "model_replied":
-        return spec.root_tier, event.model_replied.model, event.model_replied.usage
-    if case == "model_call_failed":
-        return spec.root_tier, "", event.model_call_failed.usage
-    if case == "sub_call_finished":
-        finished = event.sub_call_finished
-        return tiers.pop(finished.sub_call, spec.sub_tier), finished.model, finished.usage
-    if case == "history_compacted":
-        compacted = event.history_compacted
-        return spec.sub_tier, compacted.model, compacted.usage
-    return None

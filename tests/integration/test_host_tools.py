@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,17 +22,21 @@ from fathom.orchestrator.v1 import orchestrator_service_pb2 as pb
 from fathom.orchestrator.v1.host_tool_service_pb2_grpc import HostToolServiceStub
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
+from fathom.sandbox.v1 import sandbox_service_pb2 as sandbox_pb
+from fathom.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from fathom.tools.v1 import tool_service_pb2 as wire
 from fathom.tools.v1.tool_service_pb2_grpc import (
     ToolServiceServicer,
     add_ToolServiceServicer_to_server,
 )
 
+from common.channel import open_channel
 from common.config import Secret
 from common.errors import ReceivedError, ServiceError, received
 from common.run_token import RUN_TOKEN_METADATA, RunTokenSigner
 from common.server import Server
 from sandbox_service.orchestrator_client import OrchestratorChildRuns
+from tests.support.eventually import eventually
 from tests.support.fake_gateway import TOKEN_KEY, FakeGateway
 from tests.support.orchestrator import TIMEOUT_S, Stack, orchestrator, serve_on_address
 from tests.support.sandbox import guest, sandbox
@@ -93,9 +98,10 @@ class Tickets(ToolServiceServicer):
 class Neighbourhood:
     """An orchestrator, a sandbox and the operator's service."""
 
-    def __init__(self, stack: Stack, tickets: Tickets) -> None:
+    def __init__(self, stack: Stack, tickets: Tickets, sandbox_address: str) -> None:
         self.stack = stack
         self.tickets = tickets
+        self._sandbox_address = sandbox_address
 
     async def run(self, *cells: str) -> tuple[Run, list[RunEvent]]:
         """Run cells under the profile to the end."""
@@ -106,6 +112,16 @@ class Neighbourhood:
         made = (await self.stack.runs.CreateRun(request, timeout=TIMEOUT_S)).run
         events = await self.stack.watch(made)
         return events[-1].run_changed, events
+
+    async def lose_sessions(self) -> int:
+        """Delete all sessions, as a sandbox that is restarted does; return how many."""
+        async with open_channel(self._sandbox_address) as channel:
+            box = SandboxServiceStub(channel)
+            listed = await box.ListSessions(sandbox_pb.ListSessionsRequest(), timeout=TIMEOUT_S)
+            for session in listed.sessions:
+                gone = sandbox_pb.DeleteSessionRequest(name=session.name)
+                await box.DeleteSession(gone, timeout=TIMEOUT_S)
+            return len(listed.sessions)
 
     async def told(self, code: str) -> str:
         """Return what the code is told as an error."""
@@ -140,7 +156,7 @@ async def neighbourhood(folder: Path, **settings: Any) -> AsyncIterator[Neighbou
             **settings,
         ) as stack:
             address_file.write_text(stack.server.address)
-            yield Neighbourhood(stack, tickets)
+            yield Neighbourhood(stack, tickets, box.address)
 
 
 async def test_a_cell_calls_a_tool_by_its_name_and_everybody_hears_of_it(tmp_path: Path) -> None:
@@ -263,6 +279,75 @@ async def test_a_repeated_call_is_answered_as_it_was_and_not_made_again(tmp_path
     assert json.loads(again) == {"state": "open 5"}
     assert other == "ERROR_REASON_REQUEST_ID_REUSED"
     assert late == "ERROR_REASON_HOST_TOOL_REFUSED"
+    assert len(around.tickets.requests) == 1
+
+
+async def test_a_cell_that_is_run_again_is_told_what_it_was_told(tmp_path: Path) -> None:
+    """Its session is lost with the sandbox, and the operator's service hears of nothing."""
+    async with neighbourhood(tmp_path) as around:
+        stack = around.stack
+        states = iter(["open", "closed"])
+        around.tickets.answer = lambda _: json.dumps({"state": next(states)})
+
+        def first(_request: object) -> str:
+            stack.gateway.hold.clear()
+            return "```repl\nticket = lookup_ticket(number=5)\n```"
+
+        stack.gateway.replies = [first, "```repl\nFINAL(ticket['state'])\n```"]
+        context = await stack.upload()
+        spec = RunSpec(question="why?", context=context.name, profile="profiles/tickets")
+        request = pb.CreateRunRequest(spec=spec)
+        made = (await stack.runs.CreateRun(request, timeout=TIMEOUT_S)).run
+        await eventually(lambda: len(stack.gateway.requests) == 2)
+        lost = await around.lose_sessions()
+        stack.gateway.hold.set()
+        events = await stack.watch(made)
+
+    assert lost == 1
+    assert events[-1].run_changed.answer.text == "open"
+    assert len(around.tickets.requests) == 1
+    assert not [event.notice for event in events if event.HasField("notice")]
+
+
+async def test_code_that_runs_again_makes_no_call_that_it_did_not_make(tmp_path: Path) -> None:
+    """Where it does something else than the first time, the operator's service would hear of a call
+    that is in no run's log. Its token is the one that may spend nothing."""
+    async with neighbourhood(tmp_path) as around:
+        stack = around.stack
+
+        def first(_request: object) -> str:
+            stack.gateway.hold.clear()
+            return "```repl\nticket = lookup_ticket(number=5)\n```"
+
+        stack.gateway.replies = [first, "FINAL(done)"]
+        context = await stack.upload()
+        spec = RunSpec(question="why?", context=context.name, profile="profiles/tickets")
+        made = (await stack.runs.CreateRun(pb.CreateRunRequest(spec=spec))).run
+        await eventually(lambda: len(stack.gateway.requests) == 2)
+        again = dataclasses.replace(stack.gateway.tokens[-1], tokens_max=0, cost_usd_nanos_max=0)
+        metadata = ((RUN_TOKEN_METADATA, RunTokenSigner(Secret(TOKEN_KEY)).mint(again)),)
+        request_id = around.tickets.requests[0].context.request_id
+
+        async def ask(position: int) -> str:
+            request = tool_pb.CallHostToolRequest(
+                request_id=f"{request_id[:-1]}{position}",
+                tool="lookup_ticket",
+                arguments_json='{"number": 5}',
+            )
+            stub = HostToolServiceStub(stack.channel)
+            response = await stub.CallHostTool(request, timeout=TIMEOUT_S, metadata=metadata)
+            return response.result_json
+
+        known = await ask(1)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ask(2)
+        stack.gateway.hold.set()
+        await stack.watch(made)
+
+    error = received(refused.value)
+    assert json.loads(known) == {"state": "open 5"}
+    assert error.reason == ErrorReason.ERROR_REASON_HOST_TOOL_REFUSED
+    assert error.metadata["why"] == "replay"
     assert len(around.tickets.requests) == 1
 
 

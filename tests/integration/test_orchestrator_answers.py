@@ -139,7 +139,8 @@ def nested(levels: int) -> str:
     ("schema", "problem"),
     [
         ("{", "$: is no JSON"),
-        ("[]", '$: [] is not of types "boolean", "object"'),
+        ("[]", "$: must be an object, true or false; is []"),
+        ('"x"', '$: must be an object, true or false; is "x"'),
         ({"properties": {"a": {"type": "text"}}}, "$.properties.a.type: "),
         ({"items": {"pattern": "(?=a)"}}, "$.items.pattern: must be a regular expression"),
         ({"items": {"pattern": "(a{1000}){1000}"}}, "$.items.pattern: must be a regular"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
@@ -12,6 +13,7 @@ from sqlalchemy import select, update
 
 from common.database import Database
 from orchestrator import tables
+from orchestrator.durable.turnstile import Turnstile
 from orchestrator.errors import ChildRunRefusedError
 from orchestrator.runs.children.carving import Part
 from orchestrator.runs.children.lineage import Lineage
@@ -58,7 +60,7 @@ async def child(database: Database, above: RunRecord, number: int) -> RunRecord:
         part=lambda _limits, _left: Part(limits=Limits(), live=1),
         record=record,
     )
-    made = await ChildStore(database).add("t", new)
+    made = await ChildStore(database, per_tree_max=2).add("t", new)
     assert made is not None
     return made
 
@@ -91,7 +93,7 @@ async def test_the_turn_of_a_grandchild_is_found_whatever_the_order_of_ids(
             update(table).where(table.c.run_id == below.run_id).values(run_id=early)
         )
 
-    turns = await ChildStore(database).turns_below("t", above.run_id)
+    turns = await ChildStore(database, per_tree_max=2).turns_below("t", above.run_id)
 
     assert turns == {between.run_id: 1, early: 1}
 
@@ -114,3 +116,47 @@ async def test_the_end_of_a_child_is_told_by_its_own_parent_alone(database: Data
         assert not await RunStore(database).append([told])
         async with database.reading() as connection:
             assert (await connection.execute(booked)).scalar() is is_booked
+
+
+async def test_a_tree_has_so_many_child_runs_in_its_whole_life(database: Database) -> None:
+    """Also of those that have ended: code that starts one after the other leaves rows for all."""
+    above = await parent(database)
+    for number in (1, 2):
+        await end(database, await child(database, above, number))
+    other = await parent(database)
+
+    with pytest.raises(ChildRunRefusedError) as caught:
+        await child(database, above, 3)
+
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.metadata["limit"] == "children_per_tree_max"
+    assert "llm_query" in caught.value.message
+    await child(database, other, 1)
+
+
+async def test_to_stop_a_run_is_to_stop_all_below_it_at_once(database_url: str) -> None:
+    """Runs that are told one after the other start others meanwhile."""
+    database = await Database.open(database_url, MIGRATIONS)
+    above, other = await parent(database), await parent(database)
+    between = await child(database, above, 1)
+    below = await child(database, between, 1)
+    turnstile = Turnstile(database, "here", per_tenant_max=1)
+
+    assert await turnstile.wish_stop(below.run_id, only_below=True) == []
+    assert await turnstile.wish_stop(between.run_id, only_below=True) == [below.run_id]
+    stopped = await turnstile.wish_stop(above.run_id)
+    again = await turnstile.wish_stop(above.run_id)
+    with pytest.raises(ChildRunRefusedError):
+        await child(database, between, 2)
+    await child(database, other, 1)
+    await database.close()
+
+    assert sorted(stopped) == sorted([above.run_id, between.run_id])
+    assert again == []
+
+
+async def end(database: Database, run: RunRecord) -> None:
+    """Store the end of a run."""
+    change = update(tables.runs).where(tables.runs.c.run_id == run.run_id)
+    async with database.writing() as connection:
+        await connection.execute(change.values(state=int(Run.STATE_ANSWERED)))

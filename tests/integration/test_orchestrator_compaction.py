@@ -151,6 +151,27 @@ async def test_a_refused_conversation_is_compacted_and_asked_again(stack: Stack)
     assert len(set(ids)) == len(ids)
 
 
+async def test_turns_that_are_each_larger_than_the_window_end_no_run(stack: Stack) -> None:
+    """A reply of 200 kB in a window of 24 kB: nothing of it can be kept whole."""
+    long = [
+        cell(f"x = 40\n# {'long ' * 40_000}\nprint(x)"),
+        "words " * 40_000 + "\n\n" + cell("x += 1\nprint('y' * 100_000)"),
+        cell("FINAL(x + 1)"),
+    ]
+
+    def model(request: gateway_pb.GenerateRequest) -> str:
+        if request.prompt.tier == "sub":
+            return "`x` is being counted up"
+        if prompt_bytes(request.prompt) > WINDOW_TOKENS * 3:
+            raise TOO_LONG
+        return long.pop(0)
+
+    run, events = await stack.ask(model)
+
+    assert (run.state, run.answer.text) == (Run.STATE_ANSWERED, "42")
+    assert [each.turns for each in compactions(events)] == [1, 2]
+
+
 async def test_what_does_not_fit_even_so_ends_with_a_last_answer(stack: Stack) -> None:
     """What was found is given, and the limit is named."""
 

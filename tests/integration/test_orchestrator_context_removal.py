@@ -22,6 +22,7 @@ from sqlalchemy import func, select, update
 
 from orchestrator import tables
 from orchestrator.contexts.removal import Removal
+from orchestrator.contexts.stored_blobs import StoredBlobs
 from orchestrator.contexts.upload_store import UploadStore
 from orchestrator.errors import ObjectStoreError
 from orchestrator.runs.log.record import RunRecord
@@ -268,9 +269,11 @@ async def test_an_upload_that_is_left_alone_goes(stack: ContextStack) -> None:
     await stack.break_off(start(TEXT, upload_id=uploads["1"], size_bytes=9), chunk(b"abc", 0))
     await stack.kept(uploads["1"])
     await stack.upload(*text_messages(b"whole", upload_id=uploads["2"]))
+    stored = StoredBlobs(stack.database, tenant_bytes_max=0)
     removal = Removal(
         stack.parts.store,
-        UploadStore(stack.database, tenant_bytes_max=0, unfinished_max=9),
+        UploadStore(stack.database, stored, unfinished_max=9),
+        stored,
         stack.blobs,
         upload_ttl_s=-1.0,
     )

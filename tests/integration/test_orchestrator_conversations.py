@@ -18,7 +18,8 @@ from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
 from google.protobuf.duration_pb2 import Duration
 
-from common.errors import ReceivedError, received
+from common.errors import ReceivedError, ServiceError, received
+from sandbox_service.errors import ObjectStoreAwayError, SessionLostError
 from tests.support.eventually import eventually
 from tests.support.fake_gateway import (
     COST_NANOS,
@@ -333,6 +334,62 @@ async def test_a_session_that_cannot_be_kept_is_told(stack: Stack) -> None:
     assert later.answer.text == "1"
 
 
+@pytest.mark.parametrize("failure", [SessionLostError("s1", "it died", ""), ObjectStoreAwayError()])
+async def test_a_session_that_is_lost_while_it_is_stored_is_stored_all_the_same(
+    stack: Stack, failure: ServiceError
+) -> None:
+    """The next question finds the variables that it would have found had nothing died."""
+    conversation = await converse(stack)
+    stack.sandbox.checkpoint_failures += [failure, failure]
+
+    _, events = await ask(stack, conversation, cell("n = 1\nFINAL(n)"))
+    later, _ = await ask(stack, conversation, cell("FINAL(n + 1)"))
+
+    assert not [event.notice for event in events if event.HasField("notice")]
+    assert later.answer.text == "2"
+
+
+async def fork(stack: Stack, run: Run, after_turn: int, *replies: Script, **changes: Any) -> Run:
+    """Fork a run, and return the fork at its end."""
+    stack.gateway.replies = list(replies)
+    request = pb.ForkRunRequest(name=run.name, after_turn=after_turn, changes=RunSpec(**changes))
+    made = (await stack.runs.ForkRun(request, timeout=TIMEOUT_S)).run
+    return (await stack.watch(made))[-1].run_changed
+
+
+async def test_a_run_of_a_conversation_is_forked_with_what_came_before_it(stack: Stack) -> None:
+    """The fork is no part of the conversation, and neither is a fork of it."""
+    conversation = await converse(stack)
+    await ask(stack, conversation, cell("n = 40\nFINAL(n)"), question="How many rows?")
+    run, _ = await ask(stack, conversation, cell("n += 1"), cell("FINAL(n)"))
+    before = await get(stack, conversation)
+
+    first = await fork(stack, run, 1, cell("n += 1"), cell("FINAL(n)"), question="And then?")
+    told = stack.gateway.requests[-1].prompt.messages[1].text
+    second = await fork(stack, first, 2, cell("FINAL(n * 2)"))
+
+    assert (run.answer.text, first.answer.text, second.answer.text) == ("41", "42", "84")
+    assert (first.spec.conversation, first.spec.context) == ("", conversation.context)
+    assert "How many rows?" in told
+    assert "And then?" in told
+    assert await get(stack, conversation) == before
+
+
+async def test_a_fork_outlives_the_conversation_of_its_original(stack: Stack) -> None:
+    """What was kept went with the conversation; the fork's log says that its session differs."""
+    conversation = await converse(stack)
+    await ask(stack, conversation, cell("n = 40\nFINAL(n)"))
+    run, _ = await ask(stack, conversation, cell("n += 1"), cell("FINAL(n)"))
+    await delete(stack, conversation.name)
+    stack.sandbox.checkpoints.clear()
+
+    forked = await fork(stack, run, 1, cell("n = 1\nFINAL(n)"))
+    told = [event.notice.kind for event in await stack.watch(forked) if event.HasField("notice")]
+
+    assert (forked.state, forked.answer.text) == (Run.STATE_ANSWERED, "1")
+    assert told == ["REPLAY_DIFFERS"]
+
+
 @pytest.mark.parametrize("is_session_lost", [False, True])
 async def test_a_run_that_goes_on_elsewhere_has_the_conversations_session(
     tmp_path: Path, is_session_lost: bool
@@ -360,3 +417,20 @@ async def test_a_run_that_goes_on_elsewhere_has_the_conversations_session(
     assert events[-1].run_changed.answer.text == "2"
     assert len(sandbox.restored) == 1 + is_session_lost
     assert found.live_run == ""
+
+
+async def test_a_deleted_conversations_session_is_deleted_from_the_object_store(
+    tmp_path: Path,
+) -> None:
+    """Also where the orchestrator ends before it has come to that: the next one does it."""
+    sandbox = FakeSandbox(tmp_path / "objects")
+    async with orchestrator(tmp_path, sandbox=sandbox) as stack:
+        conversation = await converse(stack)
+        await ask(stack, conversation, cell("rows = [1, 2]\nFINAL(len(rows))"))
+        owner = conversation.name.replace("/", "-")
+        assert [key for key in sandbox.checkpoints if f"/{owner}/" in key]
+        await delete(stack, conversation.name)
+        assert sandbox.checkpoints
+
+    async with orchestrator(tmp_path, sandbox=sandbox):
+        await eventually(lambda: not sandbox.checkpoints)

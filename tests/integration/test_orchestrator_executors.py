@@ -100,13 +100,11 @@ async def test_a_second_orchestrator_on_one_sqlite_file_is_refused(
     """No lease tells two of them apart there: both would drive every run."""
     monkeypatch.setattr(executors, "_HANDOVER_S", 0.0)
     url = f"sqlite+aiosqlite:///{tmp_path}/runs.sqlite"
-    with alone(url):
-        with (
-            pytest.raises(ConfigError, match="another orchestrator uses"),
-            alone(url),
-        ):
+    async with alone(url):
+        with pytest.raises(ConfigError, match="another orchestrator uses"):
+            async with alone(url):
+                pass
+        async with alone(f"sqlite+aiosqlite:///{tmp_path}/other.sqlite"):
             pass
-        with alone(f"sqlite+aiosqlite:///{tmp_path}/other.sqlite"):
-            pass
-    with alone(url):
+    async with alone(url):
         pass

@@ -12,8 +12,13 @@ from fathom.orchestrator.v1 import operations_service_pb2
 from fathom.orchestrator.v1 import orchestrator_service_pb2 as pb
 from fathom.orchestrator.v1.operations_service_pb2_grpc import OperationsServiceStub
 from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
+from sqlalchemy import select, update
 
+from common.database import Database
 from common.errors import ReceivedError, received
+from orchestrator import tables
+from orchestrator.tables import MIGRATIONS
+from tests.support.eventually import eventually
 from tests.support.orchestrator import TIMEOUT_S, Stack, orchestrator
 
 
@@ -72,7 +77,7 @@ async def test_a_fork_goes_on_from_a_turn_with_what_is_changed(stack: Stack) -> 
     turns = [event.turn for event in events if event.HasField("turn_started")]
     assert turns == [1, 2, 3]
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    assert stack.sandbox.sessions == {}
+    await eventually(lambda: not stack.sandbox.sessions)  # after the end is told
 
 
 async def test_a_running_run_is_forked_without_being_disturbed(stack: Stack) -> None:
@@ -164,3 +169,36 @@ async def test_a_run_that_a_kill_switch_stops_has_no_forks(stack: Stack) -> None
     assert error.code is grpc.StatusCode.FAILED_PRECONDITION
     assert error.reason == ErrorReason.ERROR_REASON_KILL_SWITCH
     assert error.metadata == {"target": run.name, "why": "too dear"}
+
+
+@pytest.mark.parametrize("stopped", ["root", "parent"])
+async def test_a_run_below_one_that_a_kill_switch_stops_has_no_forks(
+    stack: Stack, stopped: str
+) -> None:
+    """The switch stops the whole tree, so none of it goes on under another name."""
+    root, parent, child = [await finished(stack) for _ in range(3)]
+    await put_below(stack, parent, root, root=root)
+    await put_below(stack, child, parent, root=root)
+    target = root.name if stopped == "root" else parent.name
+    switch = operations_service_pb2.KillSwitch(target=target, reason="too dear")
+    await OperationsServiceStub(stack.channel).SetKillSwitch(
+        operations_service_pb2.SetKillSwitchRequest(kill_switch=switch), timeout=TIMEOUT_S
+    )
+
+    error = await refusal(stack, child, 1)
+
+    assert error.reason == ErrorReason.ERROR_REASON_KILL_SWITCH
+    assert error.metadata == {"target": target, "why": "too dear"}
+
+
+async def put_below(stack: Stack, run: Run, parent: Run, *, root: Run) -> None:
+    """Make a run that has ended one that another one's code has asked for."""
+    database = await Database.open(stack.config.database_url.reveal(), MIGRATIONS)
+    row = tables.runs.c.run_id == run.name.removeprefix("runs/")
+    async with database.writing() as connection:
+        stored = await connection.execute(select(tables.runs.c.head).where(row))
+        head = Run.FromString(stored.scalar_one())
+        head.parent, head.root = parent.name, root.name
+        change = update(tables.runs).where(row)
+        await connection.execute(change.values(head=head.SerializeToString()))
+    await database.close()

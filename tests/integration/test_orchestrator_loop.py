@@ -1,4 +1,7 @@
-"""The loop over real gRPC: what replies of all kinds come to, and what is written down of it."""
+"""The loop over real gRPC: what replies of all kinds come to, and what is written down of it.
+
+Long, because each kind of reply is a short test of its own, over one fixture.
+"""
 
 from __future__ import annotations
 

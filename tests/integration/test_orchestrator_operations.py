@@ -19,6 +19,7 @@ from fathom.orchestrator.v1.run_pb2 import Run
 
 from common.errors import ReceivedError, received
 from tests.support.eventually import eventually
+from tests.support.fake_gateway import FakeGateway
 from tests.support.orchestrator import TIMEOUT_S, Stack, chunk, orchestrator, start
 
 KEYS = {"ann": ("acme", False), "root": ("platform", True)}
@@ -30,16 +31,29 @@ def by(key: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {key}"),)
 
 
-@pytest.fixture
-async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
-    file = tmp_path / "keys.toml"
+def keys_file(folder: Path) -> Path:
+    """Write the API keys."""
+    file = folder / "keys.toml"
     lines = []
     for name, (tenant, is_operator) in KEYS.items():
         digest = hashlib.sha256(name.encode()).hexdigest()
         lines += [f"[keys.{name}]", f'tenant = "{tenant}"', f'sha256 = "{digest}"']
         lines += [f"operator = {str(is_operator).lower()}"]
     file.write_text("\n".join(lines))
-    async with orchestrator(tmp_path, api_keys_file=file) as running:
+    return file
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with orchestrator(tmp_path, api_keys_file=keys_file(tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+async def one_at_a_time(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with orchestrator(
+        tmp_path, api_keys_file=keys_file(tmp_path), runs_running_max=1
+    ) as running:
         yield running
 
 
@@ -48,7 +62,7 @@ def operations(stack: Stack) -> operations_service_pb2_grpc.OperationsServiceAsy
     return operations_service_pb2_grpc.OperationsServiceStub(stack.channel)
 
 
-async def create(stack: Stack, *replies: str) -> Run:
+async def create(stack: Stack, *replies: str, profile: str = "") -> Run:
     """Have `ann` ask something."""
     upload = stack.contexts.UploadContext(
         iter([start(Context.KIND_TEXT), chunk(b"text\n", 0)]),
@@ -57,6 +71,7 @@ async def create(stack: Stack, *replies: str) -> Run:
     )
     request = runs_pb.CreateRunRequest()
     request.spec.question, request.spec.context = "What is it?", (await upload).context.name
+    request.spec.profile = profile
     stack.gateway.replies = list(replies)
     return (await stack.runs.CreateRun(request, metadata=by("ann"), timeout=TIMEOUT_S)).run
 
@@ -103,13 +118,58 @@ async def test_what_concerns_all_tenants_is_for_operators(
     assert error.metadata["permission"] == "operator"
 
 
-@pytest.mark.parametrize("kind", ["run", "tenant"])
+@pytest.mark.parametrize("kind", ["run", "tenant", "profile"])
 async def test_a_kill_switch_stops_what_runs(stack: Stack, kind: str) -> None:
-    run = await create(stack, HANG)
+    run = await create(stack, HANG, profile="profiles/search")
     await eventually(lambda: bool(stack.sandbox.executed))
-    target = run.name if kind == "run" else "tenants/acme"
-    assert await set_switch(stack, target) == 1
+    targets = {"run": run.name, "tenant": "tenants/acme", "profile": "profiles/search"}
+    assert await set_switch(stack, targets[kind]) == 1
     ended = await asyncio.wait_for(end_of(stack, run), 5)
+    assert ended.state == Run.STATE_CANCELLED
+    assert await set_switch(stack, targets[kind]) == 0
+
+
+@pytest.mark.parametrize("kind", ["run", "tenant", "profile"])
+async def test_a_kill_switch_stops_what_waits(one_at_a_time: Stack, kind: str) -> None:
+    """A run that has not begun never does; one that it does not concern goes on."""
+    stack = one_at_a_time
+    first = await create(stack, HANG)
+    await eventually(lambda: bool(stack.sandbox.executed))
+    waiting = await create(stack, profile="profiles/search")
+    targets = {"run": waiting.name, "tenant": "tenants/acme", "profile": "profiles/search"}
+    assert await set_switch(stack, targets[kind]) == 1 + (kind == "tenant")
+    ended = await asyncio.wait_for(end_of(stack, waiting), 5)
+    request = runs_pb.GetRunRequest(name=first.name)
+    other = await stack.runs.GetRun(request, metadata=by("ann"), timeout=TIMEOUT_S)
+    assert (ended.state, ended.turns) == (Run.STATE_CANCELLED, 0)
+    assert (other.run.state == Run.STATE_RUNNING) is (kind != "tenant")
+
+
+class SlowCatalog(FakeGateway):
+    """Says which models there are when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def ListModels(self, request: Any, context: Any) -> Any:
+        """List them, later."""
+        self.was_asked.set()
+        await self.may_answer.wait()
+        return await super().ListModels(request, context)
+
+
+async def test_a_run_that_is_made_while_a_switch_is_set_does_not_slip_through(
+    tmp_path: Path,
+) -> None:
+    """It has passed the check, and is not stored yet when the switch looks for what runs."""
+    gateway = SlowCatalog()
+    async with orchestrator(tmp_path, gateway=gateway, api_keys_file=keys_file(tmp_path)) as stack:
+        creating = asyncio.create_task(create(stack, HANG))
+        await gateway.was_asked.wait()
+        assert await set_switch(stack, "tenants/acme") == 0
+        gateway.may_answer.set()
+        ended = await asyncio.wait_for(end_of(stack, await creating), 5)
     assert ended.state == Run.STATE_CANCELLED
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.database import Database, DatabaseAwayError
 from orchestrator import tables
 from orchestrator.blobs import BlobMissingError, FolderBlobStore
+from orchestrator.contexts.store import ContextStore
 from orchestrator.errors import KillSwitchError
 from orchestrator.operations.audit_check import AuditCheck
 from orchestrator.operations.audit_log import AuditLog, Deed
@@ -136,6 +139,72 @@ async def test_an_entry_that_was_changed_is_found(database: Database, column: st
     assert [(each.sequence, each.text) for each in found.problems] == [(2, "it was changed")]
 
 
+@pytest.mark.parametrize("details", ["no json", "[]", '{"a":1}', ""])
+async def test_an_entry_that_cannot_be_read_is_found_and_shown(
+    database: Database, details: str
+) -> None:
+    """Who writes nonsense into the log must not end the check that finds it."""
+    audit = AuditLog(database)
+    await audit.add(DEED, DEED, DEED)
+    table = tables.audit_log
+    change = update(table).where(table.c.sequence == 2).values(details=details)
+    async with database.writing() as connection:
+        await connection.execute(change)
+    found = await AuditCheck(database, audit).verify()
+    shown = await audit.page(tenant=None, subject="", after=1, count=1)
+    assert [(each.sequence, each.text) for each in found.problems] == [(2, "it was changed")]
+    assert (found.entries, shown[0].deed.details) == (3, {"unreadable": details})
+
+
+async def test_an_entry_that_was_made_anew_is_found_by_the_one_after_it(
+    database: Database,
+) -> None:
+    """Who changes an entry can reckon its digest too, and would have to for all that follow."""
+    audit = AuditLog(database)
+    await audit.add(DEED, DEED, DEED)
+    [second] = await audit.page(tenant=None, subject="", after=1, count=1)
+    forged = dataclasses.replace(second, deed=dataclasses.replace(DEED, actor="somebody"))
+    change = update(tables.audit_log).where(tables.audit_log.c.sequence == 2)
+    async with database.writing() as connection:
+        await connection.execute(change.values(actor="somebody", blake3=forged.digest()))
+    found = await AuditCheck(database, audit).verify()
+    assert [(each.sequence, each.text) for each in found.problems] == [
+        (3, "it does not follow the entry before it")
+    ]
+
+
+async def test_values_of_other_types_do_not_end_the_check(tmp_path: Path) -> None:
+    """SQLite's columns take any."""
+    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path}/other.sqlite", MIGRATIONS)
+    await add_run(database, "a", spec=spec())
+    audit = await book_all(database)
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE audit_log SET actor = x'ff' WHERE sequence = 1"))
+        await connection.execute(text("UPDATE run_events SET event = 'text' WHERE sequence = 2"))
+    found = await AuditCheck(database, audit).verify()
+    await database.close()
+    assert [(each.sequence, each.text) for each in found.problems] == [
+        (1, "it was changed"),
+        (2, "the run's events were changed"),
+    ]
+
+
+async def test_a_deleted_context_has_an_entry_that_names_who_asked(database: Database) -> None:
+    """In the transaction that deletes it. Those that were made for child runs have none."""
+    contexts, audit = ContextStore(database), AuditLog(database)
+    for context_id in ("asked", "expired", "derived"):
+        await add_context(database, context_id, 5)
+    await contexts.mark_derived("acme", "derived")
+    await contexts.delete("acme", "asked", actor="ann")
+    await contexts.delete("acme", "expired")
+    await contexts.delete("acme", "derived")
+    entries = await audit.page(tenant="acme", subject="", after=0, count=10)
+    assert [(e.deed.action, e.deed.actor, e.deed.subject) for e in entries] == [
+        ("context.deleted", "ann", "contexts/asked"),
+        ("context.deleted", "", "contexts/expired"),
+    ]
+
+
 async def test_an_entry_that_was_removed_is_found(database: Database) -> None:
     audit = AuditLog(database)
     await audit.add(DEED, DEED, DEED)
@@ -240,6 +309,33 @@ async def test_the_views_answer_the_three_questions(database: Database) -> None:
     assert {cost.tenant for cost in await statistics.cost_by_user(None)} == {"acme", "other"}
 
 
+async def test_the_documented_queries_agree_with_the_calls(database: Database) -> None:
+    """Operators copy them from docs/operations.md, on either database."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    now_us = time.time_ns() // 1000
+    for number, dollars in enumerate((2, 5)):
+        run = Run(spec=spec(labels={"user": f"u{number}"}))
+        run.usage.cost_usd_nanos = dollars * 1_000_000_000
+        await add_run(database, f"r{number}", spec=run.spec, usage=run.usage, ended_us=now_us)
+    await book_all(database)
+    statistics = Statistics(database)
+    answers: dict[str, list[Any]] = {
+        "cost_by_user": await statistics.cost_by_user("acme"),
+        "latency_by_context_size": await statistics.latency_by_context_size("acme"),
+        "errors_by_hour": await statistics.errors_by_hour("acme"),
+    }
+    views = re.findall(r"^\| [^|]+\? \| `(\w+)` \| ([^|]+) \|$", page, re.MULTILINE)
+    [query] = re.findall(r"```sql\n(.+?)```", page, re.DOTALL)
+    async with database.reading() as connection:
+        for view, columns in views:
+            names = re.sub(r"\s*\([^)]*\)", "", columns)
+            rows = await connection.execute(text(f"SELECT {names} FROM {view}"))
+            assert sorted(map(tuple, rows)) == sorted(map(dataclasses.astuple, answers[view]))
+        dearest = [(user, float(usd)) for user, usd in await connection.execute(text(query))]
+    assert {view for view, _ in views} == set(answers)
+    assert dearest == [("u1", 5.0), ("u0", 2.0)]
+
+
 async def test_a_switch_stops_its_target_until_it_is_deleted(database: Database) -> None:
     switches = KillSwitches(database, AuditLog(database))
     await switches.check(["tenants/acme", "profiles/"])
@@ -290,31 +386,34 @@ async def test_runs_that_ended_long_ago_are_deleted_with_events_and_outputs(
     assert (found.problems, found.runs) == ([], 1)
 
 
-class _AwayAtFirst(Database):
-    """A database that does not answer the first time."""
+class _FailsAtFirst(Database):
+    """A database that fails the first time."""
 
-    is_away = True
+    failure: Exception | None = None
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        if self.is_away:
-            self.is_away = False
-            raise DatabaseAwayError
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
         async with super().reading() as connection:
             yield connection
 
 
-async def test_books_and_retention_go_on_after_the_database_was_away(
-    database_url: str, tmp_path: Path
+@pytest.mark.parametrize("failure", [DatabaseAwayError(), RuntimeError()], ids=type)
+async def test_books_and_retention_go_on_after_a_failure(
+    database_url: str, tmp_path: Path, failure: Exception
 ) -> None:
-    """A restart of PostgreSQL must not end the audit log, statistics or retention for good."""
-    database = await _AwayAtFirst.open(database_url, MIGRATIONS)
+    """A restart of PostgreSQL must not end the audit log, statistics or retention for good, and
+    nor must a defect: nobody would notice."""
+    database = await _FailsAtFirst.open(database_url, MIGRATIONS)
+    database.failure = failure
     other = await Database.open(database_url, MIGRATIONS)
     await add_run(other, "a", spec=spec(), ended_us=HOUR_US)
     audit, seen = AuditLog(database), AuditLog(other)
     keeping = asyncio.create_task(RunBooks(database, audit).keep(0.01))
     await eventually(lambda: _has_ended(seen, "run.ended"))
-    database.is_away = True
+    database.failure = failure
     blobs = FolderBlobStore(tmp_path / "objects")
     deleting = asyncio.create_task(Retention(database, blobs, audit, kept_days=1).keep(0.01))
     await eventually(lambda: _has_ended(seen, "run.deleted"))
@@ -337,6 +436,10 @@ async def test_a_run_that_cannot_be_booked_holds_up_no_other(
     """PostgreSQL takes no NUL character in a text, and a number only so large."""
     await add_run(database, "a", spec=spec(labels={"user": "\0"}))
     await add_run(database, "b", spec=spec())
+    await add_run(database, "c", spec=spec())
+    async with database.writing() as connection:
+        damaged = update(tables.runs).where(tables.runs.c.run_id == "c")
+        await connection.execute(damaged.values(progress=b"\xff"))
     books = RunBooks(database, AuditLog(database))
     async with asyncio.timeout(10):
         while await books.book():
@@ -344,7 +447,9 @@ async def test_a_run_that_cannot_be_booked_holds_up_no_other(
     statistics = await Statistics(database).cost_by_user("acme")
     booked = sum(cost.runs for cost in statistics)
     assert booked == (1 if database.is_shared else 2)
-    assert ("a run cannot be booked" in caplog.text) == database.is_shared
+    told = [vars(each) for each in caplog.records if "cannot be booked" in each.message]
+    cannot = [each["run"] for each in told]
+    assert cannot == (["runs/a", "runs/c"] if database.is_shared else ["runs/c"])
 
 
 async def test_a_child_run_is_kept_while_its_parent_goes_on(

@@ -16,6 +16,7 @@ from fathom.orchestrator.v1 import profile_service_pb2 as profile_pb
 from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
 
 from common.errors import ServiceError, received
+from tests.support.eventually import eventually
 from tests.support.orchestrator import TIMEOUT_S, Stack, orchestrator
 
 PROFILE = """
@@ -37,7 +38,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     (folder / "words.md").write_text("Look twice.")
     (folder / "own.toml").write_text(PROFILE)
     (folder / "theirs.toml").write_text('tenants = ["acme"]\n' + PROFILE)
-    async with orchestrator(tmp_path, profiles_folder=folder) as running:
+    async with orchestrator(tmp_path, profiles_folder=folder, profiles_check_s=0.05) as running:
         yield running
 
 
@@ -105,10 +106,19 @@ async def test_profiles_are_listed_without_what_models_are_told(stack: Stack) ->
     assert received(failed.value).reason == ErrorReason.ERROR_REASON_RESOURCE_NOT_FOUND
 
 
-async def test_a_fork_keeps_its_profile(stack: Stack) -> None:
-    """Its session has the helpers of that one, so that another would be half of each."""
+async def test_a_fork_keeps_its_profile(stack: Stack, tmp_path: Path) -> None:
+    """Its session has the helpers of that version, so that another would be half of each."""
     stack.gateway.replies = ["```repl\n1\n```", "FINAL(so it is)"]
     run = (await stack.watch(await create(stack, profile="profiles/own")))[-1].run_changed
+    stub = profile_service_pb2_grpc.ProfileServiceStub(stack.channel)
+    (tmp_path / "profiles" / "words.md").write_text("Look thrice.")
+
+    async def is_another_offered() -> bool:
+        request = profile_pb.GetProfileRequest(name="profiles/own")
+        offered = (await stub.GetProfile(request, timeout=TIMEOUT_S)).profile
+        return offered.version != run.profile_version
+
+    await eventually(is_another_offered)
     changes = RunSpec(question="and else?")
     fork = await stack.runs.ForkRun(
         pb.ForkRunRequest(name=run.name, after_turn=1, changes=changes), timeout=TIMEOUT_S

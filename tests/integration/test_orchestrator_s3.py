@@ -5,15 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import obstore
 import pytest
 from fathom.orchestrator.v1.context_pb2 import Context
 from fathom.orchestrator.v1.context_service_pb2 import CreateContextRequest
+from fathom.orchestrator.v1.orchestrator_service_pb2 import CreateRunRequest, ForkRunRequest
+from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 from fathom_client.errors import UnavailableError
 
-from common.config import ConfigError
+from common.config import ConfigError, Secret
 from common.parted_objects import PART_BYTES, PartedObjects, RemoteStoreError, open_bucket
 from orchestrator.blobs import BlobStore
 from orchestrator.s3_blobs import S3BlobStore
@@ -21,7 +24,9 @@ from tests.support.blob_store_contract import BlobStoreContract
 from tests.support.contexts import context_service, refused, text_messages
 from tests.support.cutting_proxy import Gate, cutting_proxy
 from tests.support.eventually import eventually
-from tests.support.orchestrator import chunk, start
+from tests.support.fake_sandbox import FakeSandbox
+from tests.support.orchestrator import TIMEOUT_S, chunk, orchestrator, start
+from tests.support.postgres import PostgresServer
 from tests.support.s3 import SECRET_KEY, S3Server
 
 
@@ -105,6 +110,46 @@ async def test_an_object_becomes_a_context(server: S3Server, tmp_path: Path) -> 
     assert missing.code is grpc.StatusCode.NOT_FOUND
     assert elsewhere.code is grpc.StatusCode.PERMISSION_DENIED
     assert keyless.metadata == {"field": "uri"}
+
+
+async def test_runs_on_postgresql_keep_all_that_is_large_in_the_bucket(
+    server: S3Server, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Nothing of a run is on the machine that drove it: another one forks it, with its profile and
+    what its code was told."""
+    place, url = server.new_place(), postgres.new_database()
+    settings: dict[str, Any] = {
+        "database_url": Secret(url),
+        "object_store": place,
+        "object_store_endpoint": server.endpoint,
+        "object_store_credentials": server.credentials,
+    }
+    question, sandbox = "What was paid?", FakeSandbox()
+    answer = '{"answer": "\\"it was paid in full\\"", "evidence": [], "gaps": ["%s"]}' % (
+        "x" * 90_000
+    )
+    async with orchestrator(tmp_path / "one", sandbox=sandbox, **settings) as one:
+        context = await one.upload(b"We say that it was paid in full in May.\n")
+        one.gateway.replies = [
+            "```repl\nprint('o' * 200_000)\n```",
+            f"```repl\nFINAL({answer!r})\n```",
+        ]
+        spec = RunSpec(question=question, context=context.name, profile="profiles/search")
+        made = (await one.runs.CreateRun(CreateRunRequest(spec=spec), timeout=TIMEOUT_S)).run
+        run = (await one.watch(made))[-1].run_changed
+    async with orchestrator(tmp_path / "two", sandbox=sandbox, **settings) as two:
+        two.gateway.replies = ["FINAL({})", f"```repl\nFINAL({answer!r})\n```"]
+        asked = ForkRunRequest(name=run.name, after_turn=1)
+        forked = (await two.watch((await two.runs.ForkRun(asked, timeout=TIMEOUT_S)).run))[-1]
+
+    for ended in (run, forked.run_changed):
+        assert (ended.state, ended.answer.text) == (Run.STATE_ANSWERED, answer)
+        assert [c.verified for c in ended.answer.citations] == [True]
+    assert forked.run_changed.profile_version == run.profile_version
+    remote = server.objects(place=place)
+    kept = {path.split("/")[0] for path in listed(remote, "")}
+    assert kept == {"blobs", "outputs", "profiles"}
+    assert not list(tmp_path.rglob("outputs"))
 
 
 def listed(remote: PartedObjects, prefix: str) -> list[str]:

@@ -270,7 +270,7 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(tmp_path: Path) -> 
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         ErrorReason.ERROR_REASON_RUN_QUEUE_FULL,
     )
-    assert error.metadata == {"limit": "2"}
+    assert error.metadata == {"limit": "2", "scope": "service"}
     assert error.retry_after_s is not None
     assert ends == [Run.STATE_ANSWERED] * 3
 
@@ -414,6 +414,18 @@ async def test_a_watcher_that_comes_back_misses_nothing_and_sees_nothing_twice(
 
     assert seen == list(range(1, len(seen) + 1))
     assert len(seen) == 69
+
+
+async def test_watchers_that_take_several_events_at_once_see_the_same(stack: Stack) -> None:
+    stack.gateway.replies = ["```repl\nfor n in range(30):\n    llm_query(str(n))\n```", "FINAL(x)"]
+    run = await create(stack)
+    alone = await stack.watch(run)
+
+    request = pb.WatchRunRequest(name=run.name, after_sequence=1, joined=True)
+    told = [r async for r in stack.runs.WatchRun(request, timeout=TIMEOUT_S)]
+
+    assert [event for r in told for event in (r.event, *r.further)] == alone[1:]
+    assert len(told) == 1
 
 
 async def test_live_watchers_and_late_ones_see_the_same(stack: Stack) -> None:

@@ -12,7 +12,7 @@ from dbos import DBOS
 from common.config import ConfigError
 from orchestrator.durable.dbos_engine import DbosEngine, steps_url
 from orchestrator.durable.engine import RunLeftError
-from orchestrator.runs.log.steps import Steps
+from orchestrator.runs.log.steps import Steps, StepsLostError
 
 HOUR_S = 3600.0
 
@@ -24,6 +24,7 @@ class Work:
         self.done: list[int] = []
         self.results: list[int] = []
         self.stops_before = 0
+        self.fails_in = 0
         self.stop: Exception = RunLeftError()
 
     async def __call__(self, steps: Steps) -> None:
@@ -35,7 +36,13 @@ class Work:
 
     async def _do(self, number: int) -> int:
         self.done.append(number)
+        if number == self.fails_in:
+            raise OSError("no room")
         return 10 * number
+
+
+async def alive() -> frozenset[str]:
+    return frozenset({"first"})
 
 
 @pytest.fixture
@@ -76,6 +83,22 @@ async def test_a_run_goes_on_in_the_same_process(engine: DbosEngine, work: Work)
     await engine.carry_out("run", work, is_first=False)
 
     assert work.done == [1, 2, 3]
+
+
+async def test_a_step_that_failed_is_done_when_the_run_is_driven_again(
+    engine: DbosEngine, work: Work
+) -> None:
+    """The engine notes failures too, also that of its own database while it notes a step's end.
+    What was only away for a moment may not end the run for good."""
+    work.fails_in = 2
+    with pytest.raises(OSError, match="no room"):
+        await engine.carry_out("run", work, is_first=True)
+    work.fails_in, work.results = 0, []
+
+    await engine.carry_out("run", work, is_first=False)
+
+    assert work.done == [1, 2, 2, 3]
+    assert work.results == [10, 20, 30]
 
 
 async def test_a_run_taken_over_that_nobody_began_begins(engine: DbosEngine, work: Work) -> None:
@@ -120,12 +143,8 @@ async def test_steps_of_runs_that_ended_long_ago_are_forgotten(
 ) -> None:
     await engine.carry_out("old", work, is_first=True)
 
-    kept = await engine.forget(
-        ended_before_s=HOUR_S, begun_before_s=HOUR_S, executors=frozenset({"first"})
-    )
-    forgotten = await engine.forget(
-        ended_before_s=-HOUR_S, begun_before_s=HOUR_S, executors=frozenset({"first"})
-    )
+    kept = await engine.forget(ended_before_s=HOUR_S, begun_before_s=HOUR_S, alive=alive)
+    forgotten = await engine.forget(ended_before_s=-HOUR_S, begun_before_s=HOUR_S, alive=alive)
 
     assert (kept, forgotten) == (0, 1)
     assert await DBOS.get_workflow_status_async("old") is None
@@ -134,11 +153,67 @@ async def test_steps_of_runs_that_ended_long_ago_are_forgotten(
 async def test_what_was_kept_for_a_dead_process_is_forgotten(engine: DbosEngine) -> None:
     await DBOS.register_queue_async("taken-dead")
 
-    await engine.forget(ended_before_s=HOUR_S, begun_before_s=HOUR_S, executors={"first"})
+    await engine.forget(ended_before_s=HOUR_S, begun_before_s=HOUR_S, alive=alive)
 
     names = {queue.name for queue in await DBOS.list_queues_async()}
     assert len(names) == 1
     assert "taken-dead" not in names
+
+
+async def test_a_process_that_begins_meanwhile_keeps_its_queue(engine: DbosEngine) -> None:
+    """Without it, what it takes over from others would never go on."""
+
+    async def alive_before() -> frozenset[str]:
+        living = await alive()
+        await DBOS.register_queue_async("taken-second")
+        return living
+
+    await engine.forget(ended_before_s=HOUR_S, begun_before_s=HOUR_S, alive=alive_before)
+
+    assert "taken-second" in {queue.name for queue in await DBOS.list_queues_async()}
+
+
+async def test_a_process_that_was_counted_as_dead_takes_over_all_the_same(
+    engine: DbosEngine, work: Work
+) -> None:
+    """One that stood still finds its queue gone, and says so to nobody."""
+    work.stops_before = 2
+    with pytest.raises(RunLeftError):
+        await engine.carry_out("run", work, is_first=True)
+    for queue in await DBOS.list_queues_async():
+        await DBOS.delete_queue_async(queue.name)
+    work.stops_before = 0
+
+    async with asyncio.timeout(8):
+        await engine.carry_out("run", work, is_first=False)
+
+    assert work.done == [1, 2, 3]
+
+
+async def test_steps_that_another_process_takes_away_are_told_of(engine: DbosEngine) -> None:
+    """A process that stood still can resume what it has lost. Whoever drives the run by right lets
+    go of it then, and has it again; it would wait for ever."""
+    done = 0
+
+    async def step() -> int:
+        nonlocal done
+        done += 1
+        if done == 1:
+            await DBOS.resume_workflow_async("run", queue_name="taken-second")
+        return done
+
+    async def work(steps: Steps) -> None:
+        for number in range(20):
+            await steps.step(f"step {number}", step)
+
+    async with asyncio.timeout(20):
+        with pytest.raises(StepsLostError):
+            await engine.carry_out("run", work, is_first=True)
+        lost_after = done
+        await engine.carry_out("run", work, is_first=False)
+
+    assert lost_after < 20
+    assert done == lost_after + 20
 
 
 def test_steps_are_kept_beside_the_database() -> None:

@@ -80,13 +80,7 @@ async def test_runs_are_counted_by_how_they_end(
         await stack.ask("```repl\nx = 1\n```", "so far", turns_max=1)
         await stack.ask(ScriptedError(grpc.StatusCode.UNAVAILABLE, 41))
 
-    points = {
-        (metric.name, *sorted(point.attributes.values())): point
-        for resource in _data(reader).resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        for point in metric.data.data_points
-    }
+    points = _points(reader)
     counts = {key: point.value for key, point in points.items() if hasattr(point, "value")}
     assert counts == {
         ("fathom.runs", "answered"): 1,
@@ -101,5 +95,34 @@ async def test_runs_are_counted_by_how_they_end(
     assert ("fathom.run.duration", "answered") in points
 
 
-def _data(reader: InMemoryMetricReader) -> Any:
-    return reader.get_metrics_data()
+async def test_the_depth_of_the_queue_is_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replicas are added by it."""
+    reader = InMemoryMetricReader()
+    monkeypatch.setattr("orchestrator.runs.meters.meter", MeterProvider([reader]).get_meter)
+
+    def waiting() -> int:
+        point = _points(reader).get(("fathom.runs.waiting",))
+        return point.value if point is not None else -1
+
+    gateway = FakeGateway()
+    gateway.hold.clear()
+    async with orchestrator(tmp_path, gateway=gateway, runs_running_max=1) as stack:
+        context = await stack.upload()
+        for _ in range(3):
+            await stack.create(context=context)
+
+        await eventually(lambda: waiting() == 2)
+
+
+def _points(reader: InMemoryMetricReader) -> dict[tuple[str, ...], Any]:
+    """Return the points of all metrics, by name and labels."""
+    data: Any = reader.get_metrics_data()
+    return {
+        (metric.name, *sorted(point.attributes.values())): point
+        for resource in (data.resource_metrics if data is not None else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }

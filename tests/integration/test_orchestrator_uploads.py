@@ -47,6 +47,30 @@ async def test_an_upload_that_broke_off_goes_on_where_it_was(stack: ContextStack
     assert await stack.read(response.context.name) == DATA
 
 
+async def test_an_upload_goes_on_at_another_replica(tmp_path: Path, database_url: str) -> None:
+    """Where the first one is gone, or a balancer sends the client elsewhere."""
+    upload_id = new_id()
+    async with (
+        context_service(tmp_path, database_url=database_url) as one,
+        context_service(tmp_path, database_url=database_url) as other,
+    ):
+        await one.break_off(start(TEXT, upload_id=upload_id), chunk(DATA[:1000], 0))
+
+        async def is_let_go_of() -> bool:
+            try:
+                return (await other.kept(upload_id)).bytes_kept == 1000
+            except grpc.aio.AioRpcError as error:  # nobody else may write to it until then
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                return False
+
+        await eventually(is_let_go_of)
+
+        response = await other.upload(*text_messages(DATA, offset=1000, upload_id=upload_id))
+
+        assert response.context.blake3 == blake3.blake3(DATA).hexdigest()
+        assert await one.read(response.context.name) == DATA
+
+
 async def test_documents_go_on_within_the_open_one(stack: ContextStack) -> None:
     upload_id = new_id()
     await stack.break_off(
@@ -181,7 +205,7 @@ async def test_equal_uploads_at_once_are_stored_once(stack: ContextStack, tmp_pa
     assert await stack.read(responses[0].context.name) == DATA
     blobs = [p for p in (tmp_path / "objects").rglob("*") if p.is_file()]
     assert len([p for p in blobs if "blobs" in p.parts and "indexes" not in p.parts]) == 1
-    assert not (await stack.parts.removal._uploads.removed_blobs(count=9))
+    assert not (await stack.parts.removal._stored.removed(count=9))
 
 
 @pytest.mark.parametrize("ends_well", [True, False])

@@ -5,6 +5,7 @@ runs, which have sessions and events of their own.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -389,3 +390,33 @@ async def refused(stack: Stack, run: Run, token: str, **fields: Any) -> Received
 
 def _seconds(count: int) -> Duration:
     return Duration(seconds=count)
+
+
+async def test_a_child_run_is_forked_into_a_run_of_its_own(tmp_path: Path) -> None:
+    """Over the part of the context that it had; what its code was told, by models and children, it
+    is told again, and nothing is paid twice."""
+    models = gateway(
+        top=[cell("FINAL(rlm_query('middle', context[:4]))")],
+        middle=[
+            cell("a = llm_query('x')\nb = rlm_query('leaf')\nprint(context, a, b)"),
+            cell("FINAL(a + b)"),
+        ],
+        leaf=[cell("FINAL('L')")],
+        other=[cell("unused"), cell("FINAL([context, a, b])")],
+    )
+    async with trees(tmp_path, models) as (stack, _):
+        root = await ask(stack, "top", b"some text\n", depth_max=2, children_live_max=8)
+        [child] = await children(stack, root.name)
+        spent = await usage(stack, root.name)
+        request = pb.ForkRunRequest(name=child.name, after_turn=1)
+        request.changes.question = "other"
+        made = (await stack.runs.ForkRun(request, timeout=TIMEOUT_S)).run
+        await stack.watch(made)
+        forked = await get(stack, made.name)
+        again = await usage(stack, root.name)
+
+    assert json.loads(forked.answer.text)[0] == "some"
+    assert child.answer.text == "".join(json.loads(forked.answer.text)[1:])
+    assert (forked.parent, forked.root, forked.depth) == ("", forked.name, 0)
+    assert forked.usage.calls == 1
+    assert again == spent

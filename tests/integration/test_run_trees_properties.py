@@ -4,56 +4,109 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from fathom.errors.v1.error_reason_pb2 import ErrorReason
+from fathom.gateway.v1.generation_pb2 import Usage
 from fathom.orchestrator.v1 import orchestrator_service_pb2 as pb
 from fathom.orchestrator.v1.run_pb2 import Run
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from google.protobuf.duration_pb2 import Duration
 
 from common.config import Secret
+from common.errors import ReceivedError
 from orchestrator.runs.log.record import TERMINAL_STATES
 from tests.support.eventually import eventually
 from tests.support.orchestrator import TIMEOUT_S, Stack
 from tests.support.plan_sandbox import Plan
+from tests.support.priced_trees import LedgerFile, PricedTrees, Spent, priced_trees
+from tests.support.processor_time import ProcessorWatch
 from tests.support.run_trees import plan_trees
 from tests.support.tree_gateway import COST_NANOS, TreeGateway
 
-FEW = settings(
-    max_examples=4,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize=True,
-    phases=[Phase.generate],  # each example is a service of its own: shrinking takes minutes
-)
+SEEDS = int(os.environ.get("TREE_SEEDS", "18"))
+"""Trees a property is tried on. They grow with their seeds: the first that fails is a small one."""
+_AT_ONCE = 8
+_CANCEL_S = 1.0
+"""For a tree to end that is called off, but for what other processes take of the machine."""
+_STILL_S = 10.0
+"""How long nothing may happen while a tree has not ended; as above."""
+_CALL_NANOS = 1_000_000
+"""A call may take one to five of these."""
 
 
-def plans(depth: int) -> st.SearchStrategy[Plan]:
-    """Return plans of trees that are at most so deep."""
-    children = st.lists(plans(depth - 1), max_size=3) if depth else st.just([])
-    asked = st.fixed_dictionaries(
-        {},
-        optional={
-            "cost_usd_nanos_max": st.integers(0, 30).map(lambda n: n * COST_NANOS),
-            "sub_calls_max": st.integers(0, 6),
-            "depth_max": st.integers(0, 3),
-            "children_live_max": st.integers(0, 4),
-        },
-    )
-    return st.fixed_dictionaries({"calls": st.integers(0, 3), "children": children, "asked": asked})
-
-
-ROOT_LIMITS = st.fixed_dictionaries(
-    {
-        "cost_usd_nanos_max": st.integers(4, 60).map(lambda n: n * COST_NANOS),
-        "sub_calls_max": st.integers(0, 30),
-        "depth_max": st.integers(0, 3),
-        "children_live_max": st.integers(1, 6),
-        "turns_max": st.just(2),
+def plan_of(draw: random.Random, *, depth: int, width: int) -> Plan:
+    """Return a plan of a tree that is at most so deep and wide: what each run calls and takes,
+    what it lets its children have, and how it goes wrong."""
+    children = draw.randint(0, width) if depth else 0
+    plan: Plan = {
+        "calls": draw.randint(0, 3),
+        "share": draw.choice([0, 10, 50, 100]),
+        "children": [plan_of(draw, depth=depth - 1, width=width) for _ in range(children)],
     }
-)
+    asked = {
+        "cost_usd_nanos_max": draw.randint(0, 40) * _CALL_NANOS,
+        "tokens_max": draw.randint(1, 60_000),
+        "sub_calls_max": draw.randint(0, 6),
+        "depth_max": draw.randint(0, 4),
+        "children_live_max": draw.randint(0, 4),
+    }
+    some: Plan = {
+        "asked": {name: value for name, value in asked.items() if draw.random() < 0.25},
+        "prompt": f"{draw.choice([-1, 0, 50, 100])} of it {'x' * 100}",
+        "fails": True,
+        "raises": True,
+        "schema": draw.choice(['{"type": "array"}', '{"type": "object"}']),
+        "tier": draw.choice(["root", "sub"]),
+    }
+    often = {"asked": 0.5, "prompt": 0.9}
+    return plan | {n: v for n, v in some.items() if draw.random() < often.get(n, 0.15)}
+
+
+def tree_of(seed: int, *, width: int = 3) -> tuple[random.Random, Plan, dict[str, Any]]:
+    """Return a tree and the limits of its root, and what to draw more from."""
+    draw = random.Random(seed)
+    plan = plan_of(draw, depth=min(4, seed // 2), width=min(width, 1 + seed // 6))
+    limits = {
+        "cost_usd_nanos_max": draw.randint(4, 200) * _CALL_NANOS,
+        "sub_calls_max": draw.randint(0, 30),
+        "depth_max": draw.randint(0, 4),
+        "children_live_max": draw.randint(1, 6),
+        "turns_max": draw.randint(1, 2),
+    }
+    if draw.random() < 0.3:
+        limits["tokens_max"] = draw.randint(5_000, 200_000)
+    return draw, plan, limits
+
+
+async def try_all(check: Callable[[int], Awaitable[None]]) -> None:
+    """Check all seeds, some at a time; the first that fails is told with its number."""
+
+    async def tried(seed: int) -> None:
+        try:
+            await check(seed)
+        except BaseException as error:
+            error.add_note(f"seed {seed}: {tree_of(seed)[1:]}")
+            raise
+
+    for first in range(0, SEEDS, _AT_ONCE):
+        seeds = range(first, min(first + _AT_ONCE, SEEDS))
+        outcomes = await asyncio.gather(*map(tried, seeds), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+
+@pytest.fixture
+async def priced(tmp_path: Path) -> AsyncIterator[PricedTrees]:
+    """What serves all trees of a test."""
+    async with priced_trees(tmp_path, depth_max=4, runs_running_max=64) as serving:
+        yield serving
 
 
 async def tree(stack: Stack, run: Run) -> list[Run]:
@@ -66,11 +119,74 @@ async def tree(stack: Stack, run: Run) -> list[Run]:
     return found
 
 
-async def total(stack: Stack, run: Run) -> int:
-    """Return the sum of the calls of a tree."""
-    request = pb.GetRunUsageRequest(name=run.name, group_by=pb.GetRunUsageRequest.GROUP_BY_MODEL)
+async def to_its_end(priced: PricedTrees, run: Run) -> None:
+    """Return when a run has ended. How long that takes depends on how many others run; but as long
+    as it has not, models are asked again and again."""
+    watching = asyncio.create_task(_watched(priced.stack, run))
+    asked, since = priced.provider.asked, ProcessorWatch()
+    while not (await asyncio.wait({watching}, timeout=0.1))[0]:
+        if asked != priced.provider.asked:
+            asked, since = priced.provider.asked, ProcessorWatch()
+        assert since.passed_s <= _STILL_S, f"{run.name} stands still"
+    await watching
+
+
+async def _watched(stack: Stack, run: Run) -> None:
+    async for _ in stack.runs.WatchRun(pb.WatchRunRequest(name=run.name)):
+        pass
+
+
+def below(runs: list[Run], top: Run) -> list[Run]:
+    """Return a run and all below it, of those of a tree."""
+    children = [run for run in runs if run.parent == top.name]
+    return [top, *(each for child in children for each in below(runs, child))]
+
+
+async def usage_by_run(stack: Stack, run: Run) -> tuple[Usage, dict[str, Usage]]:
+    """Return the sum of the calls of a tree, and that of each of its runs."""
+    request = pb.GetRunUsageRequest(name=run.name, group_by=pb.GetRunUsageRequest.GROUP_BY_RUN)
     response = await stack.runs.GetRunUsage(request, timeout=TIMEOUT_S)
-    return response.total.cost_usd_nanos
+    return response.total, {group.key: group.usage for group in response.groups}
+
+
+def spent_of(usage: Usage) -> Spent:
+    """Return what a usage tells."""
+    return Spent(
+        usage.cost_usd_nanos, usage.input_tokens, usage.output_tokens, usage.cached_input_tokens
+    )
+
+
+def spent_below(ledger: LedgerFile, runs: list[Run], top: Run) -> Spent:
+    """Return what the ledger has of a run and all below it."""
+    by_run = ledger.spent_by_run()
+    names = [run.name.removeprefix("runs/") for run in below(runs, top)]
+    return sum((by_run[name] for name in names), Spent())
+
+
+class Watch:
+    """Looks at every limit whenever a call arrives at the provider: what is reserved and spent must
+    fit then, and not just when all is over."""
+
+    def __init__(self, priced: PricedTrees) -> None:
+        self.most: dict[str, tuple[int, int]] = {}
+        """The most tokens and money that were claimed of each run, by id."""
+        self._ledger = priced.ledger
+        priced.provider.on_call = self.look
+
+    def look(self) -> None:
+        """Take down what is claimed at this moment."""
+        for run, claimed in self._ledger.claimed_by_run().items():
+            tokens, cost = self.most.get(run, (0, 0))
+            self.most[run] = (max(tokens, claimed.tokens), max(cost, claimed.cost_usd_nanos))
+
+
+def is_whole(run: Run) -> bool:
+    """Whether a run ended as one may whose model answers: children's failures are values."""
+    if run.state in {Run.STATE_ANSWERED, Run.STATE_PARTIAL}:
+        return True
+    plan: Plan = json.loads(run.spec.question)
+    reason = ReceivedError(run.error).reason
+    return bool(plan.get("fails")) or reason == ErrorReason.ERROR_REASON_RUN_NO_ANSWER
 
 
 def paid_below(models: TreeGateway, run: Run) -> int:
@@ -83,61 +199,132 @@ def paid_below(models: TreeGateway, run: Run) -> int:
     return sum(paid.usage.cost_usd_nanos for paid in calls)
 
 
-@FEW
-@given(st.lists(st.tuples(plans(3), ROOT_LIMITS), min_size=4, max_size=6))
-async def test_no_tree_spends_more_than_any_part_of_it_may(
-    trees: list[tuple[Plan, dict[str, Any]]],
-) -> None:
+async def test_no_tree_spends_more_than_any_part_of_it_may(priced: PricedTrees) -> None:
     """And what each run says it spent is what the ledger has of it and all below it."""
-    models = TreeGateway()
-    with tempfile.TemporaryDirectory() as folder:
-        async with plan_trees(Path(folder), models) as (stack, sandbox):
-            context = await stack.upload()
-            roots = [
-                await stack.create(json.dumps(plan), context=context, **limits)
-                for plan, limits in trees
-            ]
-            await asyncio.gather(*[stack.watch(root) for root in roots])
+    stack, watch = priced.stack, Watch(priced)
 
-            for root in roots:
-                for run in await tree(stack, root):
-                    limits, spent = run.spec.limits, run.usage.cost_usd_nanos
-                    assert run.state in TERMINAL_STATES
-                    assert spent == paid_below(models, run) == await total(stack, run)
-                    assert spent <= limits.cost_usd_nanos_max
-                    assert run.usage.input_tokens <= limits.tokens_max
-                    assert run.sub_calls <= limits.sub_calls_max
-                    assert run.depth <= run.depth + limits.depth_max <= 3
-                    assert run.children_live == 0
-            assert all(models.spent[name] <= most for name, most in models.most.items())
-            assert not sandbox.sessions
+    async def check(seed: int) -> None:
+        _, plan, limits = tree_of(seed)
+        root = await stack.create(json.dumps(plan), **limits)
+        await to_its_end(priced, root)
+
+        runs = await tree(stack, root)
+        for run in runs:
+            spent, at_most = spent_below(priced.ledger, runs, run), run.spec.limits
+            total, by_run = await usage_by_run(stack, run)
+            assert run.state in TERMINAL_STATES
+            assert is_whole(run), run.error.message
+            assert spent_of(run.usage) == spent == spent_of(total)
+            assert sum(map(spent_of, by_run.values()), Spent()) == spent
+            assert spent.cost_usd_nanos <= at_most.cost_usd_nanos_max
+            assert spent.tokens <= at_most.tokens_max
+            tokens, cost = watch.most.get(run.name.removeprefix("runs/"), (0, 0))
+            assert cost <= at_most.cost_usd_nanos_max
+            assert tokens <= at_most.tokens_max
+            assert run.sub_calls <= at_most.sub_calls_max
+            assert run.depth <= run.depth + at_most.depth_max <= 4
+            assert run.children_live == 0
+
+    await try_all(check)
+    await eventually(lambda: priced.ledger.is_at_rest, within_s=2)
+    assert not priced.sandbox.sessions
 
 
-@FEW
-@given(plans(3), st.integers(0, 12))
-async def test_cancelling_a_root_reaches_every_run_below_it(plan: Plan, calls: int) -> None:
-    """Whenever that comes: before a child, while it is stored, or while it asks."""
-    models = TreeGateway()
-    plan = {**plan, "children": [plan, plan]}
-    with tempfile.TemporaryDirectory() as folder:
-        async with plan_trees(Path(folder), models) as (stack, sandbox):
-            root = await stack.create(json.dumps(plan), depth_max=3, children_live_max=8)
-            watching = asyncio.create_task(stack.watch(root))
-            while len(models.requests) < calls and not watching.done():
-                await asyncio.wait({watching}, timeout=0.002)
+async def test_cancelling_a_run_reaches_every_run_below_it(priced: PricedTrees) -> None:
+    """Whenever that comes: before a child, while it is stored, or while it asks. Nothing stays
+    reserved, and what is above the run goes on."""
+    stack, provider = priced.stack, priced.provider
 
-            await stack.runs.CancelRun(pb.CancelRunRequest(name=root.name), timeout=TIMEOUT_S)
-            await watching
+    async def check(seed: int) -> None:
+        draw, plan, _ = tree_of(seed, width=2)
+        plan = {"calls": 1, "children": [plan, plan]}
+        root = await stack.create(json.dumps(plan), depth_max=4, children_live_max=8, turns_max=2)
+        watching, step = asyncio.create_task(to_its_end(priced, root)), draw.randint(0, 60)
+        begun = provider.asked
+        while provider.asked < begun + step and not watching.done():
+            await asyncio.wait({watching}, timeout=0.002)
 
-            runs = await tree(stack, root)
-            assert {run.state for run in runs} <= TERMINAL_STATES
-            for run in runs:  # a call that was cut off is in the ledger alone
-                spent = run.usage.cost_usd_nanos
-                assert spent == await total(stack, run) <= paid_below(models, run)
-            asked = len(models.requests)
-            await asyncio.sleep(0.05)
-            assert len(models.requests) == asked
-            assert not sandbox.sessions
+        top = draw.choice(await tree(stack, root))
+        await stack.runs.CancelRun(pb.CancelRunRequest(name=top.name), timeout=TIMEOUT_S)
+        cancelled_s, since = time.time(), ProcessorWatch()
+        await watching
+        within_s = _CANCEL_S + since.waited_s
+
+        runs = await tree(stack, root)
+        top = next(run for run in runs if run.name == top.name)
+        for run in below(runs, top):
+            assert run.create_time.ToNanoseconds() / 1e9 <= cancelled_s
+            assert run.end_time.ToNanoseconds() / 1e9 <= cancelled_s + within_s
+        for run in runs:  # also of calls that were cut off
+            spent = spent_of(run.usage)
+            assert run.state in TERMINAL_STATES
+            assert not run.usage_incomplete
+            assert spent == spent_below(priced.ledger, runs, run)
+            assert spent == spent_of((await usage_by_run(stack, run))[0])
+            assert spent.cost_usd_nanos <= run.spec.limits.cost_usd_nanos_max
+        if top.name != root.name:
+            assert is_whole(runs[0]), runs[0].error.message
+
+    await try_all(check)
+    await eventually(lambda: priced.ledger.is_at_rest, within_s=2)
+    asked = provider.asked
+    assert not priced.sandbox.sessions
+    await asyncio.sleep(0.05)
+    assert provider.asked == asked
+
+
+async def test_what_a_limit_of_time_cuts_off_is_in_the_usage(priced: PricedTrees) -> None:
+    """In the root and below: calls that were under way when the time for work was over."""
+    stack, provider = priced.stack, priced.provider
+    plan: Plan = {"calls": 3, "children": [{"calls": 2}]}
+    time_max = Duration(seconds=2)
+    root = await stack.create(json.dumps(plan), depth_max=1, turns_max=2, time_max=time_max)
+    await eventually(lambda: provider.asked >= 1)
+    provider.hold.clear()
+    await to_its_end(priced, root)
+    provider.hold.set()
+
+    runs = await tree(stack, root)
+    cut = runs[0].usage
+    assert cut.estimated, "something was cut off"
+    for run in runs:
+        assert not run.usage_incomplete
+        spent = spent_of(run.usage)
+        assert spent == spent_below(priced.ledger, runs, run)
+        assert spent == spent_of((await usage_by_run(stack, run))[0])
+
+
+async def test_a_tree_whose_models_hang_ends_within_a_second_of_being_called_off(
+    priced: PricedTrees,
+) -> None:
+    """None of its runs would end by itself, wherever it is: each has to be told."""
+    stack, provider = priced.stack, priced.provider
+
+    async def check(seed: int) -> None:
+        _, plan, _ = tree_of(seed, width=2)
+        hangs_at = provider.asked + seed % 4 + 1
+
+        def hang() -> None:
+            if provider.asked >= hangs_at:
+                provider.hold.clear()
+
+        provider.hold.set()
+        provider.on_call = hang
+        plan = {"calls": 1, "children": [plan, plan]}
+        root = await stack.create(json.dumps(plan), depth_max=4, children_live_max=8)
+        await eventually(lambda: provider.asked >= hangs_at)
+        await stack.runs.CancelRun(pb.CancelRunRequest(name=root.name), timeout=TIMEOUT_S)
+        cancelled_s, since = time.time(), ProcessorWatch()
+        await to_its_end(priced, root)
+        within_s = _CANCEL_S + since.waited_s
+
+        for run in await tree(stack, root):
+            assert run.state in TERMINAL_STATES
+            assert run.end_time.ToNanoseconds() / 1e9 <= cancelled_s + within_s
+
+    for seed in range(8):
+        await check(seed)
+    await eventually(lambda: priced.ledger.is_at_rest, within_s=2)
 
 
 async def test_children_beyond_the_live_ones_wait(tmp_path: Path, database_url: str) -> None:

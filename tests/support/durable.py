@@ -76,6 +76,7 @@ async def durable(
     running_max: int = 8,
     per_tenant_max: int = 8,
     waiting_max: int = 1_000,
+    waiting_max_per_tenant: int = 1_000,
     lease_s: float = 15.0,
     with_upkeep: bool = True,
 ) -> AsyncIterator[Durable]:
@@ -95,7 +96,10 @@ async def durable(
             await stack.enter_async_context(engine)
         turnstile = Turnstile(database, executor.executor_id, per_tenant_max=per_tenant_max)
         queue = RunQueue(
-            turnstile, engine, log, driving(log), running_max=running_max, waiting_max=waiting_max
+            *(turnstile, engine, log, driving(log)),
+            running_max=running_max,
+            waiting_max=waiting_max,
+            waiting_max_per_tenant=waiting_max_per_tenant,
         )
         upkeep = Upkeep(
             database=database,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from orchestrator.durable.engine import RunWork
+from orchestrator.durable.engine import Alive, RunWork
 from orchestrator.runs.log.steps import Work
 
 
@@ -24,9 +22,7 @@ class PlainEngine:
         del is_first
         await work(PlainSteps())
 
-    async def forget(
-        self, *, ended_before_s: float, begun_before_s: float, executors: Collection[str]
-    ) -> int:
+    async def forget(self, *, ended_before_s: float, begun_before_s: float, alive: Alive) -> int:
         """Forget nothing."""
-        del ended_before_s, begun_before_s, executors
+        del ended_before_s, begun_before_s, alive
         return 0

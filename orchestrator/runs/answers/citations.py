@@ -80,8 +80,12 @@ class CitationDesk:
         except (BlobMissingError, ObjectStoreError) as error:  # the answer is one all the same
             _log.warning("citations were not looked up", extra={"error": str(error)})
         del answer.citations[:]
-        answer.citations.extend(
+        looked_up = (
             found.get(claim) or _citation(claim, Citation.CHECK_NOT_DONE) for claim in claims
+        )
+        # Code and the answer's text may name one place, each by another name of its document.
+        answer.citations.extend(
+            {each.SerializeToString(deterministic=True): each for each in looked_up}.values()
         )
 
     def _document(self, claim: Claim) -> StoredDocument | None:

@@ -95,6 +95,8 @@ def _validator(text: str) -> jsonschema_rs.Draft202012Validator:
         schema = _parsed(text, SCHEMA_LEVELS_MAX)
     except ValueError as error:
         raise SchemaError("$", str(error)) from None
+    if not isinstance(schema, dict | bool):
+        raise SchemaError("$", f"must be an object, true or false; is {_shown(schema)}")
     if isinstance(schema, dict) and str(schema.get("$schema", _DRAFT)).rstrip("#") != _DRAFT:
         raise SchemaError("$['$schema']", f"must be {_DRAFT}, or left out")
     _check_references(schema, [])

@@ -21,7 +21,7 @@ from common.run_token import RunToken
 from orchestrator.errors import ChildRunRefusedError
 from orchestrator.runs.children import carving
 from orchestrator.runs.children.carving import Left, Part
-from orchestrator.runs.children.context import Given
+from orchestrator.runs.children.given import Given
 from orchestrator.runs.children.lineage import Lineage
 from orchestrator.runs.children.store import ChildStore, NewChild, is_repeat
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
@@ -68,8 +68,8 @@ class Queue(Protocol):
     def wake(self) -> None:
         """Look for runs to take up."""
 
-    async def cancel(self, run_id: str) -> None:
-        """Ask a run to stop, wherever it is driven."""
+    async def cancel_below(self, run_id: str) -> None:
+        """Ask all below a run to stop, wherever they are driven."""
 
 
 class Log(Protocol):
@@ -162,8 +162,7 @@ class ChildRuns:
 
     async def stop_below(self, run_id: str) -> None:
         """Ask all runs below a run to stop."""
-        for child_id in await self._store.live_below(run_id):
-            await self._queued.cancel(child_id)
+        await self._queued.cancel_below(run_id)
 
     async def _start(self, token: RunToken, order: ChildOrder) -> str:
         """Store a child and have it driven; return its id. Waits for a place among the live."""
@@ -193,7 +192,9 @@ class ChildRuns:
         while True:
             freed = self._freed.setdefault(parent_id, asyncio.Event())
             try:
-                record = await asyncio.shield(self._store.add(token.tenant, child))
+                adding = asyncio.ensure_future(self._store.add(token.tenant, child))
+                adding.add_done_callback(_see)
+                record = await asyncio.shield(adding)
             except IntegrityError as error:
                 known = await self._store.find(token.tenant, order.request_id)
                 if known is None or not is_repeat(error):
@@ -288,6 +289,12 @@ def _record(spec: RunSpec, limits: Limits, parent: RunRecord, lineage: Lineage) 
 
 def _or_all(left: int | None, whole: int) -> int:
     return whole if left is None else left
+
+
+def _see(adding: asyncio.Future[RunRecord | None]) -> None:
+    """Look at how it ended, in case the caller has gone: there is nothing to do about it."""
+    if not adding.cancelled():
+        adding.exception()
 
 
 async def _wait(freed: asyncio.Event) -> None:

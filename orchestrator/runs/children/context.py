@@ -1,23 +1,17 @@
 """The context of a child run: what its parent's code gave by value, or a part of the parent's own
-context, which is used where it is.
-
-A part is found by characters. Its bytes are read to be measured, and never copied, but where it
-stands beside text by value, overlaps another part, or holds malformed UTF-8.
+context, which is used where it is. It is copied only where it stands beside text by value, overlaps
+another part, or holds malformed UTF-8.
 """
 
 from __future__ import annotations
 
-import asyncio
-import codecs
-import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import blake3
 
-from common.errors import InvalidFieldError
 from orchestrator.blobs import BlobStore
 from orchestrator.contexts.stored_context import (
     ContextKind,
@@ -25,56 +19,11 @@ from orchestrator.contexts.stored_context import (
     StoredDocument,
     TextShape,
 )
-from orchestrator.contexts.text_scan import TextScan
-from orchestrator.contexts.upload_plan import NAME_CHARACTERS_MAX, check_length
+from orchestrator.runs.children.given import Given, JsonValue, OneText, Slice, check_given
+from orchestrator.runs.children.places import Place, Places, can_stay
 
-VALUE_BYTES_MAX = 8 << 20
-DOCUMENTS_MAX = 10_000
-_COPY_BYTES_MAX = 64 << 20
-_ASCII_MAX = 0x7F
 _ID_DIGITS = 32
 _TITLE_CHARACTERS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """A part of the parent's context."""
-
-    document: str
-    """Empty in a context of one text."""
-    start: int
-    """First character."""
-    stop: int | None
-    """After the last one; None for the end."""
-
-
-Text = str | Slice
-
-
-@dataclasses.dataclass(frozen=True)
-class OneText:
-    """One text."""
-
-    text: Text
-
-
-@dataclasses.dataclass(frozen=True)
-class JsonValue:
-    """A JSON value, as JSON text."""
-
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class NamedTexts:
-    """Documents."""
-
-    documents: Sequence[tuple[str, Text]]
-    """Name and text."""
-
-
-Given = OneText | JsonValue | NamedTexts
-"""What a child is to work on."""
 
 
 class Contexts(Protocol):
@@ -124,7 +73,7 @@ class ChildContexts:
         """
         if given is None:
             return parent
-        _check_values(given)
+        check_given(given)
         whole = await self._contexts.get(tenant, parent.removeprefix("contexts/"))
         if isinstance(given, JsonValue):
             parts = [("", given.text.encode())]
@@ -135,14 +84,19 @@ class ChildContexts:
         wanted = {text.document for _, text in named if isinstance(text, Slice)}
         wanted = {name for name in wanted if "\0" not in name}  # which no document has
         documents = await self._documents(tenant, whole, wanted)
+        places = Places(self._blobs, whole)
         placed = [
-            (name, text if isinstance(text, str) else await self._place(whole, documents, text))
+            (name, text if isinstance(text, str) else await places.find(documents, text))
             for name, text in named
         ]
-        slices = [(name, text) for name, text in placed if isinstance(text, _Place)]
-        if len(slices) == len(placed) and _is_in_place(slices):
-            return await self._in_place(tenant, whole, kind, slices)
-        parts = [(name, await self._bytes(whole, text)) for name, text in placed]
+        found = [(name, text) for name, text in placed if isinstance(text, Place)]
+        if len(found) == len(placed) and can_stay([place for _, place in found]):
+            shapes = [await places.shape(place) for _, place in found]
+            return await self._in_place(tenant, whole, kind, found, shapes)
+        parts = [
+            (name, text.encode() if isinstance(text, str) else await places.copied(text))
+            for name, text in placed
+        ]
         made = await self._values.store(tenant, kind, parts, title=whole.title)
         return made.name
 
@@ -164,50 +118,15 @@ class ChildContexts:
         )
         return {"": one}
 
-    async def _place(
-        self, whole: StoredContext, documents: dict[str, StoredDocument], part: Slice
-    ) -> _Place:
-        """Return where a part stands; raises InvalidFieldError where it stands nowhere."""
-        document = documents.get(part.document)
-        if document is None:
-            raise InvalidFieldError(
-                "context.slice.document", f"the context has no document {part.document[:80]!r}"
-            )
-        stop = document.characters if part.stop is None else part.stop
-        if not 0 <= part.start < stop <= document.characters:
-            raise InvalidFieldError(
-                "context.slice",
-                f"{part.start} to {stop} is no part of {document.characters} characters",
-            )
-        place = _Place(document, part.start, stop)
-        if document.code_point_max <= _ASCII_MAX:
-            first, last = part.start, stop
-        elif whole.shape.malformed_sequences:
-            return place
-        else:
-            first, last = await self._bytes_of(whole, document, part.start, stop)
-        offset = document.offset_bytes + first
-        return dataclasses.replace(place, offset_bytes=offset, size_bytes=last - first)
-
-    async def _bytes_of(
-        self, whole: StoredContext, document: StoredDocument, start: int, stop: int
-    ) -> tuple[int, int]:
-        """Return the bytes before two characters of a document of good UTF-8."""
-        seeker = _Seeker((start, stop))
-        async for piece in self._read(whole, document.offset_bytes, document.size_bytes):
-            if await asyncio.to_thread(seeker.feed, piece):
-                break
-        return seeker.found()
-
     async def _in_place(
         self,
         tenant: str,
         whole: StoredContext,
         kind: ContextKind,
-        slices: Sequence[tuple[str, _Place]],
+        found: Sequence[tuple[str, Place]],
+        shapes: Sequence[TextShape],
     ) -> str:
         """Store the description of parts that stay where they are."""
-        shapes = [await self._shape(whole, place) for _, place in slices]
         documents = [
             StoredDocument(
                 name=name,
@@ -217,7 +136,7 @@ class ChildContexts:
                 code_point_max=shape.code_point_max,
                 metadata=place.document.metadata,
             )
-            for (name, place), shape in zip(slices, shapes, strict=True)
+            for (name, place), shape in zip(found, shapes, strict=True)
         ]
         ranges = [[d.name, d.offset_bytes, d.size_bytes] for d in documents]
         identity = json.dumps([kind.value, whole.blob_key, ranges]).encode()
@@ -240,138 +159,6 @@ class ChildContexts:
         rows = documents if kind is ContextKind.DOCUMENTS else []
         stored, _ = await self._contexts.add(tenant, context, rows)
         return stored.name
-
-    async def _shape(self, whole: StoredContext, place: _Place) -> TextShape:
-        scan = TextScan()
-        async for piece in self._read(whole, place.offset_bytes, place.size_bytes):
-            await asyncio.to_thread(scan.feed, piece)
-        return scan.finish()
-
-    async def _bytes(self, whole: StoredContext, text: str | _Place) -> bytes:
-        """Return a text's bytes, to be copied."""
-        if isinstance(text, str):
-            return text.encode()
-        if text.stop - text.start > _COPY_BYTES_MAX:
-            raise InvalidFieldError(
-                "context.slice",
-                f"has {text.stop - text.start} characters; at most {_COPY_BYTES_MAX} where it must "
-                "be copied: beside text by value, overlapping another part, or of malformed UTF-8",
-            )
-        document = text.document
-        if text.size_bytes:
-            return b"".join(
-                [piece async for piece in self._read(whole, text.offset_bytes, text.size_bytes)]
-            )
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        kept, before = [], 0
-        async for piece in self._read(whole, document.offset_bytes, document.size_bytes):
-            decoded = decoder.decode(piece)
-            kept.append(decoded[max(text.start - before, 0) : max(text.stop - before, 0)])
-            before += len(decoded)
-            if before >= text.stop:
-                break
-        decoded = decoder.decode(b"", True)
-        kept.append(decoded[max(text.start - before, 0) : max(text.stop - before, 0)])
-        return "".join(kept).encode()
-
-    def _read(self, whole: StoredContext, offset: int, size: int) -> AsyncIterator[bytes]:
-        return self._blobs.read(whole.blob_key, offset=offset, size=size)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where a part stands."""
-
-    document: StoredDocument
-    """Within this document."""
-    start: int
-    """First character."""
-    stop: int
-    """After the last one."""
-    offset_bytes: int = 0
-    """First byte in the blob; with a size of 0 it has no bytes of its own there."""
-    size_bytes: int = 0
-    """Length, in bytes."""
-
-
-class _Seeker:
-    """Finds the bytes of characters in good UTF-8 that streams by."""
-
-    def __init__(self, characters: Sequence[int]) -> None:
-        self._wanted = list(characters)
-        self._found: list[int] = []
-        self._characters = 0
-        self._bytes = 0
-
-    def feed(self, piece: bytes) -> bool:
-        """Take the next bytes; return whether all is found."""
-        begun = len(piece.translate(None, delete=_CONTINUATIONS))
-        while self._wanted and self._wanted[0] < self._characters + begun:
-            at = _start_of(piece, self._wanted.pop(0) - self._characters)
-            self._found.append(self._bytes + at)
-        self._characters += begun
-        self._bytes += len(piece)
-        return not self._wanted
-
-    def found(self) -> tuple[int, int]:
-        """Return the two places; those after the last character are the end."""
-        first, last = (*self._found, *[self._bytes] * len(self._wanted))
-        return first, last
-
-
-_CONTINUATIONS = bytes(range(0x80, 0xC0))
-_STRIDE = 64 << 10
-
-
-def _start_of(piece: bytes, number: int) -> int:
-    """Return where in a piece its n-th character that begins there does, from 0."""
-    at = 0
-    while True:
-        begun = len(piece[at : at + _STRIDE].translate(None, delete=_CONTINUATIONS))
-        if begun > number:
-            break
-        number -= begun
-        at += _STRIDE
-    while True:
-        if not 0x80 <= piece[at] < 0xC0:
-            if not number:
-                return at
-            number -= 1
-        at += 1
-
-
-def _is_in_place(slices: Sequence[tuple[str, _Place]]) -> bool:
-    """Whether parts can stay where they are: all have bytes there, and none overlaps another."""
-    if not all(place.size_bytes for _, place in slices):
-        return False
-    stop = 0
-    for _, place in sorted(slices, key=lambda each: each[1].offset_bytes):
-        if place.offset_bytes < stop:
-            return False
-        stop = place.offset_bytes + place.size_bytes
-    return True
-
-
-def _check_values(given: Given) -> None:
-    texts: list[Text] = []
-    if isinstance(given, JsonValue | OneText):
-        texts = [given.text]
-    else:
-        names = [name for name, _ in given.documents]
-        if not 1 <= len(names) <= DOCUMENTS_MAX:
-            raise InvalidFieldError("context.documents", f"must be 1 to {DOCUMENTS_MAX}")
-        if len(set(names)) < len(names):
-            raise InvalidFieldError("context.documents.name", "must be unique")
-        for name in names:
-            check_length("context.documents.name", name, NAME_CHARACTERS_MAX, least=1)
-        texts = [text for _, text in given.documents]
-    if any(not text for text in texts):
-        raise InvalidFieldError("context", "must not be empty")
-    size = sum(len(text.encode()) for text in texts if isinstance(text, str))
-    if size > VALUE_BYTES_MAX:
-        raise InvalidFieldError(
-            "context", f"has {size} bytes by value; at most {VALUE_BYTES_MAX} are allowed"
-        )
 
 
 def _sum(shapes: Sequence[TextShape]) -> TextShape:

@@ -6,7 +6,7 @@ from fathom.orchestrator.v1 import orchestrator_service_pb2 as pb
 
 from common.errors import InvalidFieldError
 from orchestrator.runs.children.child_runs import ChildOrder
-from orchestrator.runs.children.context import Given, JsonValue, NamedTexts, OneText, Slice, Text
+from orchestrator.runs.children.given import Given, JsonValue, NamedTexts, OneText, Slice, Text
 
 
 def read_order(request: pb.RunChildRequest) -> ChildOrder:

@@ -42,9 +42,11 @@ class RunTrees:
         schemas: AnswerSchemas,
         *,
         context_ttl_s: float,
+        per_tree_max: int,
     ) -> Self:
         """Put them together over what all runs share."""
-        store, runs, (kept, uploads) = ChildStore(database), RunStore(database), contexts
+        store, runs = ChildStore(database, per_tree_max=per_tree_max), RunStore(database)
+        kept, uploads = contexts
         maker = ChildContexts(
             kept, blobs, UploadedValues(uploads, kept, kept_s=context_ttl_s), kept_s=context_ttl_s
         )

@@ -67,8 +67,10 @@ class ChildCounts:
 class ChildStore:
     """The child runs of every tenant."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, per_tree_max: int) -> None:
+        """No run may have more than `per_tree_max` runs below it in its whole life."""
         self._database = database
+        self._per_tree_max = per_tree_max
 
     async def find(self, tenant: str, request_id: str) -> Known | None:
         """Return the child that a call started before."""
@@ -91,6 +93,7 @@ class ChildStore:
             parent = await _locked(connection, tenant, parent_name.removeprefix("runs/"))
             if parent is None or parent.progress.state in TERMINAL_STATES:
                 raise ChildRunRefusedError(parent_name, "the run has ended, or is to stop")
+            await self._check_tree(connection, child.lineage)
             left = await _left(connection, parent, child)
             part = child.part(parent.head.spec.limits, left)
             if part is None:
@@ -114,6 +117,15 @@ class ChildStore:
             )
             return record
 
+    async def _check_tree(self, connection: AsyncConnection, lineage: Lineage) -> None:
+        root_id = lineage.root.removeprefix("runs/")
+        query = select(func.count()).where(tables.child_runs.c.root_id == root_id)
+        if ((await connection.execute(query)).scalar() or 0) >= self._per_tree_max:
+            why = f"{self._per_tree_max} were started below {lineage.root}, which is as many as may"
+            raise ChildRunRefusedError(
+                lineage.parent, f"{why}; use llm_query", limit="children_per_tree_max"
+            )
+
     async def lineage(self, run_id: str) -> Lineage:
         """Return what is above a child run; raises NotFoundError for a run that is none."""
         table = tables.child_runs.c
@@ -123,15 +135,6 @@ class ChildStore:
         if values is None:
             raise NotFoundError(f"runs/{run_id}")
         return Lineage.from_json(values)
-
-    async def live_below(self, run_id: str) -> list[str]:
-        """Return the runs below a run that have not ended, at any depth."""
-        async with self._database.reading() as connection:
-            query = select(tables.runs.c.run_id).where(
-                tables.runs.c.run_id.in_(_below(run_id)),
-                tables.runs.c.state.not_in(sorted(TERMINAL_STATES)),
-            )
-            return list((await connection.execute(query)).scalars())
 
     async def close(self, run_id: str) -> None:
         """Have a run take no further child: it is about to end."""
@@ -186,7 +189,7 @@ class ChildStore:
         query = (
             select(runs.head, runs.progress)
             .where(runs.tenant == tenant)
-            .where((runs.run_id == run_id) | runs.run_id.in_(_below(run_id)))
+            .where((runs.run_id == run_id) | runs.run_id.in_(ids_below(run_id)))
             .order_by(runs.run_id)
         )
         async with self._database.reading() as connection:
@@ -200,7 +203,7 @@ class ChildStore:
         was started."""
         children = tables.child_runs.c
         query = select(children.run_id, children.parent_id, children.request_id).where(
-            children.tenant == tenant, children.run_id.in_(_below(run_id))
+            children.tenant == tenant, children.run_id.in_(ids_below(run_id))
         )
         async with self._database.reading() as connection:
             rows = {row.run_id: row for row in await connection.execute(query)}
@@ -270,7 +273,7 @@ def _or(value: int | None, other: int) -> int:
     return other if value is None else value
 
 
-def _below(run_id: str) -> Any:
+def ids_below(run_id: str) -> Any:
     """Return the ids of all runs below one, as a subquery."""
     children = tables.child_runs.c
     tree = select(children.run_id).where(children.parent_id == run_id).cte(recursive=True)

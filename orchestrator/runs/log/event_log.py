@@ -103,11 +103,13 @@ class EventLog:
 
     async def past(self, run_id: str) -> AsyncIterator[RunEvent]:
         """Yield the events of a run that are stored so far."""
-        after = 0
-        while events := await self._store.events(run_id, after=after, count=_PAGE_EVENTS):
+        after, is_more = 0, True
+        while is_more:
+            events = await self._store.events(run_id, after=after, count=_PAGE_EVENTS)
             for event in events:
                 yield event
-            after = events[-1].sequence
+                after = event.sequence
+            is_more = len(events) == _PAGE_EVENTS
 
     async def follow(self, run_id: str, *, after: int) -> AsyncIterator[RunEvent]:
         """Yield the events after a sequence, stored ones first, to the run's last one, wherever
@@ -115,6 +117,12 @@ class EventLog:
 
         Raises DrainingError when the server shuts down before that, and DatabaseAwayError.
         """
+        async for events in self.follow_joined(run_id, after=after):
+            for event in events:
+                yield event
+
+    async def follow_joined(self, run_id: str, *, after: int) -> AsyncIterator[Sequence[RunEvent]]:
+        """Yield the same, those together that are there at once."""
         has_ended = False
         while True:
             bell = self._bell(run_id)  # before looking, so that nothing falls between
@@ -122,19 +130,23 @@ class EventLog:
             events = feed.after(after) if feed is not None else None
             if events is None:
                 events = await self._store.events(run_id, after=after, count=_PAGE_EVENTS)
-            for event in events:
-                yield event
-                after = event.sequence
             if events:
+                yield events
+                after = events[-1].sequence
                 if ends_run(events[-1]):
                     return
-                continue
-            if has_ended:
+                if len(events) >= _PAGE_EVENTS:
+                    continue
+            elif has_ended:
                 return
-            if feed is None and await self._store.has_ended(run_id):
+            elif feed is None and await self._store.has_ended(run_id):
                 has_ended = True  # its last event may have come since
                 continue
             await self._wait(bell)
+
+    async def has_ended(self, run_id: str) -> bool:
+        """True where a run's end is stored, whoever drove it. Raises DatabaseAwayError."""
+        return await self._store.has_ended(run_id)
 
     def wake(self, run_id: str) -> None:
         """Have the watchers of a run look again."""
@@ -168,8 +180,6 @@ class EventLog:
                 self._lose(run_id, pending.feed)
             else:
                 pending.feed.show(pending.events)
-                if ends_run(pending.events[-1]):
-                    self._feeds.pop(run_id, None)
             self.wake(run_id)
 
     async def _store_patiently(

@@ -11,7 +11,13 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from fathom.gateway.v1.generation_pb2 import Usage
-from fathom.orchestrator.v1.run_event_pb2 import CheckpointStored, LimitReached, Notice, RunEvent
+from fathom.orchestrator.v1.run_event_pb2 import (
+    CheckpointStored,
+    LimitReached,
+    Notice,
+    RunEvent,
+    UsageSettled,
+)
 from fathom.orchestrator.v1.run_pb2 import Run
 
 from orchestrator.runs.log.record import RunRecord
@@ -20,6 +26,7 @@ from orchestrator.runs.log.recorded import (
     Place,
     RecordedEvents,
     RecordedSubCalls,
+    add_usage,
     key_of,
     noticed,
 )
@@ -111,6 +118,17 @@ class RunJournal:
     def set_usage(self, usage: Usage) -> None:
         """Set the run's running total."""
         self.run.usage.CopyFrom(usage)
+
+    def settle_usage(self, settled: UsageSettled) -> None:
+        """Add what the log misses of the run's calls; the running total is then all that the log
+        tells."""
+        self.run.usage_incomplete = settled.incomplete
+        if settled.usages or settled.incomplete:
+            for each in settled.usages:
+                add_usage(settled.run_usage, each.usage)
+            add_usage(settled.run_usage, self._recorded.usage)
+            self._append(RunEvent(usage_settled=settled), may_wait=True)
+        self.set_usage(self._recorded.usage)
 
     def notice(self, kind: str, text: str, *, turn: int = 0, cell: int = 0) -> None:
         """Write down something that a person should know."""

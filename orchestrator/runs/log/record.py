@@ -41,6 +41,15 @@ class RunRecord:
         """The id in the name."""
         return self.head.name.removeprefix("runs/")
 
+    @property
+    def ends_s(self) -> float:
+        """When the run's wall time is over, in Unix time; infinity before it has begun."""
+        limits = self.head.spec.limits
+        if not self.progress.HasField("start_time") or not limits.HasField("time_max"):
+            return float("inf")
+        started_ns = self.progress.start_time.ToNanoseconds()
+        return (started_ns + limits.time_max.ToNanoseconds()) / 1e9
+
     def whole(self) -> Run:
         """Return a copy of the run in one message."""
         run = Run()
@@ -52,7 +61,7 @@ class RunRecord:
         """Give an event the next sequence and the time, and return it."""
         self.progress.last_sequence += 1
         event.sequence = self.progress.last_sequence
-        event.event_time.GetCurrentTime()
+        event.event_time.FromNanoseconds(time.time_ns())  # GetCurrentTime goes by way of datetime
         return event
 
     def state_event(self) -> RunEvent:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fathom.gateway.v1.generation_pb2 import Usage
 from fathom.orchestrator.v1.run_event_pb2 import (
@@ -16,10 +16,11 @@ from fathom.orchestrator.v1.run_event_pb2 import (
     RunEvent,
     SubCallFinished,
 )
-from fathom.orchestrator.v1.run_pb2 import Run
+from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 from google.rpc.status_pb2 import Status
 
 from orchestrator.runs.log.record import TERMINAL_STATES
+from orchestrator.runs.log.told_calls import ToldCalls
 
 Key = tuple[str, int, int, object]
 """What an event is about: kind, turn, cell, and what tells apart those of one cell."""
@@ -29,7 +30,10 @@ _MODEL_CALL = "model_call"
 _KINDS = {"model_replied": _MODEL_CALL, "model_call_failed": _MODEL_CALL}
 """Events that are outcomes of the same step."""
 _COUNTED_ONLY = frozenset(
-    {"sub_call_started", "sub_call_finished", "run_changed", "host_tool_called"}
+    {
+        *("sub_call_started", "sub_call_finished"),
+        *("run_changed", "host_tool_called", "usage_settled"),
+    }
 )
 """Many or large, and never read again."""
 _FAILURES_MAX = 10_000
@@ -109,7 +113,8 @@ class RecordedSubCalls:
 class RecordedEvents:
     """The events of one run. Each is taken once, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: RunSpec | None = None) -> None:
+        """`spec` is the run's, for the names of its tiers."""
         self._counts: collections.Counter[Key] = collections.Counter()
         self._kept: dict[Key, list[RunEvent]] = {}
         self._sub_calls: dict[Place, RecordedSubCalls] = {}
@@ -117,6 +122,9 @@ class RecordedEvents:
         self._limits: dict[int, LimitReached] = {}
         self._newest_turn = 0
         self._checkpoints: dict[int, CheckpointStored] = {}
+        self._calls = ToldCalls(spec or RunSpec())
+        self._told: dict[int, dict[tuple[str, str], Usage]] = {}
+        self._usage = Usage()
 
     def take(self, event: RunEvent) -> None:
         """Add an event."""
@@ -124,6 +132,10 @@ class RecordedEvents:
         case = event.WhichOneof("event")
         self._counts[key] += 1
         self._newest_turn = max(self._newest_turn, event.turn)
+        for call in self._calls.take(event):
+            told = self._told.setdefault(call.turn, {})
+            add_usage(told.setdefault((call.tier, call.model), Usage()), call.usage)
+            add_usage(self._usage, call.usage)
         if case not in _COUNTED_ONLY:
             self._kept.setdefault(key, []).append(event)
         if case == "sub_call_started":
@@ -134,10 +146,26 @@ class RecordedEvents:
             _note(calls, event.sub_call_finished)
         elif case == "child_run_changed" and tells_child_end(event):
             self._children.setdefault(place, []).append(event.child_run_changed.run)
+            add_usage(self._usage, event.child_run_changed.run.usage)
         elif case == "limit_reached":
             self._limits[event.turn] = event.limit_reached
         elif case == "checkpoint_stored":
             self._checkpoints[event.turn] = event.checkpoint_stored
+
+    @property
+    def usage(self) -> Usage:
+        """What all calls took that are told of, those of ended child runs included."""
+        return self._usage
+
+    @property
+    def may_have_cut(self) -> bool:
+        """Whether calls of the run may have taken more than is told."""
+        return self._calls.may_have_cut
+
+    def told_in(self, turn: int) -> Mapping[tuple[str, str], Usage]:
+        """Return what the run's own calls of a turn took, by tier and model; the model is empty
+        for those that failed."""
+        return self._told.get(turn, {})
 
     def count(self, key: Key) -> int:
         """Return how many events there are of a key."""

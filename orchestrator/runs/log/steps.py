@@ -13,6 +13,11 @@ Work = Callable[[], Awaitable[int]]
 """Does a piece of work and returns the sequence of the event that tells what came of it."""
 
 
+class StepsLostError(Exception):
+    """The engine lets another process take the run's steps. Whose the run is, the database says:
+    it is let go of here, and taken up anew where it is this process's all the same."""
+
+
 class Steps(Protocol):
     """Runs the steps of one run, in an order that is the same whenever the run is driven again."""
 
@@ -21,5 +26,5 @@ class Steps(Protocol):
 
         `name` is for people and need not be unique. `work` can run more than once, where a
         process died between its end and the engine's note of it: it looks for the event that
-        it would write before it does anything.
+        it would write before it does anything. Raises StepsLostError.
         """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,6 +29,18 @@ QUEUE_CHANNEL = "fathom_queue"
 """Where PostgreSQL tells that a run waits, or that a place is free."""
 _NOTIFIED_AT_ONCE = 200
 """Ids of runs that fit the 8,000 bytes of a notification."""
+# Each event of each run needs these three: making them anew took longer than SQLite does.
+_PROGRESS = (
+    update(tables.runs)
+    .where(
+        tables.runs.c.run_id == bindparam("of_run"), tables.runs.c.epoch == bindparam("of_epoch")
+    )
+    .values(state=bindparam("new_state"), progress=bindparam("new_progress"))
+)
+_NEWEST = select(func.max(tables.run_events.c.sequence)).where(
+    tables.run_events.c.run_id == bindparam("of_run")
+)
+_EVENTS = tables.run_events.insert()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +87,12 @@ class RunStore:
         taken: Sequence[RunEvent] = (),
     ) -> RunRecord:
         """Store a new run with its first event, and in a conversation where it has a seat there;
-        `taken` are the events after the first that a fork begins with;
-        return it, or the run that the same request made before. Raises RequestIdReusedError, and
-        ConversationBusyError and NotFoundError where the seat is no longer free."""
+        return it, or the run that the same request made before. `taken` are the events after the
+        first that a fork begins with.
+
+        Raises RequestIdReusedError, and ConversationBusyError and NotFoundError where the seat is
+        no longer free.
+        """
         try:
             async with self._database.writing() as connection:
                 if key is not None:
@@ -146,8 +161,8 @@ class RunStore:
             query = query.where(table.run_id < before)
         query = query.order_by(table.run_id.desc()).limit(count)
         found: list[RunRecord] = []
-        async with self._database.reading() as connection:
-            rows = await connection.stream(query.execution_options(yield_per=_ROWS_AT_ONCE))
+        query = query.execution_options(yield_per=_ROWS_AT_ONCE)
+        async with self._database.reading() as connection, connection.stream(query) as rows:
             async for row in rows.mappings():
                 bytes_max -= len(row["head"]) + len(row["progress"])
                 found.append(_record(row))
@@ -164,15 +179,21 @@ class RunStore:
         `is_repeated` says that the same was tried before and may be stored in part: whole runs of
         it, of which nothing is stored twice.
         """
-        lost: set[str] = set()
-        async with self._database.writing() as connection:
-            # In one order everywhere, so that two processes never wait for one another.
-            for appendage in sorted(batch, key=lambda each: each.run_id):
-                if not await _append(connection, appendage, is_repeated=is_repeated):
-                    lost.add(appendage.run_id)
-            if self._database.is_shared:
-                await _notify(connection, [each.run_id for each in batch])
-        return frozenset(lost)
+        # In one order everywhere, so that two processes never wait for one another.
+        ordered = sorted(batch, key=lambda each: each.run_id)
+        is_shared = self._database.is_shared
+
+        def work(connection: Connection) -> frozenset[str]:
+            lost = frozenset(
+                each.run_id
+                for each in ordered
+                if not _append(connection, each, is_repeated=is_repeated)
+            )
+            if is_shared:
+                _notify(connection, [each.run_id for each in ordered])
+            return lost
+
+        return await self._database.transact(work)
 
     async def has_ended(self, run_id: str) -> bool:
         """True where a run is in a terminal state, or is none."""
@@ -180,6 +201,14 @@ class RunStore:
         async with self._database.reading() as connection:
             state = (await connection.execute(query)).scalar()
         return state is None or state in TERMINAL_STATES
+
+    async def ended_among(self, run_ids: Collection[str]) -> frozenset[str]:
+        """Return those runs that have ended."""
+        table = tables.runs.c
+        is_over = table.state.in_(sorted(TERMINAL_STATES))
+        query = select(table.run_id).where(table.run_id.in_(sorted(run_ids)), is_over)
+        async with self._database.reading() as connection:
+            return frozenset((await connection.execute(query)).scalars())
 
     async def forget_requests(self) -> int:
         """Delete the request ids that need not be remembered any longer; return how many."""
@@ -243,41 +272,41 @@ async def add_run(
         await connection.execute(select(func.pg_notify(QUEUE_CHANNEL, "")))
 
 
-async def _append(connection: AsyncConnection, appendage: Appendage, *, is_repeated: bool) -> bool:
-    runs, kept = tables.runs, tables.run_events
-    change = (
-        update(runs)
-        .where(runs.c.run_id == appendage.run_id, runs.c.epoch == appendage.epoch)
-        .values(state=appendage.state, progress=appendage.progress)
-    )
-    if not (await connection.execute(change)).rowcount:
+def _append(connection: Connection, appendage: Appendage, *, is_repeated: bool) -> bool:
+    row = {
+        "of_run": appendage.run_id,
+        "of_epoch": appendage.epoch,
+        "new_state": appendage.state,
+        "new_progress": appendage.progress,
+    }
+    if not connection.execute(_PROGRESS, row).rowcount:
         return False
     events = appendage.events
     if is_repeated:
-        newest = select(func.max(kept.c.sequence)).where(kept.c.run_id == appendage.run_id)
-        last = (await connection.execute(newest)).scalar() or 0
+        last = connection.execute(_NEWEST, {"of_run": appendage.run_id}).scalar() or 0
         events = [(sequence, data) for sequence, data in events if sequence > last]
     rows = [
         {"run_id": appendage.run_id, "sequence": sequence, "event": data}
         for sequence, data in events
     ]
     if rows:
-        await connection.execute(kept.insert(), rows)
+        connection.execute(_EVENTS, rows)
     if appendage.ended_children:
-        await connection.execute(
-            update(tables.child_runs)
-            .where(tables.child_runs.c.run_id.in_(appendage.ended_children))
-            .where(tables.child_runs.c.parent_id == appendage.run_id)
+        children = tables.child_runs
+        connection.execute(
+            update(children)
+            .where(children.c.run_id.in_(appendage.ended_children))
+            .where(children.c.parent_id == appendage.run_id)
             .values(is_booked=True)
         )
     return True
 
 
-async def _notify(connection: AsyncConnection, run_ids: Sequence[str]) -> None:
+def _notify(connection: Connection, run_ids: Sequence[str]) -> None:
     """Wake the watchers in other processes, at the commit."""
     for start in range(0, len(run_ids), _NOTIFIED_AT_ONCE):
         payload = ",".join(run_ids[start : start + _NOTIFIED_AT_ONCE])
-        await connection.execute(select(func.pg_notify(EVENTS_CHANNEL, payload)))
+        connection.execute(select(func.pg_notify(EVENTS_CHANNEL, payload)))
 
 
 def _forget(tenant: str, key: RequestKey) -> Any:

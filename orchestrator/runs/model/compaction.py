@@ -102,14 +102,20 @@ class Compaction:
         window = self._parts.root.window_tokens
         return window - min(max(_ANSWER_TOKENS, window // 8), window // _ANSWER_PART)
 
+    @property
+    def is_near(self) -> bool:
+        """Whether the conversation is so long that it may have more tokens than the room."""
+        room = self.room_tokens
+        return room > 0 and self._parts.history.size_bytes > room * _BYTES_PER_TOKEN_LEAST
+
     async def tokens_over(self, permit: Permit) -> int:
         """Return the conversation's tokens where they are more than the room, else 0.
 
         Only near the limit is the gateway asked to count.
         """
-        room, size_bytes = self.room_tokens, self._parts.history.size_bytes
-        if not room or size_bytes <= room * _BYTES_PER_TOKEN_LEAST:
+        if not self.is_near:
             return 0
+        room, size_bytes = self.room_tokens, self._parts.history.size_bytes
         try:
             tokens = await self._parts.model.count_tokens(
                 self._parts.root_tier,

@@ -58,7 +58,7 @@ class Room:
         past = recorded.find(history_compacted(turn), 0)
         if past is not None and not past.history_compacted.refused:
             await self._compact(variables, tokens=0, refused=False)
-        elif past is None and not recorded.count(turn_started(turn)):
+        elif past is None and not recorded.count(turn_started(turn)) and self._compaction.is_near:
             tokens = await self._compaction.tokens_over(self._permit())
             if tokens and self._compaction.helps():
                 await self._compact(variables, tokens=tokens, refused=False)

@@ -141,7 +141,8 @@ class RootModel:
             last_answer=name == _LAST,
             direct=is_direct,
         )
-        self._journal.add(RunEvent(turn=turn, turn_started=started))
+        # Nothing follows from it, so it may share a commit with what does.
+        self._journal.add(RunEvent(turn=turn, turn_started=started), may_wait=True)
 
         async def work() -> RunEvent:
             if not is_direct:

@@ -87,7 +87,8 @@ class CellRunner:
         for number, source in enumerate(sources, start=1):
             parts += self._note_repeat(source, turn=turn, cell=number)
             started = CellStarted(code=source)
-            self._journal.add(RunEvent(turn=turn, cell=number, cell_started=started))
+            begun = RunEvent(turn=turn, cell=number, cell_started=started)
+            self._journal.add(begun, may_wait=True)  # a short cell's end is stored along with it
             finished = await self._steps.cell(
                 source, turn=turn, cell=self._next(turn), room=self._room(len(sources))
             )

@@ -9,11 +9,13 @@ import logging
 
 from fathom.orchestrator.v1.run_event_pb2 import CheckpointStored, RunEvent
 
+from common.database import DatabaseAwayError
 from common.errors import ReceivedError
 from orchestrator.runs.budget import LimitReachedError
 from orchestrator.runs.log.journal import RunJournal
 from orchestrator.runs.log.recorded import Place
 from orchestrator.runs.ports import StoredSession
+from orchestrator.runs.sessions.checkpoint_owners import CheckpointBooks
 from orchestrator.runs.sessions.repl import Repl, SessionLostError
 
 _log = logging.getLogger(__name__)
@@ -22,10 +24,23 @@ _log = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one run's session. `close` it, whatever happens."""
 
-    def __init__(self, repl: Repl, journal: RunJournal, *, own_time_min_s: float) -> None:
-        """Store the session once its code has worked for so long since the last time."""
+    def __init__(
+        self,
+        repl: Repl,
+        journal: RunJournal,
+        books: CheckpointBooks,
+        *,
+        tenant: str,
+        owner: str,
+        own_time_min_s: float,
+    ) -> None:
+        """Store the session, for an owner, once its code has worked for so long since the last
+        time."""
         self._repl = repl
         self._journal = journal
+        self._books = books
+        self._tenant = tenant
+        self._owner = owner
         self._own_time_min_s = own_time_min_s
         self._own_time_stored_s = 0.0
         self._storing: asyncio.Task[None] | None = None
@@ -45,11 +60,13 @@ class Checkpoints:
 
     async def at_end(self) -> None:
         """Store the session as the run leaves it, for runs that go on with it. One that cannot be
-        stored is told of by a notice."""
+        stored is told of by a notice. Raises DatabaseAwayError, after which the run is driven
+        again."""
         if self._storing is not None:
             await asyncio.wait({self._storing})
         try:
-            taken = await self._repl.checkpoint_at_end()
+            await self._books.note(self._tenant, self._owner)
+            taken = await self._repl.checkpoint_at_end(self._owner)
         except (ReceivedError, SessionLostError, LimitReachedError) as error:
             _log.warning("a session was not stored", extra={"reason": type(error).__name__})
             text = "the session could not be stored, so that later runs go on without its variables"
@@ -66,8 +83,9 @@ class Checkpoints:
 
     async def _store(self, turn: int) -> None:
         try:
-            taken = await self._repl.checkpoint()
-        except ReceivedError as error:
+            await self._books.note(self._tenant, self._owner)
+            taken = await self._repl.checkpoint(self._owner)
+        except (ReceivedError, DatabaseAwayError) as error:
             _log.warning("a session was not stored", extra={"reason": error.reason_name})
             return
         finally:
@@ -78,11 +96,11 @@ class Checkpoints:
 
     def _note(self, place: Place, stored: StoredSession, *, cell: int = 0) -> None:
         """Write a checkpoint down; `cell` tells those of one turn apart."""
-        turn = place[0]
+        turn, after_cell = place
         told = CheckpointStored(
             key=stored.key,
-            turn=place[0],
-            cell=place[1],
+            turn=turn,
+            cell=after_cell,
             size_bytes=stored.size_bytes,
             session_executions=stored.executions,
         )

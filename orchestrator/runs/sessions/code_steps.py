@@ -4,9 +4,7 @@ that the run needs to know of it. What follows from it is not decided here.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import logging
 from collections.abc import Awaitable, Callable
 
 from fathom.orchestrator.v1.run_event_pb2 import (
@@ -24,13 +22,13 @@ from common import telemetry_names as names
 from common.errors import ReceivedError
 from common.telemetry import tracer
 from orchestrator.blobs import BlobStore
-from orchestrator.errors import ObjectStoreError
 from orchestrator.runs.budget import Budget, LimitReachedError
 from orchestrator.runs.children.told import Children, ToldChildren
 from orchestrator.runs.log.journal import RunJournal
-from orchestrator.runs.log.recorded import Place, cell_end, value_read
+from orchestrator.runs.log.recorded import Key, Place, cell_end, value_read
 from orchestrator.runs.sessions.cell_report import (
     ABORTED_ENDING,
+    CODE_LOST_ENDING,
     LOST_ENDING,
     WELL_ENDED,
     aborted_event,
@@ -41,6 +39,7 @@ from orchestrator.runs.sessions.cell_report import (
     whole_output,
 )
 from orchestrator.runs.sessions.executions import PastExecution, ending_word
+from orchestrator.runs.sessions.kept_results import KeptResults
 from orchestrator.runs.sessions.repl import (
     CodeLostError,
     CodeOrder,
@@ -51,11 +50,6 @@ from orchestrator.runs.sessions.repl import (
 from orchestrator.runs.sessions.shown_output import shorten
 from orchestrator.runs.sessions.sub_calls import SubCalls
 
-_FINAL_BYTES_MAX = 64 << 10
-"""A larger value goes into a blob."""
-_FINAL_BLOB_BYTES_MAX = 16 << 20
-_STORE_RETRY_S = 1.0
-_log = logging.getLogger(__name__)
 _LOST_WORDS = "the session broke down, and its variables are gone"
 
 
@@ -89,7 +83,7 @@ class CodeSteps:
         self._told = told
         self._children = children
         self._budget = budget
-        self._blobs = blobs
+        self._kept = KeptResults(blobs, budget, run_id=run_id)
         self._run_id = run_id
         self._output_characters_max = output_characters_max
         self._is_code_lost = False
@@ -110,7 +104,8 @@ class CodeSteps:
         async def work() -> RunEvent:
             return RunEvent(turn=turn, cell=cell, cell_finished=await self._run_cell(order, room))
 
-        event, is_done_before = await self._step(f"cell {turn}.{cell}", order, work)
+        key = cell_end(turn, cell)
+        event, is_done_before = await self._step(f"cell {turn}.{cell}", key, work)
         finished = event.cell_finished
         if is_done_before:
             self._remember(order, finished, finished.ending)
@@ -129,7 +124,8 @@ class CodeSteps:
             read.variable = name
             return RunEvent(turn=turn, cell=cell, value_read=read)
 
-        event, is_done_before = await self._step(f"read {turn}.{cell}", order, work)
+        key = value_read(turn, cell)
+        event, is_done_before = await self._step(f"read {turn}.{cell}", key, work)
         read = event.value_read
         if is_done_before:
             self._remember(order, read, "")
@@ -139,12 +135,7 @@ class CodeSteps:
 
     async def final(self, told: CellFinished | ValueRead) -> FinalValue | None:
         """Return the value that an execution gave as final; None where it gave none."""
-        if told.HasField("final_value"):
-            return FinalValue.FromString(told.final_value)
-        if not told.final_key:
-            return None
-        pieces = self._blobs.read(told.final_key, offset=0, size=_FINAL_BLOB_BYTES_MAX)
-        return FinalValue.FromString(b"".join([piece async for piece in pieces]))
+        return await self._kept.final(told)
 
     def write_cut(self) -> str:
         """Write down the cell that was cut off because the run is stopped, if there is one; return
@@ -172,7 +163,7 @@ class CodeSteps:
         return {number - before: error for number, error in failures.items()}
 
     async def _step(
-        self, name: str, order: CodeOrder, work: Callable[[], Awaitable[RunEvent]]
+        self, name: str, key: Key, work: Callable[[], Awaitable[RunEvent]]
     ) -> tuple[RunEvent, bool]:
         """Return what a step came to, and whether that was known before."""
         is_done_before = True
@@ -182,8 +173,6 @@ class CodeSteps:
             is_done_before = False
             return await work()
 
-        place = order.turn, order.cell
-        key = cell_end(*place) if name.startswith("cell") else value_read(*place)
         event = await self._journal.step(name, key, noted)
         self._sub_calls.end_cell()
         return event, is_done_before
@@ -228,7 +217,7 @@ class CodeSteps:
             record=executed.record,
         )
         if result.HasField("final") and ending_word(result) in WELL_ENDED:
-            await self._keep_final(read, result.final, order)
+            await self._kept.keep_final(read, result.final, (order.turn, order.cell))
         else:
             read.error = result.error.message or "it could not be read"
         return read
@@ -276,8 +265,7 @@ class CodeSteps:
         shown = shorten(output, characters_max=room, bytes_dropped=result.output_bytes_dropped)
         key = ""
         if not shown.is_whole:
-            key = f"outputs/{self._run_id}/{order.turn}-{order.cell}.txt"
-            await self._put(key, output.encode())
+            key = await self._kept.keep_output(output, (order.turn, order.cell))
         finished = finished_event(
             result, shown, characters=len(output), key=key, sub_calls=self._sub_calls.end_cell()
         )
@@ -286,30 +274,8 @@ class CodeSteps:
             findings = own_output(written, result)
             finished.record.own_output = shorten(findings, characters_max=room).text
         if result.HasField("final"):
-            await self._keep_final(finished, result.final, order)
+            await self._kept.keep_final(finished, result.final, (order.turn, order.cell))
         return finished
-
-    async def _keep_final(
-        self, told: CellFinished | ValueRead, final: FinalValue, order: CodeOrder
-    ) -> None:
-        data = final.SerializeToString()
-        if len(data) <= _FINAL_BYTES_MAX:
-            told.final_value = data
-            return
-        told.final_key = f"outputs/{self._run_id}/{order.turn}-{order.cell}.final"
-        await self._put(told.final_key, data)
-
-    async def _put(self, key: str, data: bytes) -> None:
-        """Store what a cell has come to, which has its price: an object store that is away is
-        waited for as long as the run has time. Raises ObjectStoreError."""
-        while True:
-            try:
-                return await self._blobs.put(key, data)
-            except ObjectStoreError as error:
-                if self._budget.is_work_over:
-                    raise
-                _log.warning("a cell's result waits for the object store: %s", error.problem)
-            await asyncio.sleep(_STORE_RETRY_S)
 
     def _aborted(self, written: str, *, limit: str = "") -> CellFinished:
         shown = shorten(written, characters_max=self._output_characters_max)
@@ -347,6 +313,5 @@ class CodeSteps:
 
 
 def _is_code_lost(finished: CellFinished) -> bool:
-    return finished.ending == code_lost_event(sub_calls=0).ending and not (
-        finished.record.session_execution
-    )
+    """Whether a cell took every session with it, and has no result."""
+    return finished.ending == CODE_LOST_ENDING and not finished.record.session_execution

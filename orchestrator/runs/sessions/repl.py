@@ -157,9 +157,9 @@ class Repl:
         """Take a checkpoint that has the session as it is after a place."""
         self._source.add_checkpoint(place, key)
 
-    async def checkpoint(self) -> tuple[Place, StoredSession] | None:
-        """Store the session as it is after its newest execution; None where it is not at rest, or
-        has moved on meanwhile. Raises ReceivedError."""
+    async def checkpoint(self, owner: str) -> tuple[Place, StoredSession] | None:
+        """Store the session as it is after its newest execution, for an owner of checkpoints; None
+        where it is not at rest, or has moved on meanwhile. Raises ReceivedError."""
         place = self._source.newest_place
         if place is None or self._opening is None or not self._opening.done():
             return None
@@ -168,16 +168,27 @@ class Repl:
         session, executions = self._opening.result(), self._at[1]
         if session != self._at[0]:
             return None
-        stored = await self._sandbox.checkpoint(session)
+        stored = await self._sandbox.checkpoint(session, owner)
         return (place, stored) if stored.executions == executions else None
 
-    async def checkpoint_at_end(self) -> tuple[Place, StoredSession] | None:
-        """Store the session as the run leaves it, rebuilt where it was lost; None where the run has
-        executed nothing. Raises SessionLostError, LimitReachedError and ReceivedError."""
-        place = self._source.newest_place
+    async def checkpoint_at_end(self, owner: str) -> tuple[Place, StoredSession] | None:
+        """Store the session as the run leaves it, rebuilt where it is lost, before or meanwhile;
+        None where the run has executed nothing. Raises SessionLostError, LimitReachedError and
+        ReceivedError."""
+        place, losses = self._source.newest_place, 0
         if place is None:
             return None
-        return place, await self._sandbox.checkpoint(await self._session())
+        while True:
+            session = await self._session()
+            try:
+                return place, await self._sandbox.checkpoint(session, owner)
+            except ReceivedError as error:
+                losses += 1
+                if not _is_gone(error) or losses == _ABSENCES_MAX:
+                    raise
+                if error.reason != ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE:
+                    await self._drop(session)
+            await asyncio.sleep(_RETRY_S)
 
     async def close(self) -> None:
         """Delete the session, one that is still being opened too. A failure is logged: the
@@ -189,7 +200,7 @@ class Repl:
         if not done:
             self._opening.cancel()
         elif not self._opening.cancelled() and self._opening.exception() is None:
-            await self._source.discard(self._opening.result())
+            await self._source.calls.discard(self._opening.result())
 
     def leave(self) -> None:
         """Let go of the session: whoever drives the run next finds it."""
@@ -214,7 +225,7 @@ class Repl:
     async def _drop(self, session: str) -> None:
         """Let go of a session that is lost, or may be."""
         self._opening = None
-        await self._source.discard(session)
+        await self._source.calls.discard(session)
 
     async def _run(
         self,
@@ -247,7 +258,7 @@ class Repl:
             on_event(event)
 
         try:
-            return await self._source.run(cell, take, self._passes.for_cell)
+            return await self._source.calls.run(cell, take, self._passes.for_cell)
         finally:
             watchdog.cancel()
 
@@ -264,6 +275,7 @@ class Repl:
             ledger_run=self._passes.ledger_run,
             sub_calls_before=order.sub_calls_before,
             output_digest=transcript.output_digest,
+            tiers=self._passes.cell_tiers,
         )
         record.clock_time.FromNanoseconds(nature.clock_ns)
         self._at = session, transcript.session_execution

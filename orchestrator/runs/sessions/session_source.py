@@ -11,40 +11,34 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
 import grpc
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.sandbox.v1.execution_pb2 import ExecutionEvent, ExecutionResult
-from google.rpc.status_pb2 import Status
 
-from common.errors import ReceivedError, status_number
-from orchestrator.contexts.stored_context import StoredContext, StoredDocument
+from common.errors import ReceivedError
 from orchestrator.errors import HelperFailedError
 from orchestrator.runs.budget import Budget
 from orchestrator.runs.log.recorded import Place
 from orchestrator.runs.passes import RunPasses
-from orchestrator.runs.ports import CellOrder, RestoreOrder, Sandbox, SessionOrder
+from orchestrator.runs.ports import CellOrder, Sandbox
 from orchestrator.runs.sessions.executions import (
     PastExecution,
     SessionNature,
     Transcript,
     ending_word,
 )
-from orchestrator.runs.sessions.token_renewal import renewed_tokens
+from orchestrator.runs.sessions.mounted import Mounted, Prelude
+from orchestrator.runs.sessions.session_calls import SessionCalls, is_full
+from orchestrator.runs.sessions.session_orders import GRACE_S, SessionOrders
 
 _log = logging.getLogger(__name__)
-_GRACE_S = 1.0
 _RETRY_S = 0.25
-_RETRY_S_MAX = 3.0
 _REBUILDS_MAX = 5
 """Times that a session may be lost again while it is rebuilt."""
 _TRIES_MAX = 5
 """Times that code is run again that does not end as it did, but is undone."""
-_IDLE_TTL_MAX_S = 1800.0
-"""Longer than a model thinks; sessions that nobody takes over end after it."""
 _BEFORE_ALL: Place = (0, 0)
 _PRELUDE_STREAMS = 1 << 40
 """Streams of randomness that no cell draws from."""
@@ -56,40 +50,10 @@ _NO_CHECKPOINT = frozenset(
         ErrorReason.ERROR_REASON_RESOURCE_NOT_FOUND,
     }
 )
-_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-"""A service that is overloaded or hangs answers no sooner than one that is down."""
-Answer = TypeVar("Answer")
-TakeEvent = Callable[[ExecutionEvent], None]
 
 
 class SessionBrokenError(Exception):
     """The session cannot be rebuilt: what it has been through breaks it each time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Mounted:
-    """What a session has as `context`."""
-
-    context: StoredContext
-    """The context."""
-    documents: Sequence[StoredDocument]
-    """Its documents; empty unless the kind is DOCUMENTS."""
-    base_key: str = ""
-    """The checkpoint that a fresh session is made from, with `context` in it; empty for none."""
-    executions: int = 0
-    """Executions that a session has ended that was made from it."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prelude:
-    """What a session is before the first cell, besides its context."""
-
-    guest: str = ""
-    """What it has imported; empty for the sandbox service's default."""
-    sources: Sequence[tuple[str, str]] = ()
-    """Python sources that are run in it, each after its name."""
-    profile: str = ""
-    """Whose they are, for errors."""
 
 
 class SessionSource:
@@ -107,11 +71,13 @@ class SessionSource:
         cell_time_max_s: float,
         is_resumed: bool,
         on_difference: Callable[[PastExecution], None],
-        prelude: Prelude = Prelude(),
+        prelude: Prelude,
     ) -> None:
         """`is_resumed` says that another process may have left sessions of the run behind.
         `on_difference` is told of an execution that did not do the same again."""
         self._sandbox = sandbox
+        self.calls = SessionCalls(sandbox, budget, passes)
+        """How its sessions are used."""
         self.mounted = mounted
         """What a fresh session has."""
         self._run_id = run_id
@@ -119,14 +85,20 @@ class SessionSource:
         """What a fresh session is made with."""
         self._budget = budget
         self._passes = passes
-        self._cell_time_max_s = cell_time_max_s
+        self._orders = SessionOrders(
+            run_id,
+            nature,
+            budget,
+            passes,
+            guest=prelude.guest,
+            cell_time_max_s=cell_time_max_s,
+        )
         self._may_be_left = is_resumed
         self._on_difference = on_difference
         self._prelude = prelude
         self._past: list[PastExecution] = []
         self._checkpoints: list[tuple[Place, str]] = []
         self._expected = ("", self.mounted.executions)
-        self._is_closed = False
 
     @property
     def newest_place(self) -> Place | None:
@@ -155,7 +127,7 @@ class SessionSource:
 
     def close(self) -> None:
         """Open nothing more."""
-        self._is_closed = True
+        self.calls.is_closed = True
 
     async def open(self) -> str:
         """Return `sessions/{session}`, as the executions so far have left it. Waits for a sandbox
@@ -176,38 +148,9 @@ class SessionSource:
                         raise SessionBrokenError from error
                 elif not _may_come_back(error):
                     raise
-                if self._is_closed:
+                if self.calls.is_closed:
                     raise
             await asyncio.sleep(min(_RETRY_S, self._budget.work_left_s))
-
-    async def run(
-        self, order: CellOrder, take: TakeEvent, mint: Callable[[], str]
-    ) -> ExecutionResult:
-        """Return how a piece of code ends; `take` gets the events before that, and `mint` makes
-        the tokens that it gets while it runs.
-
-        Where no worker can take the session just then, nothing has run, and it is asked again.
-        Raises ReceivedError.
-        """
-        while True:
-            renewing = renewed_tokens(self._sandbox, order.session, mint, self._passes.lifetime_s)
-            try:
-                async with renewing:
-                    return await _result(self._sandbox, order, take)
-            except ReceivedError as error:
-                wait_s = error.retry_after_s or _RETRY_S
-                if not _is_full(error) or wait_s >= self._budget.work_left_s:
-                    raise
-            await asyncio.sleep(wait_s)
-            timeout_s = self._budget.work_left_s + _GRACE_S
-            order = dataclasses.replace(order, timeout_s=timeout_s, run_token=mint())
-
-    async def discard(self, session: str) -> None:
-        """Delete a session. A failure is logged: the sandbox ends idle sessions by itself."""
-        try:
-            await self._sandbox.delete_session(session)
-        except ReceivedError as error:
-            _log.warning("a session was not deleted", extra={"reason": error.reason_name})
 
     async def _left(self) -> str:
         """Return the session that another process left, if it is exactly where the log says; the
@@ -216,13 +159,13 @@ class SessionSource:
             return ""
         found = ""
         name, executions = self._expected
-        sessions = await self._patiently(lambda: self._sandbox.sessions_of(self._run_id))
+        sessions = await self.calls.patiently(lambda: self._sandbox.sessions_of(self._run_id))
         for session in sessions:
             is_right = session.name == name and session.executions == executions
             if is_right and session.is_idle:
                 found = session.name
             else:
-                await self.discard(session.name)
+                await self.calls.discard(session.name)
         self._may_be_left = False
         return found
 
@@ -236,7 +179,7 @@ class SessionSource:
                 await self._run_again(session, past)
         except BaseException:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self.discard(session))
+                await asyncio.shield(self.calls.discard(session))
             raise
         return session
 
@@ -244,9 +187,9 @@ class SessionSource:
         """Return a session, and up to where it has the run's executions."""
         while self._checkpoints:
             place, key = self._checkpoints[-1]
-            again = self._restore_order(key)
+            again = self._orders.restored(key)
             try:
-                restored = await self._patiently(
+                restored = await self.calls.patiently(
                     functools.partial(self._sandbox.restore_session, again)
                 )
             except ReceivedError as error:
@@ -258,15 +201,15 @@ class SessionSource:
                 return restored.name, place
         if self.mounted.base_key:
             return await self._based(), _BEFORE_ALL
-        order = self._order()
-        return await self._patiently(lambda: self._sandbox.open_session(order)), _BEFORE_ALL
+        order = self._orders.fresh(self.mounted)
+        return await self.calls.patiently(lambda: self._sandbox.open_session(order)), _BEFORE_ALL
 
     async def _based(self) -> str:
         """Return a session as the run found it; raises SessionBrokenError where it is kept no
         longer, which leaves an empty one."""
-        order = self._restore_order(self.mounted.base_key)
+        order = self._orders.restored(self.mounted.base_key)
         try:
-            restored = await self._patiently(lambda: self._sandbox.restore_session(order))
+            restored = await self.calls.patiently(lambda: self._sandbox.restore_session(order))
         except ReceivedError as error:
             if error.reason not in _NO_CHECKPOINT:
                 raise
@@ -287,9 +230,9 @@ class SessionSource:
                     random_stream=_PRELUDE_STREAMS + index,
                     sub_calls_max=0,
                     failed_sub_calls={},
-                    timeout_s=self._budget.work_left_s + _GRACE_S,
+                    timeout_s=self._budget.work_left_s + GRACE_S,
                 )
-                result = await self.run(order, _ignore, self._passes.for_cell)
+                result = await self.calls.run(order, _ignore, self._passes.for_cell)
                 if result.ending == ExecutionResult.ENDING_COMPLETED or result.state_kept:
                     break
             if result.ending != ExecutionResult.ENDING_COMPLETED:
@@ -297,29 +240,13 @@ class SessionSource:
                 error = HelperFailedError(self._prelude.profile, name, why)
                 raise ReceivedError(error.to_status())
 
-    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Return what a call gives that may be repeated; waits for a sandbox that is away or full,
-        as long as the run has time."""
-        attempt = 0
-        while True:
-            try:
-                return await ask()
-            except ReceivedError as error:
-                is_away = error.code in _AWAY
-                if self._is_closed or self._budget.is_work_over or not (is_away or _is_full(error)):
-                    raise
-                backoff_s = min(_RETRY_S * 2 ** min(attempt, 8), _RETRY_S_MAX)
-                wait_s = error.retry_after_s or backoff_s
-            attempt += 1
-            await asyncio.sleep(min(wait_s, self._budget.work_left_s))
-
     async def _run_again(self, session: str, past: PastExecution) -> None:
         """Run code that ran before. What is undone this time, as for lack of time or because its
         worker died, is tried again: it was not undone the first time."""
         record = past.record
 
         def mint() -> str:
-            return self._passes.for_replay(record.ledger_run)
+            return self._passes.for_replay(record.ledger_run, tiers=record.tiers)
 
         for _ in range(_TRIES_MAX):
             transcript = Transcript()
@@ -332,75 +259,24 @@ class SessionSource:
                 random_stream=record.random_stream,
                 sub_calls_max=past.sub_calls,
                 failed_sub_calls=past.failed_sub_calls,
-                timeout_s=self._budget.work_left_s + _GRACE_S,
+                timeout_s=self._budget.work_left_s + GRACE_S,
+                sub_tier=record.tiers[0] if record.tiers else "",
             )
-            result = await self.run(order, transcript.take, mint)
+            result = await self.calls.run(order, transcript.take, mint)
             if result.state_kept:
                 break
         is_same = past.ending in {"", ending_word(result)}
         if not is_same or transcript.output_digest != record.output_digest:
             self._on_difference(past)
 
-    def _order(self) -> SessionOrder:
-        left_s = self._budget.work_left_s
-        nature = self.nature
-        return SessionOrder(
-            run_id=self._run_id,
-            request_id=self._request_id(),
-            context=self.mounted.context,
-            documents=self.mounted.documents,
-            run_token=self._passes.for_cell(),
-            sub_tier=self._passes.sub_tier,
-            clock_ns=nature.clock_ns,
-            seed=nature.seed,
-            guest=self._prelude.guest,
-            execute_time_max_s=self._cell_time_max_s,
-            idle_ttl_s=min(left_s + _GRACE_S, _IDLE_TTL_MAX_S),
-            timeout_s=left_s,
-        )
-
-    def _restore_order(self, key: str) -> RestoreOrder:
-        left_s = self._budget.work_left_s
-        return RestoreOrder(
-            run_id=self._run_id,
-            request_id=self._request_id(),
-            checkpoint_key=key,
-            run_token=self._passes.for_cell(),
-            sub_tier=self._passes.sub_tier,
-            idle_ttl_s=min(left_s + _GRACE_S, _IDLE_TTL_MAX_S),
-            timeout_s=left_s,
-        )
-
-    def _request_id(self) -> str:
-        """Return a fresh one: the same one with another token would be refused."""
-        return f"{self._run_id}/{secrets.token_hex(8)}"
-
 
 def _ignore(_event: ExecutionEvent) -> None:
     """What a profile's sources print is for nobody."""
 
 
-async def _result(sandbox: Sandbox, order: CellOrder, take: TakeEvent) -> ExecutionResult:
-    async with contextlib.aclosing(sandbox.execute(order)) as events:
-        async for event in events:
-            if event.HasField("result"):
-                return event.result
-            take(event)
-    raise ReceivedError(
-        Status(
-            code=status_number(grpc.StatusCode.UNAVAILABLE),
-            message="the sandbox broke off an execution",
-        )
-    )
-
-
-def _is_full(error: ReceivedError) -> bool:
-    return error.reason == ErrorReason.ERROR_REASON_SANDBOX_CAPACITY
-
-
 def _may_come_back(error: ReceivedError) -> bool:
     """Whether waiting helps: the sandbox is full, away, or was restarted under a session."""
-    return _is_full(error) or error.code in {
+    return is_full(error) or error.code in {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.NOT_FOUND,
     }

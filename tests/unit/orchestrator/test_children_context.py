@@ -17,14 +17,8 @@ from orchestrator.contexts.stored_context import (
     TextShape,
 )
 from orchestrator.contexts.text_scan import TextScan
-from orchestrator.runs.children.context import (
-    ChildContexts,
-    Given,
-    JsonValue,
-    NamedTexts,
-    OneText,
-    Slice,
-)
+from orchestrator.runs.children.context import ChildContexts
+from orchestrator.runs.children.given import Given, JsonValue, NamedTexts, OneText, Slice
 
 PIECE = 7
 """Blobs are read in pieces that cut characters."""
@@ -125,7 +119,7 @@ async def test_without_a_context_it_is_the_parents() -> None:
     assert await Shelf(("", b"abc")).make(None) == "contexts/whole"
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(text=st.text(min_size=1, max_size=60), data=st.data())
 async def test_a_part_is_what_python_would_cut(text: str, data: st.DataObject) -> None:
     """Characters on one side, bytes on the other."""

@@ -192,6 +192,15 @@ async def test_overlapping_places_are_each_their_own() -> None:
     ]
 
 
+async def test_a_place_that_code_and_the_answer_name_is_told_of_once() -> None:
+    """Code leaves the name of an only document out; models call it `context`."""
+    of_code = Citation(start=4, end=11, quote="invoice")
+
+    told = await checked(desk(TEXT), "an “invoice” [cite:context:4-11]", of_code)
+
+    assert seen(told) == [("", 4, 11, "invoice", True, EXACT)]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -43,8 +43,12 @@ def test_without_the_key_it_does_not_start() -> None:
     [
         ("RUN_TOKEN_LIFETIME_S", "0.5"),
         ("RUN_TOKEN_LIFETIME_S", "-1"),
-        ("RUNS_RUNNING_MAX", "0"),
+        ("RUNS_RUNNING_MAX", "-1"),
         ("RUNS_WAITING_MAX", "0"),
+        ("RUNS_WAITING_MAX_PER_TENANT", "0"),
+        ("CONCURRENT_RPCS_MAX_PER_TENANT", "0"),
+        ("WATCHERS_MAX_PER_TENANT", "0"),
+        ("CHILDREN_PER_TREE_MAX", "0"),
         ("OUTPUT_CHARACTERS_MAX", "0"),
         ("TURNS_DEFAULT", "201"),
         ("TIME_DEFAULT_S", "0"),

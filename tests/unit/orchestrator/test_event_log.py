@@ -83,6 +83,28 @@ async def test_a_watcher_that_falls_behind_reads_from_the_database(
     assert await follow(log, journal, after=50) == list(range(51, 103))
 
 
+async def test_a_watcher_of_a_run_that_is_driven_here_reads_the_database_once(
+    database: Database, log: EventLog
+) -> None:
+    """What is stored meanwhile is in memory, the run's last event too."""
+    reads = 0
+
+    def count(*_: object) -> None:
+        nonlocal reads
+        reads += 1
+
+    journal = await begin(database, log)
+    watching = log.follow(run_id(journal), after=0)
+    assert (await anext(watching)).sequence == 1
+    event.listen(database._engine.sync_engine, "before_cursor_execute", count)
+    journal.notice("N", "1")
+    assert (await anext(watching)).sequence == 2
+    end(journal)
+
+    assert [each.sequence async for each in watching] == [3]
+    assert not reads
+
+
 async def test_no_event_is_seen_before_it_is_stored(database: Database, log: EventLog) -> None:
     """What a watcher saw must still be there after a crash."""
     journal = await begin(database, log)

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -23,8 +26,9 @@ from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.steps import Steps
 from orchestrator.runs.queue import Drive
 from orchestrator.runs.stop_wish import StopWish
-from tests.support.durable import durable
+from tests.support.durable import durable, waiting_run
 from tests.support.eventually import eventually
+from tests.support.plain_engine import PlainEngine
 
 
 @dataclasses.dataclass
@@ -102,6 +106,19 @@ async def test_a_child_run_needs_no_place(url: str) -> None:
         await eventually(lambda: len(drives.begun) == 2)
 
         assert drives.begun == ids(parent, child)
+
+
+async def test_a_process_without_places_drives_nothing_and_ends_what_is_to_stop(url: str) -> None:
+    """Who only looks runs up must not spend on them by that, not on children either."""
+    drives = Drives()
+    async with durable(url, drives.over, running_max=0) as parts:
+        parent = await parts.create()
+        await parts.create(parent=parent.head.name)
+        stopped = await parts.create()
+        await parts.queue.cancel(stopped.run_id)
+        await parts.watch(stopped)
+
+    assert drives.begun == ids(stopped)
 
 
 async def test_runs_of_a_higher_priority_begin_first(url: str) -> None:
@@ -235,15 +252,71 @@ async def test_a_run_that_comes_back_is_driven_once_its_former_driving_has_ended
     assert ended.state == Run.STATE_ANSWERED
 
 
+async def test_a_run_that_is_cut_off_with_its_queue_is_heard_of(url: str) -> None:
+    """What nobody has heard of is logged as an error of ours when it is thrown away."""
+    unheard: list[str] = []
+    drives = Drives()
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: unheard.append(context["message"])
+    )
+
+    with pytest.raises(ExceptionGroup):
+        async with durable(url, drives.over) as parts:
+            await parts.create()
+            await eventually(lambda: len(drives.begun) == 1)
+
+            async def fail() -> None:
+                raise OSError("a fault of the queue's own")
+
+            parts.queue._tasks.create_task(fail())
+            await asyncio.Event().wait()
+    gc.collect()
+
+    assert not unheard
+
+
+async def test_a_run_that_is_lost_before_it_begins_is_let_go_of_at_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever went on asking the engine for it would take it away from its new owner."""
+    asked: list[str] = []
+
+    async def carry_out(_engine: object, run_id: str, *_: object, is_first: bool) -> None:
+        asked.append(run_id)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(PlainEngine, "carry_out", carry_out)
+    async with durable(url, Drives().over) as parts:
+        run = await parts.create()
+        await eventually(lambda: asked == ids(run))
+
+        parts.queue.leave(run.run_id)
+
+        await eventually(lambda: asked == ids(run, run), within_s=3.0)
+
+
 async def test_only_waiting_runs_count_against_the_room(url: str) -> None:
     drives = Drives()
     async with durable(url, drives.over, running_max=1, waiting_max=1) as parts:
         await parts.create()
         await eventually(lambda: len(drives.begun) == 1)
-        await parts.queue.check_room()
+        async with parts.queue.room("t"):
+            pass
         await parts.create()
         with pytest.raises(QueueFullError):
-            await parts.queue.check_room()
+            await parts.queue.room("t").__aenter__()
+
+
+async def test_runs_that_are_being_stored_have_their_room(url: str) -> None:
+    """Or as many as come at once would pass the bound together."""
+    async with durable(url, Drives().over, running_max=1, waiting_max_per_tenant=1) as parts:
+        async with parts.queue.room("t"), parts.queue.room("another"):
+            with pytest.raises(QueueFullError) as caught:
+                await parts.queue.room("t").__aenter__()
+        async with parts.queue.room("t"):
+            pass
+
+    assert caught.value.metadata == {"limit": "1", "scope": "tenant"}
 
 
 async def test_cancelling_an_unknown_run_does_nothing(url: str) -> None:
@@ -265,6 +338,43 @@ async def test_a_run_that_outlives_its_wall_time_by_far_is_ended(
 
     assert ended.state == Run.STATE_FAILED
     assert ReceivedError(ended.error).reason_name == "ERROR_REASON_RUN_OVERDUE"
+
+
+async def test_a_wall_clock_that_is_set_ends_no_run(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that wakes up, or whose clock is corrected, has not driven its runs that long."""
+    drives = Drives()
+    async with durable(url, drives.over, with_upkeep=False) as parts:
+        run = await parts.create(time_s=60.0)
+        await eventually(lambda: drives.begun == ids(run))
+        parts.queue.end_overdue()
+        clock = types.SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 1e6)
+        monkeypatch.setattr(queue, "time", clock)
+        parts.queue.end_overdue()
+        drives.let_go.set()
+        await parts.watch(run)
+
+        assert (await parts.run(run)).state == Run.STATE_ANSWERED
+
+
+async def test_a_run_whose_time_ran_out_while_nobody_drove_it_waits_for_no_place(url: str) -> None:
+    """Its callers wait for an end, which is all that is left to do."""
+    drives = Drives()
+    async with durable(url, drives.over, running_max=1) as parts:
+        busy = await parts.create()
+        await eventually(lambda: drives.begun == ids(busy))
+        overdue, in_time = waiting_run(time_s=1.0), waiting_run(time_s=3600.0)
+        for record in (overdue, in_time):
+            record.progress.state = Run.STATE_RUNNING
+            record.progress.start_time.FromSeconds(int(time.time()) - 10)
+            await parts.runs.create("t", record, record.state_event(), None)
+
+        await eventually(lambda: drives.begun == ids(busy, overdue))
+
+        assert in_time.run_id not in drives.begun
+        drives.let_go.set()
+        await parts.watch(in_time)
 
 
 async def test_a_run_within_its_wall_time_is_left_alone(

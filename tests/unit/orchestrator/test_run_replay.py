@@ -18,9 +18,10 @@ from orchestrator.errors import ForkTurnUnknownError, ObjectStoreError
 from orchestrator.model_catalog import TierFacts
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
 from orchestrator.runs.ports import ModelCall
-from orchestrator.runs.sessions import code_steps
-from tests.support.driven_run import Bench, Reply, failure, told
+from orchestrator.runs.sessions import kept_results
+from tests.support.driven_run import Bench, told
 from tests.support.fake_gateway import COST_NANOS, ScriptedError
+from tests.support.memory_neighbours import Reply, failure
 
 DONE = "FINAL(done)"
 
@@ -283,6 +284,22 @@ async def test_a_run_has_no_fork_after_a_turn_that_it_did_not_go_on_from(tmp_pat
     assert caught.value.metadata == {"run": record.head.name, "turn": "2", "turns": "1"}
 
 
+async def test_a_process_that_learns_late_of_a_runs_end_leaves_no_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stood still has opened a session that whoever ended the run knew nothing of."""
+    bench = Bench(tmp_path, [cells("a = 1"), DONE])
+    record = bench.new_run()
+
+    async def has_ended(_run_id: str) -> bool:
+        return True
+
+    monkeypatch.setattr(bench.log, "has_ended", has_ended)
+    assert not await bench.drive(record, cut=6)
+
+    assert bench.sandbox.sessions == {}
+
+
 async def test_a_run_that_is_cancelled_after_its_process_died_leaves_no_session(
     tmp_path: Path,
 ) -> None:
@@ -425,7 +442,7 @@ async def test_a_cells_result_waits_for_an_object_store_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a cell printed and its value were paid for, and a restart of the store takes seconds."""
-    monkeypatch.setattr(code_steps, "_STORE_RETRY_S", 0.0)
+    monkeypatch.setattr(kept_results, "_STORE_RETRY_S", 0.0)
     bench = Bench(tmp_path, [cells("print('x' * 5_000)"), cells("FINAL('y' * 100_000)")])
     put, absences = bench.blobs.put, [ObjectStoreError("no space left")] * 3
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.driven_run import Bench, Reply, told
+from tests.support.driven_run import Bench, told
+from tests.support.memory_neighbours import Reply
 
 _CELLS = (
     "a = globals().get('a', 0) + 1\nprint(a, now())",

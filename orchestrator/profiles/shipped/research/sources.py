@@ -6,7 +6,15 @@ import collections
 import math
 import re
 
-_SECTION = re.compile(r"^(?:#{1,4}\s+|\d+(?:\.\d+)*\.?\s+)?([A-Z][^\n.]{2,70})$", re.MULTILINE)
+_SECTION = re.compile(
+    r"(?:\A|\n[ \t]*\n)(?:#{1,4}[ \t]+|\d+(?:\.\d+)*\.?[ \t]+)?([A-Z][^\n.]{1,69}[^\n.:])"
+    r"(?=\n(?:([=~^\"*-])\2{2,}[ \t]*\n|[ \t]*\n))"
+)
+"""A line by itself, or underlined, as in Markdown, reStructuredText and plain papers."""
+_TITLE = re.compile(r"^title:[ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
+_ABSTRACT = re.compile(
+    r"\babstract[.:\s]*\n?[=~^*-]*\s*(.{40,1500}?)(?:\n\s*\n|\Z)", re.IGNORECASE | re.DOTALL
+)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -16,11 +24,9 @@ class Source:
     def __init__(self, document, text):
         lines_ = [line.strip("# \t") for line in text[:4000].split("\n") if line.strip("# \t")]
         years = re.findall(r"\b(?:19|20)\d\d\b", text[:3000])
-        found = re.search(
-            r"abstract[.:\s]*\n?(.{40,1500}?)(?:\n\s*\n|\Z)", text[:8000], re.IGNORECASE | re.DOTALL
-        )
+        found, titled = _ABSTRACT.search(text[:8000]), _TITLE.search(text[:2000])
         self.document, self.characters = document, len(text)
-        self.title = lines_[0][:200] if lines_ else document
+        self.title = (titled[1] if titled else lines_[0] if lines_ else document)[:200]
         self.year = int(years[0]) if years else None
         self.abstract = " ".join((found[1] if found else text[:600]).split())
 
@@ -37,8 +43,8 @@ def sections(document):
     """Return the sections of a source: triples of heading, start and end."""
     text = str(_text(document)[:])
     heads = [match for match in _SECTION.finditer(text) if len(match[1].split()) <= 10]
-    ends = [*(match.start() for match in heads[1:]), len(text)]
-    return [(head[1].strip(), head.start(), end) for head, end in zip(heads, ends)]
+    ends = [*(match.start(1) for match in heads[1:]), len(text)]
+    return [(head[1].strip(), head.start(1), end) for head, end in zip(heads, ends)]
 
 
 def relevant(question, limit=20, size=900):
@@ -79,6 +85,8 @@ def figures(pattern=r"\d[\d.,]*\s?%", limit=200):
         end = at + len(match.text) + (stop.end() if stop else 0)
         part = window[begin:end].strip()
         start = low + window.index(part, begin)
+        if found and (found[-1]["document"], found[-1]["start"]) == (name, start):
+            continue  # a sentence with two figures
         found.append({"document": name, "start": start, "end": start + len(part), "text": part})
     return found
 

@@ -7,9 +7,15 @@ import email.policy
 import email.utils
 import re
 
+_BEFORE_SUBJECT = re.compile(r"^(\s*(\[[^\]]{1,40}\]|(re|fwd?|aw|wg)\s*:))+\s*", re.IGNORECASE)
+"""Names of lists, and words for replies."""
+
 
 class Mail:
-    """One mail: .date, .sender, .to, .subject, .body, and .document, .start, .end for its place."""
+    """One mail: .date, .sender, .to, .subject, .body, and .document, .start, .end for its place.
+
+    .date is as the sender's clock had it; .moment_s is comparable, in Unix time.
+    """
 
     def __init__(self, document, start, raw):
         parsed = email.message_from_string(raw, policy=email.policy.compat32)
@@ -19,10 +25,7 @@ class Mail:
         self.to = _header(parsed, "to")
         self.message_id = _header(parsed, "message-id")
         self.in_reply_to = _header(parsed, "in-reply-to")
-        try:
-            self.date = email.utils.parsedate_to_datetime(_header(parsed, "date")).isoformat()
-        except (TypeError, ValueError):
-            self.date = ""
+        self.date, self.moment_s = _date(_header(parsed, "date"))
         break_at = re.search(r"\r?\n\r?\n", raw)
         self.body_start = start + (break_at.end() if break_at else 0)
         self.body = raw[break_at.end() :] if break_at else raw
@@ -46,15 +49,15 @@ def mails(limit=100_000):
             raw = str(text[start:end])
             line = raw.find("\n") + 1  # the envelope's line is no header
             found.append(Mail(name, start + line, raw[line:]))
-    return sorted(found, key=lambda mail: mail.date)
+    return sorted(found, key=lambda mail: mail.moment_s)
 
 
 def threads(of=None):
     """Return mails by thread: a dict from the plain subject to its mails, the largest first."""
     groups = {}
     for mail in mails() if of is None else of:
-        subject = re.sub(r"^(\s*(re|fwd?|aw|wg)\s*:)+\s*", "", mail.subject, flags=re.IGNORECASE)
-        groups.setdefault(subject.strip().lower(), []).append(mail)
+        subject = _BEFORE_SUBJECT.sub("", " ".join(mail.subject.split()))
+        groups.setdefault(subject.lower(), []).append(mail)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
@@ -97,6 +100,15 @@ def _texts():
     if hasattr(context, "items"):
         return list(context.items())
     return [("", context)]
+
+
+def _date(header):
+    """Return a date as ISO text, and as Unix time; what cannot be read comes before all."""
+    try:
+        date = email.utils.parsedate_to_datetime(header)
+        return date.isoformat(), date.timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return "", float("-inf")
 
 
 def _header(parsed, name):
