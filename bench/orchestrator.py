@@ -16,10 +16,12 @@ from tempfile import TemporaryDirectory
 from bench.measurement import Goal, Measurement
 from bench.orchestrator_runs import a_thousand, overhead
 from bench.orchestrator_upload import upload
+from tests.chaos.place import PlaceOptions
 from tests.chaos.storm import StormOptions, storm
 
 NAME = "orchestrator"
 CHAOS_KILLS = 200
+_CLIENTS = 50
 _GOALS = {
     "overhead_ratio_20_turns": Goal(1.02, "ratio"),
     "event_to_watcher_p50_ms": Goal(20, "ms"),
@@ -46,15 +48,23 @@ async def measure(chaos_kills: int = CHAOS_KILLS) -> AsyncIterator[Measurement]:
 
 
 async def _chaos(database: str, kills: int) -> AsyncIterator[Measurement]:
-    seed = secrets.randbelow(1 << 32)
+    seed, freezes = secrets.randbelow(1 << 32), kills // 5
     print(f"chaos on {database}: seed {seed}", file=sys.stderr, flush=True)
     with TemporaryDirectory(prefix="fathom-chaos-") as folder:
-        options = StormOptions(kills=kills, seed=seed, database=database)
+        place = PlaceOptions(database=database, concurrent=2 * _CLIENTS)
+        options = StormOptions(
+            kills=kills, freezes=freezes, seed=seed, place=place, clients=_CLIENTS
+        )
         report = await storm(Path(folder), options)
     for fault in report.faults:
         print(f"chaos on {database}: {fault}", file=sys.stderr, flush=True)
     suffix = "" if database == "postgresql" else f"_{database}"
-    goals = {"chaos_kills": Goal(kills, "kills", is_floor=True), "chaos_runs": Goal(None, "runs")}
+    goals = {
+        "chaos_kills": Goal(kills, "kills", is_floor=True),
+        "chaos_freezes": Goal(freezes, "freezes", is_floor=True),
+        "chaos_runs": Goal(None, "runs"),
+        "chaos_steps_left": Goal(None, "workflows"),
+    }
     for name, value in report.figures.items():
         goal = goals.get(name, Goal(0, "faults"))
         yield _counted(name + suffix, value, report.runs, goal)
