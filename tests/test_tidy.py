@@ -199,6 +199,17 @@ def test_every_setting_has_a_line_of_prose(spec: str) -> None:
     assert not bare
 
 
+def test_the_map_names_only_files_that_exist() -> None:
+    """ARCHITECTURE.md follows a run through the files by name: one that is not there misleads."""
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "ARCHITECTURE.md").read_text())
+    there = {f"/{path.relative_to(ROOT)}" for path in tracked_files()}
+
+    lost = {name for name in named if not any(path.endswith(f"/{name}") for path in there)}
+
+    assert named
+    assert not lost
+
+
 def test_every_package_is_in_the_wheel() -> None:
     """A flat package that the build forgets works in the checkout and nowhere else."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

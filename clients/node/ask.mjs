@@ -1,9 +1,10 @@
 // Asks fathom a question about a file: uploads it, creates a run, watches it, prints the answer.
 //
-//   node ask.mjs HOST:PORT "QUESTION" FILE
+//   node ask.mjs [https://]HOST:PORT "QUESTION" FILE
 //
 // The answer goes to stdout, progress to stderr. The exit status is 0 when the question was
-// answered, 3 for a partial answer and 1 when there is none.
+// answered, 3 for a partial answer, 4 when the server does not let us, 5 when it is not reached
+// and 1 when there is no answer for another reason. access.mjs has API keys and TLS.
 
 import { randomUUID } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -14,6 +15,8 @@ import { promisify } from 'node:util'
 import grpc from '@grpc/grpc-js'
 import protoLoader from '@grpc/proto-loader'
 
+import { accessTo } from './access.mjs'
+
 const PROTO_FOLDERS = ['../../protos', '../../third_party/googleapis'].map((folder) =>
   fileURLToPath(new URL(folder, import.meta.url))
 )
@@ -23,6 +26,11 @@ const CALL_TIMEOUT_S = 30
 const RUN_TIMEOUT_S = 3600
 const WATCH_ATTEMPTS = 10
 const EXIT_STATUS = { STATE_ANSWERED: 0, STATE_PARTIAL: 3 }
+const EXIT_STATUS_OF_ERROR = {
+  [grpc.status.UNAUTHENTICATED]: 4,
+  [grpc.status.PERMISSION_DENIED]: 4,
+  [grpc.status.UNAVAILABLE]: 5
+}
 
 function loadServices() {
   const files = ['context_service.proto', 'orchestrator_service.proto']
@@ -81,9 +89,9 @@ async function* watch(orchestrator, name) {
 
 async function ask(address, question, path) {
   const services = loadServices()
-  const credentials = grpc.credentials.createInsecure()
-  const contexts = new services.ContextService(address, credentials)
-  const orchestrator = new services.OrchestratorService(address, credentials)
+  const { target, credentials, options } = accessTo(address)
+  const contexts = new services.ContextService(target, credentials, options)
+  const orchestrator = new services.OrchestratorService(target, credentials, options)
   const createRun = promisify(orchestrator.CreateRun.bind(orchestrator))
 
   const context = await upload(contexts, path)
@@ -103,12 +111,12 @@ async function ask(address, question, path) {
 
 const [address, question, path] = process.argv.slice(2)
 if (!path) {
-  console.error('usage: node ask.mjs HOST:PORT "QUESTION" FILE')
+  console.error('usage: node ask.mjs [https://]HOST:PORT "QUESTION" FILE')
   process.exit(2)
 }
 try {
   process.exit(await ask(address, question, path))
 } catch (error) {
   console.error(`error: ${error.message}`)
-  process.exit(1)
+  process.exit(EXIT_STATUS_OF_ERROR[error.code] ?? 1)
 }

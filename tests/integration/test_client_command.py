@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fathom.errors.v1 import error_reason_pb2
@@ -25,7 +24,6 @@ from grpc import StatusCode
 from common.config import ServerConfig
 from common.errors import ServiceError, UnauthenticatedError
 from common.server import Server
-from tests.support.certificates import Authority
 from tests.support.fake_orchestrator import (
     FakeOrchestrator,
     answered,
@@ -143,25 +141,6 @@ async def test_a_server_of_the_environment_is_not_repeated(folder: Path) -> None
 
     assert (ended.status, ended.stdout) == (0, "42\n")
     assert ended.stderr.splitlines()[-1] == "steps: fathom runs show runs/r1"
-
-
-async def test_a_server_named_by_https_is_called_over_tls(folder: Path) -> None:
-    """An API key is sent with every call; without TLS whoever carries the bytes reads it."""
-    authority = Authority(folder)
-    pair = authority.pair("server")
-    config = ServerConfig(drain_s=1.0, tls_certificate_file=pair.certificate, tls_key_file=pair.key)
-    arguments = ("ask", "how many?", "notes.txt", "--server")
-    trusting: dict[str, Any] = {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(authority.file)}
-    server = Server("test", config)
-    FakeOrchestrator(answered("42")).register(server)
-    async with server:
-        trusted = await run(folder, *arguments, f"https://{server.address}", **trusting)
-        doubted = await run(folder, *arguments, f"https://{server.address}")
-
-    assert (trusted.status, trusted.stdout) == (0, "42\n")
-    assert trusted.stderr.splitlines()[-1].endswith(f"--server https://{server.address}")
-    assert doubted.status == 5
-    assert "certificate" in doubted.stderr.lower()
 
 
 async def test_ask_is_the_verb_where_none_is_named(folder: Path) -> None:
@@ -384,6 +363,21 @@ async def test_text_can_be_piped_in(folder: Path) -> None:
 
     assert ended.status == 0
     assert orchestrator.documents == [{"": b"piped text"}]
+
+
+async def test_a_stored_context_is_asked_about_without_an_upload(folder: Path) -> None:
+    orchestrator = FakeOrchestrator(answered("42"))
+    async with serving(orchestrator) as address:
+        asked = ("ask", "how many?", "--server", address, "--context")
+        ended = await run(folder, *asked, "c1")
+        both = await run(folder, *asked, "contexts/c1", "notes.txt")
+
+    assert (ended.status, ended.stdout) == (0, "42\n")
+    assert ended.stderr.startswith("contexts/c1 · limits $5")
+    assert orchestrator.create_requests[0].spec.context == "contexts/c1"
+    assert orchestrator.started == []
+    assert both.status == 2
+    assert "--context names the data; leave notes.txt out" in both.stderr
 
 
 async def test_paths_come_from_options_and_lists_too(folder: Path) -> None:

@@ -71,6 +71,29 @@ async def test_an_archive_is_put_as_documents(folder: Path) -> None:
     assert [document["name"] for document in documents] == ["mails.zip/a.eml"]
 
 
+async def test_a_place_that_the_server_may_read_is_put_by_its_uri(folder: Path) -> None:
+    """The bytes do not pass through this machine."""
+    mine = folder / "mine"
+    mine.mkdir()
+    (mine / "large.json").write_text('{"a": 1}')
+    async with context_service(folder / "state", folders=(mine,)) as stack:
+        uri = f"file://{mine}/large.json"
+        status, out, error = await run(
+            folder, stack.address, "put", uri, "--json-input", "--json", "--ttl", "2h"
+        )
+        beside, _, told = await run(folder, stack.address, "put", uri, "notes.txt")
+        refused, _, why = await run(folder, stack.address, "put", f"file://{folder}/notes.txt")
+
+    assert status == 0, error
+    found = json.loads(out)
+    assert (found["kind"], found["size_bytes"]) == ("KIND_JSON", "8")
+    assert found["expire_time"]
+    assert (beside, refused) == (2, 4)
+    assert "name nothing beside it" in told
+    assert "error: the URI is outside of the folders that this server reads" in why
+    assert "try: ask the server's operator to have it read there" in why
+
+
 async def test_a_damaged_archive_is_told_with_what_to_try(folder: Path) -> None:
     (folder / "mails.zip").write_bytes(b"PK no archive")
     async with context_service(folder / "state") as stack:

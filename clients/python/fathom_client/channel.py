@@ -7,12 +7,11 @@ UNAVAILABLE only. A cut-off watch is not retried here but resumed, in `watching.
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import grpc
 
-from fathom_client.errors import FathomError
+from fathom_client.access import Access
 
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
@@ -37,47 +36,33 @@ _RETRIED_METHODS = (
     (_CONVERSATIONS, "ListConversations"),
 )
 _TLS_SCHEME = "https://"
-_KEY = re.compile(r"[!-~]*")
-"""What an API key may be made of: gRPC sends nothing else as text."""
 
 
-class ApiKeyError(FathomError):
-    """The API key has characters that cannot be sent."""
-
-
-def open_channel(address: str, *, api_key: str = "") -> grpc.aio.Channel:
+def open_channel(address: str, access: Access) -> grpc.aio.Channel:
     """Return a channel to `host:port`, or over TLS to `https://host:port`; it connects with the
-    first call, and each call brings the API key, where there is one. Raises ApiKeyError."""
+    first call, and each call brings the API key, where there is one. Raises AccessError."""
     keys: list[grpc.aio.ClientInterceptor] = []
-    if api_key:
-        keys = [_KeyOfUnary(api_key), _KeyOfStream(api_key)]
+    if metadata := access.metadata():
+        keys = [_KeyOfUnary(metadata), _KeyOfStream(metadata)]
     if (target := address.removeprefix(_TLS_SCHEME)) != address:
-        return grpc.aio.secure_channel(
-            target, grpc.ssl_channel_credentials(), options=_options(), interceptors=keys
-        )
+        credentials = access.channel_credentials()
+        return grpc.aio.secure_channel(target, credentials, options=_options(), interceptors=keys)
     return grpc.aio.insecure_channel(address, options=_options(), interceptors=keys)
 
 
-def key_metadata(api_key: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that carries an API key; none for an empty one. Raises ApiKeyError."""
-    if not _KEY.fullmatch(api_key):
-        raise ApiKeyError("the API key has spaces, line feeds or characters beyond ASCII")
-    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
-
-
-def open_blocking_channel(address: str) -> grpc.Channel:
+def open_blocking_channel(address: str, access: Access) -> grpc.Channel:
     """Return a channel for calls that are not made through asyncio; they bring no API key by
-    themselves."""
+    themselves. Raises AccessError."""
     if (target := address.removeprefix(_TLS_SCHEME)) != address:
-        return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=_options())
+        return grpc.secure_channel(target, access.channel_credentials(), options=_options())
     return grpc.insecure_channel(address, options=_options())
 
 
 class _Key:
     """Adds the API key to a call's metadata."""
 
-    def __init__(self, api_key: str) -> None:
-        self._metadata = key_metadata(api_key)
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
 
     def _with_key(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
         return grpc.aio.ClientCallDetails(

@@ -22,6 +22,7 @@ from fathom.orchestrator.v1 import (
 )
 
 from fathom_client import uploads, watching
+from fathom_client.access import Access
 from fathom_client.calls import answer_of
 from fathom_client.channel import open_channel
 from fathom_client.contexts import Contexts
@@ -36,13 +37,13 @@ _TIMEOUT_S = 30.0
 class Client:
     """A connection to one orchestrator; use it as an asynchronous context manager."""
 
-    def __init__(self, address: str, *, api_key: str = "") -> None:
+    def __init__(self, address: str, *, access: Access | None = None, api_key: str = "") -> None:
         """Prepare a connection to `host:port`, or over TLS to `https://host:port`; it is made with
-        the first call. Without an API key the server must be one that tells its callers not apart.
-        Raises ApiKeyError for a key that cannot be sent."""
+        the first call. `access` says what to show and whom to trust; where an API key is all there
+        is to show, `api_key` alone will do. Raises AccessError for what cannot be used."""
         self._address = address
-        self._api_key = api_key
-        self._channel = open_channel(address, api_key=api_key)
+        self._access = access or Access(api_key=api_key)
+        self._channel = open_channel(address, self._access)
         self._orchestrator: orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub = (
             orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         )
@@ -88,7 +89,7 @@ class Client:
         `on_progress` gets the bytes sent so far. Raises InputChangedError, OSError or CallError.
         """
         response = await uploads.upload(
-            self._address, source, api_key=self._api_key, on_progress=on_progress
+            self._address, source, access=self._access, on_progress=on_progress
         )
         return response.context
 

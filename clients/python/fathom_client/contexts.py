@@ -30,10 +30,13 @@ class Contexts:
         kind: context_pb2.Context.Kind.ValueType = context_pb2.Context.KIND_TEXT,
         *,
         title: str = "",
+        ttl_s: float | None = None,
         timeout_s: float = _READ_TIMEOUT_S,
     ) -> context_pb2.Context:
         """Have the server read one text or JSON value from a URI that its configuration allows."""
         request = pb.CreateContextRequest(uri=uri, kind=kind, title=title)
+        if ttl_s is not None:
+            request.ttl.FromNanoseconds(round(ttl_s * 1e9))
         return (await answer_of(self._stub.CreateContext(request, timeout=timeout_s))).context
 
     async def get(self, name: str) -> context_pb2.Context:

@@ -28,7 +28,7 @@ class Running:
     pid: int
     """The process that started them and ends them."""
     address: str
-    """Where their orchestrator listens, `host:port`."""
+    """Where their orchestrator listens, `host:port` or `https://host:port`."""
     shared: bool
     """True for `fathom up`; False where they end with the one command that started them."""
     scripted: bool

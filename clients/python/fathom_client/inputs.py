@@ -42,7 +42,8 @@ class Skipped:
     """Its path."""
     why: str
     """One word: `binary`, `ignored`, `hidden`, `link`, `special` or `unreadable`; of members of
-    an archive also `unsafe` (a name that leads out of it) or `encrypted`."""
+    an archive also `unsafe` (a name that leads out of it), `encrypted` or `compression` (of a
+    kind that is not unpacked)."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class _Listing:
                             size_bytes=member.size_bytes,
                             path=real,
                             archive=archive,
-                            member=member.name,
+                            member=member.number,
                         )
                     )
         except OSError:
@@ -275,7 +276,7 @@ def _is_binary(head: bytes) -> bool:
 
 
 def _archived_why(archive: Archive, member: ArchiveMember) -> str:
-    head = next(archive.pieces(member.name, _SNIFFED_BYTES), b"")
+    head = next(archive.pieces(member.number, _SNIFFED_BYTES), b"")
     return "binary" if _is_binary(head) else ""
 
 

@@ -72,7 +72,8 @@ class LocalStack:
     def __init__(self, address: str, processes: list[ServiceProcess]) -> None:
         """Describe services that run."""
         self.address = address
-        """Where the orchestrator listens, `host:port`."""
+        """Where the orchestrator listens, `host:port`, or `https://host:port` where it was given a
+        certificate."""
         self.processes = processes
         """The processes, in the order of their start."""
 
@@ -150,11 +151,14 @@ async def local_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
 
 @contextlib.asynccontextmanager
 async def reading_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
-    """Run an orchestrator alone inside the block, to look runs up; it can start none."""
+    """Run an orchestrator alone inside the block, to look runs up; it drives none, and can only end
+    those that are cancelled."""
     async with contextlib.AsyncExitStack() as exits:
         exits.enter_context(options.home.owned())
         starter = _Starter(options, exits)
-        address = await starter.start_orchestrator(secrets.token_hex(32), _NOWHERE, _NOWHERE)
+        address = await starter.start_orchestrator(
+            secrets.token_hex(32), _NOWHERE, _NOWHERE, FATHOM_ORCHESTRATOR_RUNS_RUNNING_MAX="0"
+        )
         yield LocalStack(address, starter.processes)
 
 
@@ -219,9 +223,12 @@ class _Starter:
         )
         return scripted_settings(await self._start(process))
 
-    async def start_orchestrator(self, token_key: str, gateway: str, sandbox: str) -> str:
+    async def start_orchestrator(
+        self, token_key: str, gateway: str, sandbox: str, **settings: str
+    ) -> str:
+        """Start the orchestrator and return its address, as a client names it."""
         home = self._options.home
-        return await self.start_service(
+        address = await self.start_service(
             "orchestrator",
             "orchestrator",
             FATHOM_ORCHESTRATOR_LISTEN=self._options.listen,
@@ -230,7 +237,10 @@ class _Starter:
             FATHOM_ORCHESTRATOR_DATABASE_URL=home.database_url,
             FATHOM_ORCHESTRATOR_OBJECT_STORE=str(home.objects),
             FATHOM_ORCHESTRATOR_RUN_TOKEN_KEY=token_key,
+            **settings,
         )
+        is_tls = "FATHOM_ORCHESTRATOR_TLS_CERTIFICATE_FILE" in self._options.environ
+        return f"https://{address}" if is_tls else address
 
     async def start_service(self, name: str, module: str, **settings: str) -> str:
         """Start one service and return its address."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from fathom.gateway.v1 import generation_pb2
 from fathom.orchestrator.v1 import run_event_pb2, run_pb2
 
+from fathom_client.watching import TERMINAL_STATES
+
 
 @dataclass(kw_only=True)
 class RunProgress:
@@ -36,11 +38,23 @@ class RunProgress:
     sequence: int = 0
     """The newest event's."""
     _live: set[int] = field(default_factory=set)
+    _children: set[str] = field(default_factory=set)
+    _children_live: set[str] = field(default_factory=set)
 
     @property
     def sub_calls_live(self) -> int:
         """Sub-calls under way."""
         return len(self._live)
+
+    @property
+    def children(self) -> int:
+        """Child runs begun."""
+        return len(self._children)
+
+    @property
+    def children_live(self) -> int:
+        """Child runs that have not ended."""
+        return len(self._children_live)
 
     def elapsed_s(self, now_s: float) -> float:
         """Return seconds since the start, up to the end or to the unix time `now_s`."""
@@ -66,6 +80,8 @@ class RunProgress:
                 usage = event.sub_call_finished.usage
                 self.tokens += usage.input_tokens + usage.output_tokens
                 self.cost_usd_nanos += usage.cost_usd_nanos
+            case "child_run_changed" if event.child_run_changed.run.name:
+                self._take_child(event.child_run_changed)
             case "cell_finished":
                 self._live.clear()
 
@@ -83,6 +99,15 @@ class RunProgress:
         if run.HasField("end_time"):
             self.ended_at_s = run.end_time.ToNanoseconds() / 1e9
             self._live.clear()
+            self._children_live.clear()
+
+    def _take_child(self, changed: run_event_pb2.ChildRunChanged) -> None:
+        self._children.add(changed.run.name)
+        if changed.run.state in TERMINAL_STATES:
+            self._children_live.discard(changed.run.name)
+            self._take_total(changed.run_usage)
+        else:
+            self._children_live.add(changed.run.name)
 
     def _take_total(self, usage: generation_pb2.Usage) -> None:
         # Totals never shrink: one that was written before the last sub-calls ended tells less.

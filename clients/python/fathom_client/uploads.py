@@ -16,8 +16,9 @@ from pathlib import Path
 import grpc
 from fathom.orchestrator.v1 import context_pb2, context_service_pb2, context_service_pb2_grpc
 
+from fathom_client.access import Access
 from fathom_client.archives import Archive
-from fathom_client.channel import key_metadata, open_blocking_channel, open_channel
+from fathom_client.channel import open_blocking_channel, open_channel
 from fathom_client.errors import FathomError, UnavailableError, from_rpc_error
 
 CHUNK_BYTES = 1024 * 1024
@@ -44,8 +45,8 @@ class InputFile:
     """The bytes themselves, where there is no `path`."""
     archive: Archive | None = None
     """The archive at `path` that it is in, if it is in one, and"""
-    member: str = ""
-    """its name there."""
+    member: int = 0
+    """its number there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ async def upload(
     address: str,
     source: Upload,
     *,
-    api_key: str = "",
+    access: Access | None = None,
     on_progress: Callable[[int], None] | None = None,
     patience_s: float = 60.0,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -82,7 +83,7 @@ async def upload(
     until it has got no further for `patience_s`. Raises InputChangedError, OSError for a file
     that cannot be read, ArchiveError or a CallError.
     """
-    sender = _Sender(address, api_key, source, on_progress or _ignore)
+    sender = _Sender(address, access or Access(), source, on_progress or _ignore)
     waits, furthest = 0, -1
     given_up_at = time.monotonic() + patience_s
     kept = context_service_pb2.GetUploadResponse()
@@ -107,10 +108,10 @@ class _Sender:
     """Sends one upload, from any place on."""
 
     def __init__(
-        self, address: str, api_key: str, source: Upload, on_progress: Callable[[int], None]
+        self, address: str, access: Access, source: Upload, on_progress: Callable[[int], None]
     ) -> None:
         self._address = address
-        self._api_key = api_key
+        self._access = access
         self._source = source
         self._on_progress = on_progress
         self._id = str(uuid.uuid4())
@@ -120,7 +121,7 @@ class _Sender:
     async def kept(self) -> context_service_pb2.GetUploadResponse:
         """Return what the server has of it, nothing where it knows nothing of it."""
         request = context_service_pb2.GetUploadRequest(upload_id=self._id)
-        async with open_channel(self._address, api_key=self._api_key) as channel:
+        async with open_channel(self._address, self._access) as channel:
             stub: context_service_pb2_grpc.ContextServiceAsyncStub = (
                 context_service_pb2_grpc.ContextServiceStub(channel)
             )
@@ -149,10 +150,10 @@ class _Sender:
         def wake(_: object) -> None:
             loop.call_soon_threadsafe(ended.set)
 
-        with open_blocking_channel(self._address) as channel:
+        with open_blocking_channel(self._address, self._access) as channel:
             stub = context_service_pb2_grpc.ContextServiceStub(channel)
             call = stub.UploadContext.future(
-                iter(messages), timeout=timeout_s, metadata=key_metadata(self._api_key)
+                iter(messages), timeout=timeout_s, metadata=self._access.metadata()
             )
             call.add_done_callback(wake)
             try:

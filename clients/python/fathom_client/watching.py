@@ -54,16 +54,19 @@ async def watch(
     backoff_s, broken_since = _BACKOFF_FIRST_S, None
     while True:
         call = orchestrator.WatchRun(
-            orchestrator_service_pb2.WatchRunRequest(name=name, after_sequence=sequence),
+            orchestrator_service_pb2.WatchRunRequest(
+                name=name, after_sequence=sequence, joined=True
+            ),
             timeout=_WATCH_TIMEOUT_S,
         )
         try:
             async for response in call:
-                if response.event.sequence <= sequence:
-                    continue
-                sequence = response.event.sequence
-                backoff_s, broken_since = _BACKOFF_FIRST_S, None
-                yield response.event
+                for event in (response.event, *response.further):
+                    if event.sequence <= sequence:
+                        continue
+                    sequence = event.sequence
+                    backoff_s, broken_since = _BACKOFF_FIRST_S, None
+                    yield event
         except grpc.aio.AioRpcError as error:
             is_new = broken_since is None
             broken_since = broken_since or time.monotonic()

@@ -10,18 +10,22 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from common.config import load
 from tests.integration.deploy.documents import (
     KUSTOMIZATION,
     METRICS_PORT,
     PORTS,
+    SECRET,
     Document,
     compose_environment,
+    config_class,
     container,
     kubernetes_environment,
     manifests,
     name_of,
     of_kind,
     pod,
+    prefix,
     render,
     workload,
 )
@@ -92,6 +96,86 @@ def test_only_under_gvisor_may_a_wall_around_workers_be_missing(tmp_path: Any) -
     assert {"name": setting, "value": "false"} in container["env"]
     assert kubernetes_environment("sandbox")[setting] == "true"
     assert compose_environment("sandbox")[setting] == "true"
+
+
+def pods_with(option: str, tmp_path: Any) -> dict[str, Document]:
+    """Return the spec of each service's pods with an option."""
+    return {
+        name_of(each): each["spec"]["template"]["spec"]
+        for each in with_option(option, tmp_path)
+        if each["kind"] in {"Deployment", "StatefulSet"}
+    }
+
+
+def added_settings(service: str, spec: Document) -> dict[str, str]:
+    """Return the variables that an option adds to a service, checked as the service checks them."""
+    (only,) = spec["containers"]
+    environment = {each["name"]: each.get("value", SECRET) for each in only["env"]}
+    load(config_class(service), environment, prefix=prefix(service))
+    before = kubernetes_environment(service)
+    assert before.items() <= environment.items()
+    return {name: value for name, value in environment.items() if name not in before}
+
+
+def test_with_tls_every_service_shows_asks_for_and_trusts_certificates(tmp_path: Any) -> None:
+    """One that does not would serve who shows none, or send a run token to who is no service."""
+    kinds = {"CERTIFICATE_FILE": "tls.crt", "KEY_FILE": "tls.key", "CLIENT_CA_FILE": "ca.crt"}
+    for service, spec in pods_with("tls", tmp_path).items():
+        calls = kinds if service == "gateway" else kinds | {"CA_FILE": "ca.crt"}
+        [mount] = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "tls"]
+        [volume] = [v for v in spec["volumes"] if v["name"] == "tls"]
+
+        assert added_settings(service, spec) == {
+            f"{prefix(service)}TLS_{kind}": f"{mount['mountPath']}/{file}"
+            for kind, file in calls.items()
+        }
+        assert mount["readOnly"]
+        assert volume["secret"] == {"secretName": f"{service}-tls", "defaultMode": 0o440}
+
+
+def test_with_tls_a_container_is_probed_by_a_command_that_speaks_it(tmp_path: Any) -> None:
+    """The kubelet's gRPC probes know no TLS: each pod would be restarted for ever."""
+    for service, spec in pods_with("tls", tmp_path).items():
+        for name in PROBES:
+            probe = spec["containers"][0][name]
+            command = probe["exec"]["command"]
+
+            assert "grpc" not in probe
+            assert probe["timeoutSeconds"] > 3
+            assert command[:4] == [
+                "python", "-m", "common.healthcheck", f"127.0.0.1:{PORTS[service]}",
+            ]  # fmt: skip
+            assert {each.partition("=")[0] for each in command[4:]} == {
+                "--tls-ca-file", "--tls-certificate-file", "--tls-key-file",
+            }  # fmt: skip
+
+
+def test_api_keys_come_from_a_secret_of_the_orchestrator_alone(tmp_path: Any) -> None:
+    pods = pods_with("api-keys", tmp_path)
+    [volume] = [v for v in pods["orchestrator"]["volumes"] if v["name"] == "api-keys"]
+    added = {service: added_settings(service, spec) for service, spec in pods.items()}
+
+    assert volume["secret"]["secretName"] == "api-keys"
+    assert added == {
+        "orchestrator": {"FATHOM_ORCHESTRATOR_API_KEYS_FILE": "/etc/fathom-keys/keys.toml"},
+        "sandbox": {},
+        "gateway": {},
+    }
+
+
+def test_host_tools_are_called_by_the_orchestrator_alone(tmp_path: Any) -> None:
+    """Code in the sandbox reaches them by it or not at all."""
+    [policy] = [
+        each
+        for each in with_option("host-tools", tmp_path)
+        if each["kind"] == "NetworkPolicy" and name_of(each) == "host-tools"
+    ]
+
+    assert policy["spec"]["podSelector"]["matchLabels"] == {
+        "app.kubernetes.io/name": "orchestrator"
+    }
+    assert policy["spec"]["policyTypes"] == ["Egress"]
+    assert "ingress" not in policy["spec"]
 
 
 def test_every_document_is_in_the_namespace() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import random
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -142,12 +145,13 @@ def test_a_bomb_is_refused_before_it_is_read(
 def test_an_archive_of_too_many_members_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "MEMBERS_MAX", 3)
+    """Folders count: listing them takes memory too."""
+    monkeypatch.setattr(archives, "MEMBERS_MAX", 4)
     good = make_zip(tmp_path / "good.zip")
     bad = make_zip(tmp_path / "bad.zip", {**FILES, "more.txt": b"x"})
 
     assert len(read_inputs([good]).upload.files) == 3
-    with pytest.raises(ArchiveError, match="more than 3 members"):
+    with pytest.raises(ArchiveError, match="more than 4 members"):
         read_inputs([bad])
 
 
@@ -181,3 +185,114 @@ def test_an_archive_in_a_directory_is_not_opened(tmp_path: Path) -> None:
 
     assert [Path(file.name).name for file in inputs.upload.files] == ["a.txt"]
     assert [entry.why for entry in inputs.skipped] == ["binary"]
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tgz"])
+def test_members_of_one_name_are_each_their_own(tmp_path: Path, name: str) -> None:
+    """By its name alone, the last one would stand for all."""
+    path = tmp_path / name
+    if name.endswith("zip"):
+        with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+            for data in (b"one", b"other"):
+                archive.writestr("a.txt", data)
+    else:
+        with tarfile.open(path, "w:gz" if name.endswith("gz") else "w") as tar:
+            for data in (b"one", b"other"):
+                info = tarfile.TarInfo("a.txt")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+    assert sent(read_inputs([path])) == [
+        *(f"{name}/a.txt", b"one", f"{name}/a.txt#2", b"other"),
+    ]
+
+
+def test_a_header_that_unpacks_to_much_is_not_read(tmp_path: Path) -> None:
+    """It would be held in memory as a whole, before any size of a member is known."""
+    path = tmp_path / "x.tgz"
+    header = tarfile.TarInfo("long")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+    with gzip.open(path, "wb") as file:
+        file.write(header.tobuf() + b"a" * header.size)
+
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match="header is too long"):
+        read_inputs([path])
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 8 << 20
+
+
+def test_a_header_that_goes_on_for_ever_is_not_read(tmp_path: Path) -> None:
+    """A map of a sparse file comes in blocks, as many as it claims: 100 KB of gzip held the reader
+    up for minutes, and filled the memory."""
+    path = tmp_path / "x.tgz"
+    entry = tarfile.TarInfo("a.txt")
+    entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    entries = 4 << 20
+    entry.size = 2 * entries
+    header = entry.tobuf(format=tarfile.PAX_FORMAT)
+    path.write_bytes(gzip.compress(header + b"%d\n" % entries + b"1\n" * entries))
+
+    with pytest.raises(ArchiveError, match="header is too long"):
+        read_inputs([path])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_cannot_be_unpacked_in_pieces_is_left_out(tmp_path: Path, method: int) -> None:
+    """600 bytes of bzip2 that say they are 1 KB took a gigabyte of memory to find out."""
+    path = make_zip(tmp_path / "x.zip", {"good.txt": b"y"})
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("bomb.txt", bytes(1_000))
+
+    inputs = read_inputs([path])
+
+    assert [file.name for file in inputs.upload.files] == ["x.zip/good.txt"]
+    assert [entry.why for entry in inputs.skipped] == ["compression"]
+
+
+def test_a_negative_size_makes_no_room_for_a_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    info = tarfile.TarInfo("a.txt")
+    header = bytearray(info.tobuf(format=tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 12  # the size in base 256: -1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    path.write_bytes(header + bytes(1024))
+
+    with pytest.raises(ArchiveError, match="negative size"):
+        read_inputs([path])
+
+
+@pytest.mark.parametrize("member", [".", "./", "a/" + "b" * 1000])
+def test_names_that_are_none_are_left_out(tmp_path: Path, member: str) -> None:
+    path = make_tar(tmp_path / "x.tar", {member: b"text", "good.txt": b"text"})
+
+    inputs = read_inputs([path])
+
+    assert [entry.why for entry in inputs.skipped] == ["unsafe"]
+    assert len(inputs.upload.files) == 1
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar"])
+def test_whatever_is_in_an_archive_it_is_an_error_of_ours(tmp_path: Path, name: str) -> None:
+    """The readers' own errors are of many kinds; none may reach a person as a traceback."""
+    path = tmp_path / name
+    whole = (make_zip if name.endswith("zip") else make_tar)(path).read_bytes()[:4096]
+    source = random.Random(7)
+    refused = 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(source.randrange(1, 6)):
+            data[source.randrange(len(data))] = source.randrange(256)
+        path.write_bytes(data)
+        try:
+            with Archive(path) as archive:
+                for member in archive.members():
+                    if not member.skipped:
+                        list(archive.pieces(member.number, 1 << 20))
+        except (ArchiveError, OSError):
+            refused += 1
+
+    assert 50 < refused < 400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fathom.errors.v1.error_reason_pb2 import ErrorReason
-from fathom_client.channel import ApiKeyError
+from fathom_client.access import ApiKeyError
 from fathom_client.command import exit_codes
 from fathom_client.command.failures import explain
 from fathom_client.errors import (
@@ -28,6 +28,7 @@ _SEEN_BY_SERVICES_ALONE = frozenset(
         "ERROR_REASON_CHILD_RUN_FAILED",
         "ERROR_REASON_HOST_TOOL_REFUSED",
         "ERROR_REASON_HOST_TOOL_FAILED",
+        "ERROR_REASON_STREAM_READER_SLOW",
     }
 )
 _SAID_BY_THE_STATUS = frozenset(

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from fathom_client.command.up import exposure
 from fathom_client.home import Home, HomeInUseError, Running, home_of
 from fathom_client.local_stack import (
     ListenAddressError,
@@ -296,3 +297,12 @@ def test_a_key_in_the_wrong_variable_is_not_repeated(base_url: str) -> None:
         settings_of(USER | {"OPENAI_BASE_URL": base_url, "FATHOM_ROOT_MODEL": "m"})
 
     assert "sk-secret" not in str(caught.value)
+
+
+def test_what_is_open_to_other_machines_is_said_as_it_is() -> None:
+    """A warning that is wrong where keys are asked for is not read where it is right."""
+    prefix = "FATHOM_ORCHESTRATOR_"
+
+    assert "; nothing is encrypted; nobody is asked who they are; " in exposure({})
+    guarded = exposure({f"{prefix}API_KEYS_FILE": "k", f"{prefix}TLS_CERTIFICATE_FILE": "c"})
+    assert guarded == "reachable from other machines; every question is paid with your key"

@@ -6,6 +6,7 @@ from typing import Any
 
 from fathom.gateway.v1 import generation_pb2
 from fathom.orchestrator.v1 import run_event_pb2, run_pb2
+from fathom_client.command.child_lines import child_line
 from fathom_client.command.progress_line import progress_line
 from fathom_client.run_progress import RunProgress
 
@@ -65,6 +66,45 @@ def test_a_queued_run_is_said_to_wait() -> None:
     run = run_pb2.Run(state=run_pb2.Run.STATE_QUEUED)
 
     assert progress_line(progress_of(event(run_changed=run)), STARTED_S) == "waiting to start"
+
+
+def child(name: str, state: run_pb2.Run.State.ValueType, nanos: int = 0) -> run_event_pb2.RunEvent:
+    run = run_pb2.Run(name=name, state=state, sub_calls=2)
+    run.answer.text = "The first\nof two lines"
+    changed = run_event_pb2.ChildRunChanged(run=run, child=1, run_usage=usage(100, nanos))
+    return event(1, child_run_changed=changed)
+
+
+def test_child_runs_are_counted_with_what_they_spend() -> None:
+    """Without them a run that waits for its children seems to stand still."""
+    progress = progress_of(
+        event(run_changed=running()),
+        child("runs/a", run_pb2.Run.STATE_QUEUED),
+        child("runs/b", run_pb2.Run.STATE_QUEUED),
+        child("runs/a", run_pb2.Run.STATE_ANSWERED, nanos=50_000_000),
+    )
+
+    line = progress_line(progress, STARTED_S)
+
+    assert line == "turn 0/20 · 0 calls · 2 children (1 live) · 100 tok · $0.05/$5 · 0:00"
+
+
+def test_a_child_that_ended_is_told_in_one_line() -> None:
+    ended = child("runs/a", run_pb2.Run.STATE_ANSWERED).child_run_changed
+    ended.run.usage.cost_usd_nanos = 30_000_000
+
+    line = child_line(ended)
+
+    assert line == "child 1 runs/a · answered · 2 calls · $0.03 · “The first of two lines”"
+
+
+def test_a_child_that_could_not_be_started_is_told_with_the_reason() -> None:
+    run = run_pb2.Run(state=run_pb2.Run.STATE_FAILED)
+    run.error.message = "too deep"
+
+    line = child_line(run_event_pb2.ChildRunChanged(run=run, child=3))
+
+    assert line == "child 3 was not started: too deep"
 
 
 def test_a_total_that_was_written_earlier_does_not_take_spend_back() -> None:

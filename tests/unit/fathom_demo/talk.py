@@ -29,18 +29,25 @@ class Talk:
     context: object
     fail_sub_call: Callable[[int], bool] = lambda _: False
     """Which sub-calls, counted from 1, fail inside a batch."""
+    demands: str = ""
+    """What the orchestrator's message says besides the question and the data."""
+    confidence_min: float = 0.0
+    """Below it an answer is kept and not taken."""
     answer: object = None
     replies: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     sub_prompts: list[str] = field(default_factory=list)
+    confidence: float | None = None
+    children: list[tuple[str, str]] = field(default_factory=list)
     cited: list[tuple[str, int, int]] = field(default_factory=list)
 
     def run(self) -> Talk:
         """Talk until an answer is given; the answer stays None when none comes."""
         namespace = self._namespace()
+        asked = f"Question: {self.question}\n\nThe context is in the REPL.{self.demands}"
         messages = [
             Message("system", "Write ```repl cells; `context` holds the data."),
-            Message("user", f"Question: {self.question}\n\nThe context is in the REPL."),
+            Message("user", asked),
         ]
         root = RootPolicy()
         while self.answer is None and len(self.replies) < TURNS_MAX:
@@ -65,8 +72,17 @@ class Talk:
                 for number, reply in enumerate(replies, first)
             ]
 
-        def final(value: object) -> None:
-            self.answer = value
+        def final(value: object, *, confidence: float | None = None) -> None:
+            self.confidence = confidence
+            if (confidence or 0.0) >= self.confidence_min:
+                self.answer = value
+            else:
+                print("Your answer is kept, and not yet taken: it was to have more confidence.")
+
+        def run_children(prompt: str, names: list[str]) -> list[object]:
+            """A child answers with the whole of its document."""
+            self.children += [(prompt, name) for name in names]
+            return [self.context[name] for name in names]  # type: ignore[index]
 
         namespace: dict[str, Any] = {
             "context": self.context,
@@ -74,7 +90,9 @@ class Talk:
             "llm_query_batched": query_batched,
             "cite": lambda *place: self.cited.append(place),
             "FINAL": final,
-            "FINAL_VAR": lambda name: final(namespace[name]),
+            "FINAL_VAR": lambda name, **options: final(namespace[name], **options),
+            "part": lambda *, document: document,
+            "rlm_query_batched": run_children,
         }
         return namespace
 

@@ -275,3 +275,78 @@ def test_a_hostile_question_stays_a_literal() -> None:
     ).content
 
     assert ascii(question) in cell
+
+
+DEMAND_OF_A_FORM = """
+
+The final answer must be JSON that fits this JSON Schema:
+
+```json
+{"type": "object", "required": ["fact", "proof", "gaps"], "properties": {
+  "fact": {"type": "string"}, "gaps": {"type": "array", "items": {"type": "string"}},
+  "proof": {"type": "array", "items": {"type": "object", "required": ["quote", "document"],
+    "properties": {"quote": {"type": "string"}, "document": {"type": "string"},
+      "start": {"type": "integer"}, "end": {"type": "integer"}}}}}}
+```
+"""
+DEMAND_OF_CONFIDENCE = "\n\nSay how sure you are: `FINAL(answer, confidence=0.9)`."
+OFFER_OF_CHILDREN = (
+    "\n\n`context` is a `dict` to the text of 3 documents. `rlm_query_batched(prompt, contexts)`"
+    " runs children."
+)
+
+
+def test_an_answer_takes_the_form_that_is_demanded_and_names_its_places() -> None:
+    """Only what cells have printed can be in it: the places are those that were cited."""
+    talk = Talk("How do otters keep warm in the cold sea?", FILES, demands=DEMAND_OF_A_FORM).run()
+
+    assert isinstance(talk.answer, dict)
+    assert "very thick fur" in talk.answer["fact"]
+    [proof] = talk.answer["proof"]
+    assert (proof["document"], proof["start"], proof["end"]) == talk.cited[0]
+    assert FILES["docs/otters.md"][proof["start"] : proof["end"]] == proof["quote"]
+    assert talk.answer["gaps"] == []
+
+
+def test_nothing_found_takes_the_form_too() -> None:
+    """Prose would be refused, turn by turn, until none is left."""
+    talk = Talk("What is the vault code of the lighthouse?", FILES, demands=DEMAND_OF_A_FORM).run()
+
+    assert isinstance(talk.answer, dict)
+    assert talk.answer["fact"].startswith("I found no answer")
+    assert talk.answer["proof"] == []
+
+
+def test_an_answer_says_how_sure_it_is_where_that_is_asked() -> None:
+    question = "How do otters keep warm in the cold sea?"
+
+    assert Talk(question, FILES, demands=DEMAND_OF_CONFIDENCE).run().confidence == 0.7
+    assert Talk(question, FILES).run().confidence is None
+
+
+def test_an_answer_that_is_not_sure_enough_is_checked_by_reading_again(
+    corpus: tuple[str, CorpusTruth],
+) -> None:
+    """And not just claimed to be surer."""
+    text, truth = corpus
+    question = search_question(truth)
+
+    talk = Talk(question, text, demands=DEMAND_OF_CONFIDENCE, confidence_min=0.8).run()
+
+    assert search_is_right(str(talk.answer), truth)
+    assert "# step: check" in talk.replies[4]
+    assert "checked: 1 of 1 readings agree" in talk.outputs[4]
+    assert talk.confidence == 0.95
+    assert len(talk.sub_prompts) > 1
+
+
+def test_a_question_about_each_document_gets_a_child_each() -> None:
+    """Where child runs are offered; else it is read like any other."""
+    question = "What is the safe's colour in each of these files?"
+    files = {"a.txt": "red", "b.txt": "green", "c.txt": "blue"}
+
+    talk = Talk(question, files, demands=OFFER_OF_CHILDREN).run()
+
+    assert talk.children == [("What is the safe's colour here?", name) for name in files]
+    assert talk.answer == "a.txt: red\nb.txt: green\nc.txt: blue"
+    assert Talk(question, files).run().children == []

@@ -41,8 +41,8 @@ class Request:
 
     question: str
     """The question."""
-    inputs: Inputs
-    """The data."""
+    inputs: Inputs | str
+    """The data: files, or the name of what is stored, `contexts/{context}`."""
     limits: Limits
     """What the run may consume."""
     root_tier: str
@@ -66,6 +66,7 @@ class Request:
 @click.option("--question", "named_question", metavar="TEXT", help="The question, named outright.")
 @click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="More data; repeatable.")
 @click.option("--paths-from", metavar="FILE|-", help="File of further paths, one a line.")
+@click.option("--context", metavar="NAME", help="Stored data, in place of files: `contexts list`.")
 @click.option("--json-input", is_flag=True, help="Give the one file as a JSON value, not as text.")
 @options.limits
 @click.option("--root-model", default="", metavar="TIER", help="Tier or model that leads.")
@@ -106,16 +107,17 @@ def ask(**chosen: Any) -> None:
             return exit_codes.ANSWERED
         async with (
             server_to_ask(invocation, lasting=request.detach) as chosen_server,
-            Client(chosen_server.address, api_key=invocation.api_key) as client,
+            Client(chosen_server.address, access=invocation.access) as client,
         ):
             return await _ask(client, invocation, interrupts, request)
 
     invoke(main, quiet=quiet, verbose=verbose, as_json=as_json, server=server)
 
 
-def trust_line(inputs: Inputs, limits: Limits) -> str:
-    """Return what is about to be sent and may be spent, before any of it is."""
-    return SEPARATOR.join([inputs.describe(), f"limits {limits.describe()}"])
+def trust_line(inputs: Inputs | str, limits: Limits) -> str:
+    """Return what is about to be sent or read and may be spent, before any of it is."""
+    data = inputs if isinstance(inputs, str) else inputs.describe()
+    return SEPARATOR.join([data, f"limits {limits.describe()}"])
 
 
 async def upload(client: Client, terminal: Terminal, source: Upload) -> str:
@@ -140,7 +142,9 @@ async def upload(client: Client, terminal: Terminal, source: Upload) -> str:
 async def _ask(
     client: Client, invocation: Invocation, interrupts: Interrupts, request: Request
 ) -> int:
-    context = await upload(client, invocation.terminal, request.inputs.upload)
+    context = request.inputs
+    if not isinstance(context, str):
+        context = await upload(client, invocation.terminal, context.upload)
     run = await client.create(
         request.question,
         context,
@@ -173,7 +177,7 @@ async def estimate_of(
     """Return what a request would take, by the server's record; nothing is uploaded for it."""
     return await client.estimate(
         request.question,
-        request.inputs.upload,
+        request.inputs if isinstance(request.inputs, str) else request.inputs.upload,
         limits=request.limits,
         root_tier=request.root_tier,
         sub_tier=request.sub_tier,
@@ -186,7 +190,7 @@ async def _say_estimate(invocation: Invocation, request: Request) -> None:
     address = invocation.server or (running.address if running and running.shared else None)
     if address is None:
         return
-    async with Client(address, api_key=invocation.api_key) as client:
+    async with Client(address, access=invocation.access) as client:
         invocation.terminal.say(forecast_line(await estimate_of(client, request)))
 
 
@@ -200,26 +204,30 @@ def read_request(chosen: dict[str, Any]) -> Request:
     if not question.strip():
         raise InputError("the question is empty")
     paths = [*arguments, *chosen["files"], *_listed_paths(chosen["paths_from"])]
-    if not paths:
+    if chosen["context"] and paths:
+        raise InputError(f"--context names the data; leave {paths[0]} out")
+    if not paths and not chosen["context"]:
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("no data: name files, directories or globs, or pipe text in")
         paths = [STDIN]
     return Request(
         question=unicode_text(question),
-        inputs=read_inputs(paths, read_stdin=_read_stdin, as_json=chosen["json_input"]),
+        inputs=_named("contexts", chosen["context"])
+        or read_inputs(paths, read_stdin=_read_stdin, as_json=chosen["json_input"]),
         limits=limits,
         root_tier=chosen["root_model"],
         sub_tier=chosen["sub_model"],
         answer_schema_json=_read_schema(chosen.get("schema", "")),
         confidence_min=chosen["confidence"],
-        profile=_profile(chosen.get("profile", "")),
+        profile=_named("profiles", chosen.get("profile")),
         as_events=chosen["as_events"],
         detach=chosen["detach"],
     )
 
 
-def _profile(name: str) -> str:
-    return f"profiles/{name}" if name and "/" not in name else name
+def _named(collection: str, name: str | None) -> str:
+    """Return a resource's whole name, of which people leave the beginning out; empty for none."""
+    return f"{collection}/{name}" if name and "/" not in name else name or ""
 
 
 def _read_schema(text: str) -> str:
@@ -246,6 +254,6 @@ def _read_stdin() -> bytes:
         return stream.readall()
 
 
-def _note_skipped(terminal: Terminal, inputs: Inputs) -> None:
-    for entry in inputs.skipped:
+def _note_skipped(terminal: Terminal, inputs: Inputs | str) -> None:
+    for entry in () if isinstance(inputs, str) else inputs.skipped:
         terminal.note(f"skipped {entry.path} ({entry.why})")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from fathom_client.channel import ApiKeyError
+from fathom_client.access import Access, AccessError
 from fathom_client.client import Client
 from fathom_client.command.failures import explain
 from fathom_client.errors import CallError, UnavailableError
@@ -55,11 +55,11 @@ class Finding:
 
 
 async def findings(
-    home: Home, environ: Mapping[str, str], server: str | None, *, api_key: str, fathom: str
+    home: Home, environ: Mapping[str, str], server: str | None, *, access: Access, fathom: str
 ) -> list[Finding]:
     """Run every check.
 
-    `server` is the orchestrator that was named, if any, and `api_key` the key for it; `fathom` is
+    `server` is the orchestrator that was named, if any, and `access` what to show it; `fathom` is
     how the user names the command.
     """
     found = [
@@ -72,7 +72,7 @@ async def findings(
         check_memory(Path("/proc/meminfo")),
         check_objects(home),
         check_key(environ),
-        await check_server(home, server, api_key=api_key),
+        await check_server(home, server, access=access),
     ]
     return [
         replace(
@@ -220,7 +220,7 @@ def check_key(environ: Mapping[str, str]) -> Finding:
     return Finding(name="models", level="ok", detail=f"{described}; the key is set")
 
 
-async def check_server(home: Home, server: str | None, *, api_key: str) -> Finding:
+async def check_server(home: Home, server: str | None, *, access: Access) -> Finding:
     """Ask the orchestrator that a verb would use for its newest run."""
     running = home.running()
     address = server or (running.address if running else None)
@@ -231,9 +231,9 @@ async def check_server(home: Home, server: str | None, *, api_key: str) -> Findi
             detail="none is running; `{fathom} ask` starts its own where a key is set",
         )
     try:
-        async with Client(address, api_key=api_key) as client:
+        async with Client(address, access=access) as client:
             await client.list_runs(count_max=1)
-    except (CallError, ApiKeyError) as error:
+    except (CallError, AccessError) as error:
         remedy = "start it with `{fathom} up`, or correct --server or FATHOM_SERVER"
         if not isinstance(error, UnavailableError):
             remedy = explain(error).attempt

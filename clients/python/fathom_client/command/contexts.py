@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 
@@ -20,6 +21,8 @@ from fathom_client.command.terminal import plain
 from fathom_client.figures import bytes_text, count_text, span_text
 from fathom_client.inputs import InputError, read_inputs
 
+_KIND_OF_JSON = context_pb2.Context.KIND_JSON
+_URI = re.compile(r"(?:s3|file)://")
 _TITLE_CHARACTERS = 48
 _DOCUMENTS_SHOWN = 20
 _KINDS = {
@@ -35,7 +38,7 @@ def contexts() -> None:
 
 
 @contexts.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH|DIR|GLOB|ARCHIVE|-...")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH|DIR|GLOB|ARCHIVE|URI|-...")
 @click.option("--json-input", is_flag=True, help="Give the one file as a JSON value, not as text.")
 @click.option("--title", default="", help="Words for it; the paths by default.")
 @click.option("--ttl", type=DurationType(), help="Delete it after this time; the server's default.")
@@ -55,26 +58,33 @@ def put(
 ) -> None:
     """Upload files as one context and print its name.
 
-    An upload that breaks goes on by itself.
+    An upload that breaks goes on by itself. One URI, s3://BUCKET/KEY or file:///PATH, is read by
+    the server, where its configuration allows that place.
     """
 
     async def main(invocation: Invocation, _: Interrupts) -> int:
-        inputs = await aside(
-            lambda: read_inputs(
-                list(paths),
-                read_stdin=sys.stdin.buffer.read,
-                as_json=json_input,
-                title=title,
-                ttl_s=ttl,
+        inputs = None
+        if not _is_uri(paths):
+            inputs = await aside(
+                lambda: read_inputs(
+                    list(paths),
+                    read_stdin=sys.stdin.buffer.read,
+                    as_json=json_input,
+                    title=title,
+                    ttl_s=ttl,
+                )
             )
-        )
-        invocation.terminal.say(inputs.describe())
+            invocation.terminal.say(inputs.describe())
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
-            name = await upload(client, invocation.terminal, inputs.upload)
-            found = await client.contexts.get(name)
+            if inputs is None:
+                kind = _KIND_OF_JSON if json_input else context_pb2.Context.KIND_TEXT
+                found = await client.contexts.create(paths[0], kind, title=title, ttl_s=ttl)
+            else:
+                name = await upload(client, invocation.terminal, inputs.upload)
+                found = await client.contexts.get(name)
         if as_json:
             print_json(_object(found))
         else:
@@ -82,6 +92,14 @@ def put(
         return exit_codes.ANSWERED
 
     invoke(main, quiet=quiet, verbose=verbose, as_json=as_json, server=server)
+
+
+def _is_uri(paths: tuple[str, ...]) -> bool:
+    """Tell whether the data is at a URI that the server reads, which stands alone."""
+    uris = [path for path in paths if _URI.match(path)]
+    if uris and len(paths) > 1:
+        raise InputError(f"{uris[0]} is read by the server: name nothing beside it")
+    return bool(uris)
 
 
 @contexts.command("list")
@@ -94,7 +112,7 @@ def list_contexts(count: int, as_json: bool, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.contexts.newest(count_max=count)
         if as_json:
@@ -117,7 +135,7 @@ def show(context: str, as_json: bool, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.contexts.get(_name(context))
             documents = await client.contexts.documents(
@@ -145,7 +163,7 @@ def delete(names: tuple[str, ...], server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             for name in map(_name, names):
                 await client.contexts.delete(name)

@@ -42,7 +42,7 @@ def start(paths: tuple[str, ...], json_input: bool, as_json: bool, server: str |
         invocation.terminal.say(inputs.describe())
         async with (
             server_to_ask(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             context = await upload(client, invocation.terminal, inputs.upload)
             made = await client.conversations.create(context)
@@ -74,7 +74,7 @@ def ask(conversation: str, question: str, as_events: bool, **chosen: Any) -> Non
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         async with (
             server_to_ask(invocation) as server,
-            Client(server.address, api_key=invocation.api_key) as client,
+            Client(server.address, access=invocation.access) as client,
         ):
             run = await client.create(
                 unicode_text(question), "", limits=limits, conversation=_name(conversation)
@@ -101,7 +101,7 @@ def list_conversations(count: int, as_json: bool, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.conversations.newest(count_max=count)
         if as_json:
@@ -124,7 +124,7 @@ def show(conversation: str, as_json: bool, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.conversations.get(_name(conversation))
         if as_json:
@@ -146,7 +146,7 @@ def delete(conversation: str, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             await client.conversations.delete(_name(conversation))
         invocation.terminal.say(f"{_name(conversation)} is deleted")

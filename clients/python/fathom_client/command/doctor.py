@@ -27,7 +27,7 @@ def doctor(as_json: bool, server: str | None) -> None:
             invocation.home,
             invocation.environ,
             invocation.server,
-            api_key=invocation.api_key,
+            access=invocation.access,
             fathom=invocation.fathom,
         )
         is_well = all(finding.level != "fail" for finding in found)

@@ -24,6 +24,7 @@ _NOT_ASKED = {"as_events": False, "detach": False, "schema": "", "confidence": N
 @click.option("--question", "named_question", metavar="TEXT", help="The question, named outright.")
 @click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="More data; repeatable.")
 @click.option("--paths-from", metavar="FILE|-", help="File of further paths, one a line.")
+@click.option("--context", metavar="NAME", help="Stored data, in place of files: `contexts list`.")
 @click.option("--json-input", is_flag=True, help="Take the one file as a JSON value, not as text.")
 @options.limits
 @click.option("--root-model", default="", metavar="TIER", help="Tier or model that leads.")
@@ -41,7 +42,7 @@ def estimate(as_json: bool, server: str | None, **chosen: Any) -> None:
         invocation.terminal.say(trust_line(request.inputs, request.limits))
         async with (
             server_to_ask(invocation) as chosen_server,
-            Client(chosen_server.address, api_key=invocation.api_key) as client,
+            Client(chosen_server.address, access=invocation.access) as client,
         ):
             found = await estimate_of(client, request)
         if as_json:

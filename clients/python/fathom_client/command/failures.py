@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fathom_client.access import ApiKeyError, TlsFilesError
 from fathom_client.archives import ArchiveError
-from fathom_client.channel import ApiKeyError
 from fathom_client.command import exit_codes
 from fathom_client.command.limit_words import amount_text, option_of
 from fathom_client.errors import (
@@ -62,6 +62,10 @@ _TRIES_BY_REASON = {
     "ERROR_REASON_UPLOAD_SUPERSEDED": "leave it to the other command, or ask again after it",
     "ERROR_REASON_UPLOADS_TOO_MANY": "wait for other uploads to end, then ask again",
     "ERROR_REASON_KILL_SWITCH": "ask the server's operator, who stopped it",
+    "ERROR_REASON_TENANT_BUSY": "wait for other commands of your tenant to end, then ask again",
+    "ERROR_REASON_REQUEST_TOO_LARGE": "upload what is large, and name it by its context",
+    "ERROR_REASON_STORAGE_FULL": "ask the server's operator to make room on the disk it names",
+    "ERROR_REASON_DATABASE_FULL": "wait for the server's operator to make room: runs go on then",
     "ERROR_REASON_PROFILE_HELPER_FAILED": "ask the server's operator: the profile has a defect",
 }
 _LIMITS_OF_MORE_THAN_THE_RUN = frozenset(
@@ -77,6 +81,11 @@ _KEY_BY_PROBLEM = {
     "missing": "set FATHOM_API_KEY to the key that the server's operator gave you",
     "expired": "ask the server's operator for a new key, and set FATHOM_API_KEY to it",
 }
+_PERMISSIONS = {
+    "uri": "ask the server's operator to have it read there, or name files of this machine",
+}
+"""What to try without a permission, by its name."""
+_NO_OPERATOR = "use an operator's key: FATHOM_API_KEY"
 _OTHER_KEY = "check FATHOM_API_KEY: the server does not know this key"
 _WHERE_RUNS_ARE = "{fathom} runs list{server}"
 
@@ -89,6 +98,10 @@ class NoLastingServerError(FathomError):
     """There is no service that would go on after this command."""
 
 
+class RunWaitsError(FathomError):
+    """A run has not ended, and no service is there that would go on with it."""
+
+
 _NO_SERVER = (
     "set OPENAI_API_KEY and ask again, or use services that run elsewhere:"
     " {fathom} ask --server HOST:PORT (to see it work without a key: {fathom} demo)"
@@ -98,6 +111,29 @@ _HOME_IN_USE = (
     " take any number of questions at a time)"
 )
 _NO_ROOM_TO_LISTEN = "{fathom} up --listen 127.0.0.1:0, which takes any free port"
+_KEY_TEXT = "correct FATHOM_API_KEY, or the file of --api-key-file"
+_TLS_FILES = (
+    "name files in PEM form: --tls-ca-file, --tls-certificate-file, --tls-key-file, or"
+    " FATHOM_TLS_CA_FILE and so on"
+)
+_HANDSHAKES = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the server's certificate is of no authority that is trusted here, or for another name",
+        "name its authority: --tls-ca-file FILE, or FATHOM_TLS_CA_FILE",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "the server speaks no TLS",
+        "name it by http://HOST:PORT if what is sent may be read on its way",
+    ),
+    (
+        "Socket closed",
+        "the server ends each connection at once: it may want TLS, or a certificate to be shown",
+        "name it by https://HOST:PORT; what to show: --tls-certificate-file and --tls-key-file",
+    ),
+)
+"""What gRPC says of a connection that does not come about, what that means, and what to try."""
 _STATUS_OF_WRONG_SETTINGS = 2
 """With which a service ends that cannot be started with the settings it has."""
 _GATEWAY_START = (
@@ -108,11 +144,13 @@ _TRIES_BY_CLASS: tuple[tuple[type[Exception], str, int], ...] = (
     (InputError, "{fathom} ask --help", exit_codes.USAGE),
     (ArchiveError, "unpack it, and name the files", exit_codes.USAGE),
     (ModelSettingsError, "correct the variable", exit_codes.USAGE),
-    (ApiKeyError, "correct FATHOM_API_KEY", exit_codes.NOT_AUTHORISED),
+    (ApiKeyError, _KEY_TEXT, exit_codes.NOT_AUTHORISED),
+    (TlsFilesError, _TLS_FILES, exit_codes.USAGE),
     (NoKeyError, "set OPENAI_API_KEY, or {fathom} up --scripted-model", exit_codes.NOT_AUTHORISED),
     (NoServerError, _NO_SERVER, exit_codes.NOT_AUTHORISED),
     (HomeInUseError, _HOME_IN_USE, exit_codes.UNREACHABLE),
     (NoLastingServerError, "{fathom} up, then ask again in another terminal", exit_codes.USAGE),
+    (RunWaitsError, "{fathom} up, then watch it in another terminal", exit_codes.UNREACHABLE),
     (ListenAddressError, _NO_ROOM_TO_LISTEN, exit_codes.USAGE),
     (ServiceStartError, "{fathom} doctor", exit_codes.UNREACHABLE),
     (StackEndedError, "{fathom} doctor", exit_codes.UNREACHABLE),
@@ -173,7 +211,10 @@ def _explain_call(error: CallError, run: str) -> Failure:
         attempt = _KEY_BY_PROBLEM.get(error.metadata.get("problem", ""), _OTHER_KEY)
         exit_code = exit_codes.NOT_AUTHORISED
     elif isinstance(error, PermissionDeniedError):
-        attempt, exit_code = "use an operator's key: FATHOM_API_KEY", exit_codes.NOT_AUTHORISED
+        permission = error.metadata.get("permission", "")
+        attempt, exit_code = _PERMISSIONS.get(permission, _NO_OPERATOR), exit_codes.NOT_AUTHORISED
+    elif handshake := _handshake(error):
+        return Failure(*handshake, exit_codes.UNREACHABLE)
     elif isinstance(error, (UnavailableError, DeadlineExceededError)):
         attempt, exit_code = again, exit_codes.UNREACHABLE
     elif isinstance(error, InvalidArgumentError):
@@ -185,6 +226,14 @@ def _explain_call(error: CallError, run: str) -> Failure:
         attempt = f"{{fathom}} runs show {run}{{server}}" if run else _WHERE_RUNS_ARE
         exit_code = exit_codes.FAILED
     return Failure(cause, _TRIES_BY_REASON.get(error.reason, attempt), exit_code)
+
+
+def _handshake(error: CallError) -> tuple[str, str] | None:
+    """Return cause and remedy where TLS does not come about; gRPC tells that in words alone."""
+    if not isinstance(error, UnavailableError) or error.reason:
+        return None
+    said = (each for each in _HANDSHAKES if each[0] in str(error))
+    return next(((cause, attempt) for _, cause, attempt in said), None)
 
 
 def _cause_of_call(error: CallError) -> str:

@@ -16,6 +16,7 @@ from fathom.orchestrator.v1 import run_event_pb2, run_pb2
 from google.protobuf import json_format
 
 from fathom_client.client import Client
+from fathom_client.command.child_lines import child_line
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation
 from fathom_client.command.limit_words import reached_text
@@ -23,6 +24,7 @@ from fathom_client.command.progress_line import progress_line
 from fathom_client.command.terminal import Terminal, plain
 from fathom_client.errors import CallError
 from fathom_client.run_progress import RunProgress
+from fathom_client.watching import TERMINAL_STATES
 
 _REDRAW_S = 1.0
 
@@ -59,11 +61,11 @@ class RunFollower:
 
     def _show(self, event: run_event_pb2.RunEvent) -> None:
         if event.HasField("turn_started") and self.progress.turns:
-            self._say_turn_line()
+            self._say_turn_line(event)
         self.progress.apply(event)
         self._invocation.cost_usd_nanos = self.progress.cost_usd_nanos
         if self.progress.ended_at_s is not None and self.progress.turns:
-            self._say_turn_line()
+            self._say_turn_line(event)
         if self._as_events:
             click.echo(event_json(event))
         self._note(event)
@@ -72,15 +74,20 @@ class RunFollower:
     def _tell_break(self) -> None:
         self._terminal.say("the connection broke; trying for half a minute to get it back")
 
-    def _say_turn_line(self) -> None:
-        """Write the figures of a turn that is over, where no line can be redrawn."""
+    def _say_turn_line(self, event: run_event_pb2.RunEvent) -> None:
+        """Write the figures of a turn that was over with an event, where no line can be redrawn."""
         if not self._terminal.is_live:
-            self._terminal.say(progress_line(self.progress, time.time()))
+            happened_at_s = event.event_time.ToNanoseconds() / 1e9
+            self._terminal.say(progress_line(self.progress, happened_at_s))
 
     def _note(self, event: run_event_pb2.RunEvent) -> None:
         match event.WhichOneof("event"):
             case "notice":
                 self._terminal.note(f"{event.notice.kind}: {plain(event.notice.text)}")
+            case "child_run_changed":
+                changed = event.child_run_changed
+                is_begun = changed.run.name and changed.run.state not in TERMINAL_STATES
+                (self._terminal.note if is_begun else self._terminal.say)(child_line(changed))
             case "limit_reached":
                 self._terminal.say(reached_text(event.limit_reached))
             case "cell_finished" if event.cell_finished.error:

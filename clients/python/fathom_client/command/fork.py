@@ -43,7 +43,7 @@ def fork(run: str, as_events: bool, **chosen: Any) -> None:
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         async with (
             server_to_ask(invocation) as server,
-            Client(server.address, api_key=invocation.api_key) as client,
+            Client(server.address, access=invocation.access) as client,
         ):
             forked = await client.fork(
                 run if "/" in run else f"runs/{run}",

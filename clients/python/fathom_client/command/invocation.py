@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import click
 
+from fathom_client.access import Access
 from fathom_client.command import exit_codes
 from fathom_client.command.failures import explain
 from fathom_client.command.interrupts import Interrupts
+from fathom_client.command.options import ACCESS_META
 from fathom_client.command.terminal import Terminal, plain
 from fathom_client.errors import CallError, FathomError
 from fathom_client.figures import usd_text
@@ -45,6 +48,10 @@ class Invocation:
     """True where that run goes on without this command."""
     cost_usd_nanos: int = 0
     """What that run has cost so far."""
+    access: Access = field(default_factory=Access)
+    """What to show the orchestrator, and whom to trust."""
+    access_options: str = ""
+    """The options that said so, as they would have to be typed again."""
     fathom: str = "fathom"
     """How the user names this command, for messages that tell what to type next."""
     home: Home = field(init=False)
@@ -53,20 +60,14 @@ class Invocation:
     def __post_init__(self) -> None:
         self.home = home_of(self.environ)
 
-    @property
-    def api_key(self) -> str:
-        """The key to show the orchestrator; empty for none."""
-        # A key that was read from a file brings that file's last line feed.
-        return self.environ.get("FATHOM_API_KEY", "").strip()
-
     def to_type(self, words: str) -> str:
         """Return what to type for a verb that is to use the same server."""
         return f"{self.fathom} {words}{self.server_option}"
 
     @property
     def server_option(self) -> str:
-        """The option that names the same server again, with a space before it; may be empty."""
-        return f" --server {self.server}" if self.is_server_typed else ""
+        """The options that name the same server again, with a space before each; may be empty."""
+        return (f" --server {self.server}" if self.is_server_typed else "") + self.access_options
 
 
 def invoke(
@@ -78,12 +79,19 @@ def invoke(
     server: str | None = None,
 ) -> None:
     """Run a verb and exit with its status."""
+    typed = click.get_current_context().meta.get(ACCESS_META, {})
+    try:
+        access = access_of(typed, os.environ)
+    except OSError as error:
+        raise click.UsageError(f"--api-key-file: {error.filename}: {error.strerror}") from error
     invocation = Invocation(
         terminal=Terminal(os.environ, quiet=quiet, verbose=verbose),
         environ=os.environ,
         as_json=as_json,
-        server=_host_and_port(server or os.environ.get("FATHOM_SERVER") or "") or None,
+        server=_address(server or os.environ.get("FATHOM_SERVER") or "", access) or None,
         is_server_typed=bool(server),
+        access=access,
+        access_options="".join(f" {option} {shlex.quote(typed[option])}" for option in typed),
         fathom=name_of_command(Path(sys.argv[0])),
     )
     try:
@@ -175,9 +183,36 @@ def name_of_command(program: Path) -> str:
     return str(program.relative_to(Path.cwd()) if is_below else program)
 
 
-def _host_and_port(server: str) -> str:
-    """Return an address as gRPC takes it; other tools want it as a URL, and it is pasted."""
-    return server.strip().removeprefix("http://").rstrip("/")
+def access_of(typed: Mapping[str, str], environ: Mapping[str, str]) -> Access:
+    """Return what options and, without them, the environment say of access. Raises OSError."""
+    if key_file := typed.get("--api-key-file"):
+        api_key = Path(key_file).read_text(encoding="utf-8", errors="replace")
+    else:
+        api_key = environ.get("FATHOM_API_KEY", "")
+
+    def file(name: str) -> Path | None:
+        option, variable = f"--tls-{name}-file", f"FATHOM_TLS_{name.upper()}_FILE"
+        path = typed.get(option) or environ.get(variable)
+        return Path(path) if path else None
+
+    return Access(
+        # A key that was read from a file brings that file's last line feed.
+        api_key=api_key.strip(),
+        tls_ca_file=file("ca"),
+        tls_certificate_file=file("certificate"),
+        tls_key_file=file("key"),
+    )
+
+
+def _address(server: str, access: Access) -> str:
+    """Return an address as the client takes it; other tools want it as a URL, and it is pasted.
+
+    Whoever names files for TLS means it: without a scheme the key would cross in the clear.
+    """
+    address = server.strip().rstrip("/")
+    if address and "://" not in address and access.has_tls_files:
+        return f"https://{address}"
+    return address.removeprefix("http://")
 
 
 def _cost(invocation: Invocation) -> str:

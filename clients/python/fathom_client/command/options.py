@@ -12,12 +12,38 @@ from fathom_client.limits import Limits
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
-server = click.option(
-    "--server",
-    metavar="HOST:PORT",
-    help="Orchestrator to use. Without it: FATHOM_SERVER, a running `fathom up`, else services of"
-    " this command's own.",
+ACCESS_META = "fathom.access"
+"""Where a click context has what the access options said, by option."""
+
+
+def server(verb: Verb) -> Verb:
+    """Add `--server`, which the verb gets, and what to show to it and whom to trust, which its
+    invocation gets."""
+    for option, words in reversed(_ACCESS_OPTIONS):
+        verb = click.option(
+            option, metavar="FILE", help=words, expose_value=False, callback=_note_access
+        )(verb)
+    return click.option(
+        "--server",
+        metavar="HOST:PORT",
+        help="Orchestrator to use. Without it: FATHOM_SERVER, a running `fathom up`, else services"
+        " of this command's own.",
+    )(verb)
+
+
+_ACCESS_OPTIONS = (
+    ("--api-key-file", "File with the API key for it; else FATHOM_API_KEY."),
+    ("--tls-ca-file", "Authority that its certificate must be of; else FATHOM_TLS_CA_FILE."),
+    ("--tls-certificate-file", "Certificate to show it; else FATHOM_TLS_CERTIFICATE_FILE."),
+    ("--tls-key-file", "Private key of that; else FATHOM_TLS_KEY_FILE."),
 )
+
+
+def _note_access(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta.setdefault(ACCESS_META, {})[parameter.opts[0]] = value
+
+
 quiet = click.option("-q", "--quiet", is_flag=True, help="Nothing but the answer and errors.")
 verbose = click.option("-v", "--verbose", is_flag=True, help="More about what is going on.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -27,7 +27,7 @@ def list_(as_json: bool, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.profiles.all()
         if as_json:

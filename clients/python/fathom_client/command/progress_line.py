@@ -20,8 +20,13 @@ def progress_line(progress: RunProgress, now_s: float) -> str:
     calls = f"{progress.sub_calls:,} call{'' if progress.sub_calls == 1 else 's'}"
     if progress.sub_calls_live:
         calls += f" ({progress.sub_calls_live} live)"
+    figures = [turns, calls]
+    if progress.children:
+        live = f" ({progress.children_live} live)" if progress.children_live else ""
+        noun = "child" if progress.children == 1 else "children"
+        figures.append(f"{progress.children:,} {noun}{live}")
     cost = usd_text(progress.cost_usd_nanos)
     if progress.cost_usd_nanos_max is not None:
         cost += f"/{usd_text(progress.cost_usd_nanos_max)}"
     elapsed = clock_text(progress.elapsed_s(now_s))
-    return SEPARATOR.join([turns, calls, f"{count_text(progress.tokens)} tok", cost, elapsed])
+    return SEPARATOR.join([*figures, f"{count_text(progress.tokens)} tok", cost, elapsed])

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from fathom_client.client import Client
 from fathom_client.command import exit_codes, options
 from fathom_client.command.answers import outcome_object, show_outcome, steps_line
+from fathom_client.command.failures import RunWaitsError
 from fathom_client.command.following import RunFollower
 from fathom_client.command.fork import fork
 from fathom_client.command.interrupts import Interrupts
@@ -21,7 +22,7 @@ from fathom_client.command.quantities import CountType
 from fathom_client.command.server_choice import server_to_read
 from fathom_client.command.terminal import Terminal, plain
 from fathom_client.command.trajectory import trajectory
-from fathom_client.figures import count_text, span_text, usd_text
+from fathom_client.figures import count_text, plural, span_text, usd_text
 from fathom_client.results import Result
 from fathom_client.watching import TERMINAL_STATES
 
@@ -52,7 +53,7 @@ def list_runs(states: tuple[str, ...], count: int, as_json: bool, server: str | 
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.list_runs(
                 count_max=count, states=[_STATES[state] for state in states]
@@ -62,6 +63,8 @@ def list_runs(states: tuple[str, ...], count: int, as_json: bool, server: str | 
         else:
             for line in _table(found, now_s=time.time()):
                 click.echo(line)
+        if chosen.is_private:
+            _say_what_waits(invocation, found)
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)
@@ -77,7 +80,7 @@ def show(run: str, as_json: bool, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.get(_name(run))
             events = await _events_so_far(client, found)
@@ -112,9 +115,11 @@ def watch(run: str, as_events: bool, **chosen: Any) -> None:
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         async with (
             server_to_read(invocation) as server,
-            Client(server.address, api_key=invocation.api_key) as client,
+            Client(server.address, access=invocation.access) as client,
         ):
             found = await client.get(_name(run))
+            if server.is_private and found.state not in TERMINAL_STATES:
+                raise RunWaitsError(f"{found.name} waits: no services are running here")
             invocation.run, invocation.is_watching = found.name, True
             with interrupts.first_means(lambda: _detach(invocation, interrupts)):
                 followed = await RunFollower(client, invocation, as_events=as_events).follow(
@@ -136,19 +141,34 @@ def cancel(run: str, as_json: bool, server: str | None) -> None:
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
             server_to_read(invocation) as chosen,
-            Client(chosen.address, api_key=invocation.api_key) as client,
+            Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.cancel(_name(run))
+            had_ended = found.state in TERMINAL_STATES
+            if chosen.is_private and not had_ended:
+                # Nothing else is there to end it.
+                found = (await RunFollower(client, invocation).follow(found.name)).run
         if as_json:
             print_json(outcome_object(Result(found)))
-        elif found.state in TERMINAL_STATES:
+        elif had_ended:
             invocation.terminal.say(f"{found.name} has ended before: {Result(found).status}")
         else:
-            invocation.terminal.say(f"{found.name} will stop")
+            state = "has ended" if found.state in TERMINAL_STATES else "will stop"
+            invocation.terminal.say(f"{found.name} {state}")
             invocation.terminal.say(steps_line(invocation, found.name))
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)
+
+
+def _say_what_waits(invocation: Invocation, found: list[run_pb2.Run]) -> None:
+    """Say what becomes of runs that have not ended where nothing is there to drive them."""
+    waiting = sum(run.state not in TERMINAL_STATES for run in found)
+    if waiting:
+        invocation.terminal.say(
+            f"{plural(waiting, 'run')} unfinished, and no services are running here to go on with"
+            f" what waits; try: {invocation.fathom} up"
+        )
 
 
 def _detach(invocation: Invocation, interrupts: Interrupts) -> None:

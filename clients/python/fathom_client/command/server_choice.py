@@ -6,11 +6,21 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from fathom.orchestrator.v1 import run_pb2
+
+from fathom_client.client import Client
 from fathom_client.command.failures import NoLastingServerError, NoServerError
 from fathom_client.command.guest import prepare_guest
 from fathom_client.command.invocation import Invocation
+from fathom_client.command.terminal import plain
+from fathom_client.errors import CallError
+from fathom_client.figures import plural
 from fathom_client.local_stack import StackOptions, local_stack, reading_stack
 from fathom_client.model_settings import has_provider, settings_of
+
+_UNFINISHED = (run_pb2.Run.STATE_QUEUED, run_pb2.Run.STATE_RUNNING)
+_COUNTED_MAX = 500
+_NAMED_MAX = 5
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ async def server_to_ask(
         async with local_stack(options) as stack:
             invocation.terminal.end_live()
             invocation.terminal.note(f"services of this command's own; models: {models.describe}")
+            await say_what_goes_on(invocation, stack.address)
             yield ChosenServer(stack.address, is_private=True)
 
 
@@ -73,6 +84,24 @@ async def server_to_read(invocation: Invocation) -> AsyncIterator[ChosenServer]:
         options = StackOptions(home=invocation.home, environ=invocation.environ)
         async with reading_stack(options) as stack:
             yield ChosenServer(stack.address, is_private=True)
+
+
+async def say_what_goes_on(invocation: Invocation, address: str) -> None:
+    """Say of runs that services which have just been started go on with, since they cost money.
+
+    Who starts services need not be one who may ask them: no key, or no certificate, is no failure.
+    """
+    try:
+        async with Client(address, access=invocation.access) as client:
+            found = await client.list_runs(count_max=_COUNTED_MAX, states=_UNFINISHED)
+    except CallError as error:
+        invocation.terminal.note(f"unfinished runs were not looked up: {plain(str(error))}")
+        return
+    if found:
+        runs = plural(len(found), "unfinished run")
+        invocation.terminal.say(f"{runs} {'goes' if len(found) == 1 else 'go'} on:")
+        for run in found[:_NAMED_MAX]:
+            invocation.terminal.say(f"  {run.name}  {plain(run.spec.question)[:60]}")
 
 
 SCRIPTED_NOTICE = (

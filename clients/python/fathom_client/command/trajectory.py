@@ -11,12 +11,14 @@ from fathom.gateway.v1 import generation_pb2
 from fathom.orchestrator.v1 import run_event_pb2, run_pb2
 
 from fathom_client.command.answers import took_line
+from fathom_client.command.child_lines import child_line
 from fathom_client.command.limit_words import reached_text
 from fathom_client.command.progress_line import SEPARATOR
 from fathom_client.command.terminal import Terminal, plain
 from fathom_client.errors import from_status
 from fathom_client.figures import plural, span_text, usd_text
 from fathom_client.results import Result
+from fathom_client.watching import TERMINAL_STATES
 
 _RULE_COLUMNS = 88
 
@@ -42,6 +44,8 @@ def trajectory(
     yield f"{style(run.name, 'bold')}  {result.status}  {took_line(result)}"
     yield f"question  {plain(run.spec.question)}"
     yield f"context   {run.spec.context}"
+    if run.parent:
+        yield f"child of  {run.parent}"
     sub_calls: dict[int, _SubCalls] = defaultdict(_SubCalls)
     batches: dict[int, int] = {}
     for event in events:
@@ -58,11 +62,20 @@ def trajectory(
             case "cell_finished":
                 yield from _cell_finished(event, sub_calls, terminal)
                 sub_calls.clear()
-            case "limit_reached":
-                yield style(reached_text(event.limit_reached), "yellow")
-            case "notice":
-                yield style(f"{event.notice.kind}: {plain(event.notice.text)}", "yellow")
+            case _:
+                yield from _aside(event, terminal)
     yield from _outcome(result, terminal)
+
+
+def _aside(event: run_event_pb2.RunEvent, terminal: Terminal) -> Iterator[str]:
+    """Yield what is told in one line."""
+    match event.WhichOneof("event"):
+        case "child_run_changed" if event.child_run_changed.run.state in TERMINAL_STATES:
+            yield terminal.style(child_line(event.child_run_changed), "green")
+        case "limit_reached":
+            yield terminal.style(reached_text(event.limit_reached), "yellow")
+        case "notice":
+            yield terminal.style(f"{event.notice.kind}: {plain(event.notice.text)}", "yellow")
 
 
 def _turn_started(event: run_event_pb2.RunEvent, terminal: Terminal) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import click
 
@@ -10,7 +11,7 @@ from fathom_client.command import exit_codes, options
 from fathom_client.command.guest import prepare_guest
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation, invoke
-from fathom_client.command.server_choice import SCRIPTED_NOTICE
+from fathom_client.command.server_choice import SCRIPTED_NOTICE, say_what_goes_on
 from fathom_client.command.terminal import Terminal
 from fathom_client.local_stack import (
     LocalStack,
@@ -21,10 +22,11 @@ from fathom_client.local_stack import (
 from fathom_client.loopback import is_loopback
 from fathom_client.model_settings import settings_of
 
-_EXPOSED = (
-    "reachable from other machines: nothing is encrypted, nobody is asked who they are, and every"
-    " question is paid with your key"
+_WHAT_IS_OPEN = (
+    ("nothing is encrypted", ("TLS_CERTIFICATE_FILE",)),
+    ("nobody is asked who they are", ("API_KEYS_FILE", "TLS_CLIENT_CA_FILE")),
 )
+"""What is so unless one of these settings of the orchestrator's is made."""
 
 
 @click.command()
@@ -68,8 +70,9 @@ def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
             for process in stack.processes:
                 terminal.note(f"{process.name}: process {process.pid}, log {process.log}")
             if not is_loopback(listen.rpartition(":")[0]):
-                terminal.say(terminal.style(_EXPOSED, "yellow"))
+                terminal.say(terminal.style(exposure(invocation.environ), "yellow"))
             terminal.say(f"state and logs: {invocation.home.path}")
+            await say_what_goes_on(invocation, stack.address)
             ready = terminal.style("ready", "green")
             ask = f'{invocation.fathom} ask "QUESTION" FILE...'
             terminal.say(f"{ready}; in another terminal: {ask}")
@@ -81,6 +84,18 @@ def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
         return exit_codes.ANSWERED
 
     invoke(main, quiet=quiet, verbose=verbose)
+
+
+def exposure(environ: Mapping[str, str]) -> str:
+    """Return what it means that other machines reach the services."""
+    is_so = [
+        words
+        for words, settings in _WHAT_IS_OPEN
+        if not any(environ.get(f"FATHOM_ORCHESTRATOR_{name}") for name in settings)
+    ]
+    return "; ".join(
+        ["reachable from other machines", *is_so, "every question is paid with your key"]
+    )
 
 
 async def _until_interrupted(stack: LocalStack, terminal: Terminal, interrupts: Interrupts) -> None:

@@ -39,6 +39,11 @@ _SEARCHING = re.compile(
     r"|version|phone|who|when|where)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_EACH = re.compile(
+    r"\b(?:in|of|for|from|by)\s+(?:each|every)(?:\s+one)?(?:\s+of\s+(?:the|these|those|my|our))?"
+    r"\s+(?:document|file|report|mail|paper|contract|note|office|letter|text|log)s?\b",
+    re.IGNORECASE,
+)
 
 
 class Kind(Enum):
@@ -66,6 +71,8 @@ class Question:
     """For COUNT: what the lines of the records start with."""
     categories: tuple[str, ...] = ()
     """For COUNT: the categories it names, two at least."""
+    of_each: str = ""
+    """The question to ask of each document, where it asks for one answer from each."""
 
 
 def find_question(messages: Sequence[Message]) -> Question:
@@ -88,7 +95,8 @@ def understand(text: str) -> Question:
     if marker and len(categories) > 1 and _COUNTING.search(text):
         return Question(text, Kind.COUNT, keywords, marker.group(1), categories)
     kind = Kind.SEARCH if _SEARCHING.search(text) else Kind.DIGEST
-    return Question(text, kind, keywords)
+    of_each = _EACH.sub("here", text) if _EACH.search(text) else ""
+    return Question(text, kind, keywords, of_each=of_each)
 
 
 def _split_list(text: str) -> tuple[str, ...]:
