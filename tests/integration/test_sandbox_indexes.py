@@ -75,7 +75,7 @@ async def test_an_index_is_made_once_and_kept(tmp_path: Path, started: list[int]
         opened.close()
 
     assert len(started) == 1
-    assert open_files() == before
+    assert open_files() <= before
 
 
 async def test_a_worker_that_is_given_a_new_index_cannot_change_it(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_an_index_is_made_to_its_end_though_its_caller_goes_away(
     assert len(started) == 1
     assert len(opened.fds) == 2
     opened.close()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 async def test_a_process_that_is_killed_while_it_reads_is_started_again(
@@ -224,7 +224,7 @@ async def test_the_end_of_the_service_ends_the_making_of_indexes(
 
     assert opening.cancelled()
     assert not Path(f"/proc/{started[0]}").exists()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 _COUNT_FORKS = """
@@ -258,7 +258,7 @@ async def test_what_cannot_be_indexed_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ContextUnreadableError, match="not JSON: no ',' at byte"):
         await mounts(tmp_path).open([blob], LIMITS)
 
-    assert open_files() == before
+    assert open_files() <= before
     assert not (tmp_path / "indexes").exists()
 
 

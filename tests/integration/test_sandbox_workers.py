@@ -442,7 +442,7 @@ receive()
 
         assert [batch async for batch in events][-1][-1].frame.ending == "completed"  # type: ignore[union-attr]
 
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 async def test_what_a_worker_says_is_marked_as_its_own_in_the_log(
