@@ -103,10 +103,10 @@ class Turnstile:
         is_meant: ColumnElement[bool] = runs.run_id.in_(ids_below(run_id))
         if not only_below:
             is_meant = or_(runs.run_id == run_id, is_meant)
-        change = update(tables.runs).where(is_meant, _is_live(), runs.is_stop_wished.is_(False))
-        change = change.values(is_stop_wished=True)
         async with self._database.writing() as connection:
-            wished = list((await connection.execute(change.returning(runs.run_id))).scalars())
+            wished = await _locked(connection, is_meant, _is_live(), runs.is_stop_wished.is_(False))
+            change = update(tables.runs).where(runs.run_id.in_(wished))
+            await connection.execute(change.values(is_stop_wished=True))
             for each in wished:
                 await self._tell(connection, STOP_CHANNEL, each)
             if wished:
@@ -126,7 +126,9 @@ class Turnstile:
         overdue = [record.run_id for record in records if record.ends_s <= time.time()]
         if overdue:
             async with self._database.writing() as connection:
-                change = update(runs).where(runs.c.run_id.in_(overdue), waits)
+                change = update(runs).where(
+                    runs.c.run_id.in_(await _locked(connection, runs.c.run_id.in_(overdue), waits))
+                )
                 await connection.execute(change.values(places=0))
 
     async def stopped(self) -> list[str]:
@@ -156,9 +158,10 @@ class Turnstile:
 
     async def _take(self, connection: AsyncConnection, chosen: Sequence[str]) -> list[Taken]:
         runs = tables.runs
+        is_free = and_(runs.c.run_id.in_(chosen), runs.c.owner.is_(None), _is_live())
         change = (
             update(runs)
-            .where(runs.c.run_id.in_(chosen), runs.c.owner.is_(None), _is_live())
+            .where(runs.c.run_id.in_(await _locked(connection, is_free)))
             .values(owner=self._executor_id, epoch=runs.c.epoch + 1)
             .returning(
                 *(runs.c.run_id, runs.c.tenant, runs.c.head, runs.c.progress),
@@ -205,6 +208,14 @@ def choose(
         taken[tenant] += 1
         free -= 1
     return chosen
+
+
+async def _locked(connection: AsyncConnection, *conditions: ColumnElement[bool]) -> list[str]:
+    """Return runs to change, locked in the order in which everybody locks several: else two
+    processes would wait for one another."""
+    runs = tables.runs.c
+    query = select(runs.run_id).where(*conditions).order_by(runs.run_id).with_for_update()
+    return list((await connection.execute(query)).scalars())
 
 
 def _is_live() -> ColumnElement[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -153,6 +154,34 @@ async def test_to_stop_a_run_is_to_stop_all_below_it_at_once(database_url: str) 
 
     assert sorted(stopped) == sorted([above.run_id, between.run_id])
     assert again == []
+
+
+async def test_to_stop_a_tree_waits_for_its_runs_in_the_order_of_all(database_url: str) -> None:
+    """Events of several runs are stored in that order; in two orders, each waits for the other."""
+    database = await Database.open(database_url, MIGRATIONS)
+    above = await parent(database)
+    below = [await child(database, above, number) for number in (1, 2)]
+    ids = sorted([above.run_id, *(each.run_id for each in below)])
+    turnstile = Turnstile(database, "here", per_tenant_max=1)
+    runs = tables.runs.c
+    for run_id in reversed(ids):  # so that they stand in the other order
+        async with database.writing() as connection:
+            change = update(tables.runs).where(runs.run_id == run_id)
+            await connection.execute(change.values(priority=1))
+
+    async with asyncio.TaskGroup() as tasks:
+        async with database.writing() as connection:
+            for run_id in ids:
+                await connection.execute(
+                    update(tables.runs).where(runs.run_id == run_id).values(priority=2)
+                )
+                if run_id == ids[0]:
+                    stopping = tasks.create_task(turnstile.wish_stop(above.run_id))
+                    await asyncio.wait({stopping}, timeout=0.3)
+                    assert not stopping.done()
+
+    await database.close()
+    assert sorted(stopping.result()) == ids
 
 
 async def end(database: Database, run: RunRecord) -> None:
