@@ -74,7 +74,8 @@ class FollowedRun:
         state = Run.STATE_CANCELLED if self.is_cancelled else Run.STATE_ANSWERED
         if self.ended.state != state:
             words = f"{Run.State.Name(self.ended.state)}: {self.ended.error.message}"
-            return f"{self.name} of {self.mark} stands at {words}"
+            seen = f"after {len(self.events)} events and {self.returns} returns"
+            return f"{self.name} of {self.mark} stands at {words} {seen}"
         wrong = "" if self.is_cancelled else self._wrong_answer() or self._wrong_counts()
         return f"{self.name} of {self.mark}: {wrong}" if wrong else ""
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from bench.processes import worker_pids
 from common.channel import open_channel
@@ -153,6 +154,7 @@ class _Storm:
             self._tell("calm")
             _, late = await asyncio.wait(clients, timeout=_CALM_S)
             self._tell(f"{len(late)} clients still wait")
+            report.wrong += [f"a client waits: {_where(client)}" for client in late]
         finally:
             for client in clients:
                 client.cancel()
@@ -302,6 +304,18 @@ class _Storm:
         if self._options.is_told:
             at_s = time.monotonic() - self._started_s
             print(f"{at_s:7.1f} s  {words}", file=sys.stderr, flush=True)
+
+
+def _where(task: asyncio.Task[None]) -> str:
+    """Return where a task waits, outermost first."""
+    frames: list[str] = []
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None)
+        if frame is not None:
+            frames.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+        waiting = getattr(waiting, "cr_await", None)
+    return " > ".join(frames)
 
 
 async def _thaw(pid: int, after_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import time
 from typing import Any
@@ -204,17 +205,21 @@ async def test_a_prompt_has_at_most_its_messages(limit: int, refused: bool) -> N
 
 
 async def test_thousands_of_findings_keep_nobody_waiting() -> None:
-    """Whoever makes a prompt of nothing but keys must not stop the gateway for everyone: four
-    times as many take four times as long, and not sixteen."""
+    """Whoever makes a prompt of nothing but keys must not stop the gateway for everyone:
+    sixteen times as many take about sixteen times as long, and not 256 times."""
     times: list[float] = []
-    for messages in (500, 2_000):
-        asked = call(*[(AWS + " ") * 40] * messages)
-        started = time.process_time()
-        left = await guard(secrets=Reaction.REDACT).inspect(asked)
-        times.append(time.process_time() - started)
+    gc.disable()  # what other tests have left in memory is not what is measured
+    try:
+        for messages in (250, 4_000):
+            asked = call(*[(AWS + " ") * 40] * messages)
+            started = time.process_time()
+            left = await guard(secrets=Reaction.REDACT).inspect(asked)
+            times.append(time.process_time() - started)
+    finally:
+        gc.enable()
 
     assert texts(left)[-1] == "[redacted: aws_access_key] " * 40
-    assert times[1] < 8 * times[0], times  # with one walk over all for each message, 12
+    assert times[1] < 64 * times[0], times  # with one walk over all for each message, 260
 
 
 async def test_a_canary_is_redacted_wherever_it_stands() -> None:
