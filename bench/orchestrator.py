@@ -63,7 +63,6 @@ async def _chaos(database: str, kills: int) -> AsyncIterator[Measurement]:
         "chaos_kills": Goal(kills, "kills", is_floor=True),
         "chaos_freezes": Goal(freezes, "freezes", is_floor=True),
         "chaos_runs": Goal(None, "runs"),
-        "chaos_steps_left": Goal(None, "workflows"),
     }
     for name, value in report.figures.items():
         goal = goals.get(name, Goal(0, "faults"))

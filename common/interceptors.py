@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from common import deadline, telemetry_names
-from common.errors import (
-    InvalidFieldError,
-    RequestTooLargeError,
-    ServerBusyError,
-    ServiceError,
-)
+from common import deadline, requests, telemetry_names
+from common.errors import ServerBusyError, ServiceError
 from common.telemetry import meter, tracer
 
 _log = logging.getLogger(__name__)
-_MALFORMED = "the bytes are not a message of this method"
-_NOT_OURS = ("/grpc.health.", "/grpc.reflection.")
+_OPEN = ("/grpc.health.", "/grpc.reflection.")
+"""Methods that anybody may call."""
+_OPEN_STREAMS_MAX = 64
+"""How many of them that last are served at a time, so that they take no places of others'."""
+_OPEN_REQUEST_S = 5.0
+_REQUEST_S = 60.0
+"""How long a request may take to come."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Unary = Callable[[Any, Context], Awaitable[Any]]
@@ -56,12 +56,13 @@ class _Around(grpc.aio.ServerInterceptor, abc.ABC):
         handler = self._handlers.get(method)
         if handler is None:
             handler = await continuation(handler_call_details)
-            if handler is None or method.startswith(_NOT_OURS):
-                return handler  # without a handler grpc answers UNIMPLEMENTED
-            handler = self._handlers[method] = self._wrapped(method, handler)
+            if handler is None:
+                return None  # grpc answers UNIMPLEMENTED
+            handler = self._handlers[method] = self.wrapped(method, handler)
         return handler
 
-    def _wrapped(self, method: str, handler: Any) -> Any:
+    def wrapped(self, method: str, handler: Any) -> Any:
+        """Return what to call in place of a method's handler."""
         shape = f"{'stream' if handler.request_streaming else 'unary'}_" + (
             "stream" if handler.response_streaming else "unary"
         )
@@ -75,9 +76,7 @@ class _Around(grpc.aio.ServerInterceptor, abc.ABC):
             response_serializer=handler.response_serializer,
         )
 
-    def deserializer(
-        self, method: str, deserialize: Callable[[bytes], Any]
-    ) -> Callable[[bytes], Any]:
+    def deserializer(self, method: str, deserialize: requests.Deserialize) -> requests.Deserialize:
         """Return what to read requests with in place of `deserialize`."""
         del method
         return deserialize
@@ -95,7 +94,8 @@ class ErrorInterceptor(_Around):
     """Turns exceptions into statuses. It is a security control: without it grpc.aio sends an
     exception's own text to the caller, also that of a request that does not parse.
 
-    A call is admitted here too, so that a refusal becomes a status in the same place.
+    A call is admitted here too, before its request is read, so that a refusal becomes a status in
+    the same place.
     """
 
     def __init__(
@@ -111,33 +111,29 @@ class ErrorInterceptor(_Around):
         self._admit = admit
         self._request_bytes_max = request_bytes_max
         self._places = _Places(concurrent_rpcs_max)
+        self._open_places = _Places(_OPEN_STREAMS_MAX)
 
     async def all_left(self) -> None:
         """Return once no call is served. gRPC's own stop does not wait for what a call that was cut
         off still does, and that may need what is closed after the server."""
         await self._places.empty.wait()
 
-    def deserializer(
-        self, method: str, deserialize: Callable[[bytes], Any]
-    ) -> Callable[[bytes], Any]:
-        bytes_max = self._request_bytes_max(method)
+    def wrapped(self, method: str, handler: Any) -> Any:
+        within_s = _OPEN_REQUEST_S if method.startswith(_OPEN) else _REQUEST_S
+        return super().wrapped(method, requests.read_late(handler, within_s=within_s))
 
-        def read(data: bytes) -> Any:
-            if len(data) > bytes_max:
-                return _Refused(RequestTooLargeError(len(data), bytes_max))
-            try:
-                return deserialize(data)
-            except DecodeError:
-                return _Refused(InvalidFieldError("request", _MALFORMED))
-
-        return read
+    def deserializer(self, method: str, deserialize: requests.Deserialize) -> requests.Deserialize:
+        return requests.bounded(deserialize, self._request_bytes_max(method))
 
     def around_unary(self, method: str, behavior: Unary) -> Unary:
+        # A look at the health is soon over, and must not find its place taken.
+        place = contextlib.nullcontext() if method.startswith(_OPEN) else self._places
+
         async def call(request: Any, context: Context) -> Any:
             try:
-                with self._places:
-                    self._admit(method, context)
-                    return await behavior(_checked(request), context)
+                with place:
+                    self._let_in(method, context)
+                    return await behavior(requests.checked(request), context)
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception as error:
@@ -146,11 +142,13 @@ class ErrorInterceptor(_Around):
         return call
 
     def around_stream(self, method: str, behavior: Stream) -> Stream:
+        place = self._open_places if method.startswith(_OPEN) else self._places
+
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                with self._places:
-                    self._admit(method, context)
-                    async for response in behavior(_checked(request), context):
+                with place:
+                    self._let_in(method, context)
+                    async for response in behavior(requests.checked(request), context):
                         yield response
             except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
                 raise
@@ -158,6 +156,10 @@ class ErrorInterceptor(_Around):
                 await _abort(context, method, error)
 
         return call
+
+    def _let_in(self, method: str, context: Context) -> None:
+        if not method.startswith(_OPEN):
+            self._admit(method, context)
 
 
 class _Places:
@@ -182,27 +184,6 @@ class _Places:
             self.empty.set()
 
 
-class _Refused:
-    """Stands for a request that is not read, until the call can answer it."""
-
-    def __init__(self, error: ServiceError) -> None:
-        self.error = error
-
-
-def _checked(request: Any) -> Any:
-    """Return the request, or the stream of requests; refused ones raise where they are met."""
-    if hasattr(request, "__aiter__"):
-        return _checked_stream(request)
-    if isinstance(request, _Refused):
-        raise request.error
-    return request
-
-
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _checked(request)
-
-
 async def _abort(context: Context, method: str, error: Exception) -> None:
     if isinstance(error, ServiceError):
         status = error.to_status()
@@ -221,6 +202,9 @@ class ObservationInterceptor(_Around):
         self._duration = meter(__name__).create_histogram(
             telemetry_names.METRIC_RPC_SERVER_DURATION, unit="s"
         )
+
+    def wrapped(self, method: str, handler: Any) -> Any:
+        return handler if method.startswith(_OPEN) else super().wrapped(method, handler)
 
     def around_unary(self, method: str, behavior: Unary) -> Unary:
         async def call(request: Any, context: Context) -> Any:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 PART_BYTES = 16 << 20
 """Size of each part but the last."""
 _SCHEME = "s3"
-_TIMEOUT = timedelta(seconds=60)
+_TIMEOUT = timedelta(seconds=30)
+"""Of one request, its body included: what is never answered is given up."""
 _CONNECT_TIMEOUT = timedelta(seconds=3)
 _RETRY_TIMEOUT = timedelta(seconds=10)
 _RETRIES = 3

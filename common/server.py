@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -14,18 +15,19 @@ from typing import Any, Self, TypeVar
 
 import grpc
 import uvloop
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from common.addresses import write_address
 from common.config import ConfigError, ServerConfig, describe, load, split_address
+from common.health_servicer import SERVICE as HEALTH
+from common.health_servicer import Health
 from common.interceptors import Admit, ErrorInterceptor, ObservationInterceptor
 from common.telemetry import Telemetry, log_to_stderr
 from common.tls import server_credentials
 
 MESSAGE_BYTES_MAX = 4 << 20
 """What a message may have unless a service says otherwise."""
+_CONNECTIONS_MAX = 100_000
 _log = logging.getLogger(__name__)
 _LEAVING_S_MAX = 5.0
 """How long calls that were cut off may take for what they still do."""
@@ -56,7 +58,7 @@ class Server:
         self._config = config
         self._services: list[str] = []
         self._drain_callbacks: list[Callable[[], None]] = []
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._stop = asyncio.Event()
         self.address = ""
         """Where it listens, once entered."""
@@ -82,9 +84,9 @@ class Server:
         self._drain_callbacks.append(callback)
 
     async def __aenter__(self) -> Self:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        self._health.register(self.grpc)
         if self._config.reflection:
-            names = (*self._services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            names = (*self._services, HEALTH, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.grpc)
         host, _ = split_address(self._config.listen)
         try:
@@ -93,7 +95,7 @@ class Server:
             raise ConfigError(f"cannot listen on {self._config.listen}; is it in use?") from None
         await self.grpc.start()
         self.address = f"{host}:{port}"
-        await self._set_health(HealthCheckResponse.SERVING)
+        self._health.begin(self._services)
         if self._config.address_file is not None:
             write_address(self._config.address_file, self.address)
         _log.info("%s is serving on %s", self._name, self.address)
@@ -105,7 +107,7 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await asyncio.sleep(self._config.drain_notice_s)
         for callback in self._drain_callbacks:
             callback()
@@ -133,10 +135,6 @@ class Server:
             return self.grpc.add_insecure_port(self._config.listen)
         return self.grpc.add_secure_port(self._config.listen, credentials)
 
-    async def _set_health(self, status: Any) -> None:
-        for name in ("", *self._services):
-            await self._health.set(name, status)
-
 
 def _options(config: ServerConfig, message_bytes_max: int) -> list[tuple[str, int]]:
     options = [
@@ -148,15 +146,26 @@ def _options(config: ServerConfig, message_bytes_max: int) -> list[tuple[str, in
         ("grpc.http2.max_frame_size", 1 << 20),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.ping_timeout_ms", 20_000),  # as what it is called suggests the one above to be
         ("grpc.keepalive_permit_without_calls", 1),
         # Clients ping every 30 s (common.channel); the default calls that too many.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Whoever only connects must neither stay nor take the files that work needs.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 900_000),
+        ("grpc.max_allowed_incoming_connections", _connections_max()),
     ]
     if config.connection_age_max_s:
         age_ms = int(config.connection_age_max_s * 1000)
         options.append(("grpc.max_connection_age_ms", age_ms))
         options.append(("grpc.max_connection_age_grace_ms", int(config.drain_s * 1000)))
     return options
+
+
+def _connections_max() -> int:
+    """Return half of the files that the process may open."""
+    files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _CONNECTIONS_MAX if files_max < 0 else min(files_max // 2, _CONNECTIONS_MAX)
 
 
 def run_service(

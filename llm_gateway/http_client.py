@@ -1,5 +1,5 @@
-"""The HTTP client under the `openai` SDK: one aiohttp session, and of httpx2 only the forms of
-request and response that the SDK speaks.
+"""The HTTP client under the `openai` SDK: one aiohttp session, and of httpx2 only the form of
+request that the SDK builds, and of response that it makes its errors of.
 
 No redirects, cookies or authentication flows: a redirect would carry prompts elsewhere, and the
 others took as long as the exchange itself. Errors of the network are aiohttp's own.
@@ -12,7 +12,6 @@ import dataclasses
 import ssl
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -24,12 +23,8 @@ _CONNECT_TIMEOUT_S = 5.0
 _CONNECTIONS_MAX = 1000
 _KEPT_S = 5.0
 """How long an idle connection is kept: servers close theirs, and a request may meet that."""
-_ERRORS = 300
-"""The first of the statuses that are no answer."""
 _ERROR_BYTES_MAX = 256 << 10
-"""Of the body of an error, which the SDK reads whole; what it says stands at the beginning."""
-_HEAD = "aiohttp_head"
-"""Extension of a request."""
+"""Of the body of an error, which is read whole; what it says stands at the beginning."""
 _BY_BODY = "content-length"
 """Header that aiohttp makes."""
 _UNPACKED = b"content-encoding"
@@ -66,33 +61,64 @@ class HttpProxy:
         return cls.at(url if "://" in url else f"http://{url}")
 
 
-def prepared(request: httpx2.Request) -> httpx2.Request:
-    """Return a request with what aiohttp needs of it: the pattern for `again`."""
-    pairs = [pair for pair in request.headers.multi_items() if pair[0] != _BY_BODY]
-    head = _Head(URL(str(request.url), encoded=True), CIMultiDict(pairs))
-    return httpx2.Request(
-        request.method, request.url, stream=httpx2.ByteStream(b""), extensions={_HEAD: head}
-    )
+class HttpPattern:
+    """A request without its body, in aiohttp's words: what all requests to one place share."""
+
+    def __init__(self, request: httpx2.Request) -> None:
+        """Take over method, URL and headers; the headers hold the key."""
+        self.request = request
+        """As the SDK built it."""
+        self.url = URL(str(request.url), encoded=True)
+        """Where it goes."""
+        self.headers = CIMultiDict(
+            pair for pair in request.headers.multi_items() if pair[0] != _BY_BODY
+        )
+        """All but what aiohttp makes itself."""
 
 
-def again(pattern: httpx2.Request, body: bytes) -> httpx2.Request:
-    """Return the same request with another body."""
-    stream = httpx2.ByteStream(body)
-    return httpx2.Request(pattern.method, pattern.url, stream=stream, extensions=pattern.extensions)
+class HttpReply:
+    """A response whose head is there. Release it in the end."""
 
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._content = response.content
+        self.is_good = 200 <= response.status < 300
+        """Whether it is an answer, and no error."""
 
-@dataclasses.dataclass(frozen=True)
-class _Head:
-    """A request without its body, in aiohttp's words."""
+    @property
+    def content_type(self) -> str:
+        """The header, empty where there is none."""
+        return self._response.headers.get("content-type", "")
 
-    url: URL
-    """Where it goes."""
-    headers: CIMultiDict[str] = dataclasses.field(repr=False)
-    """All but what aiohttp makes itself; they hold the key."""
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing more will come."""
+        return self._content.at_eof()
+
+    async def chunk(self) -> bytes:
+        """Return what has come since, once something has; nothing at the end."""
+        return await self._content.readany()
+
+    async def as_error(self, pattern: HttpPattern) -> httpx2.Response:
+        """Return it whole, in the SDK's form, but for what is beyond the first 256 KiB."""
+        body = bytearray()
+        while len(body) < _ERROR_BYTES_MAX and (chunk := await self.chunk()):
+            body += chunk
+        response = self._response
+        return httpx2.Response(
+            response.status,
+            headers=[pair for pair in response.raw_headers if pair[0].lower() != _UNPACKED],
+            content=bytes(body[:_ERROR_BYTES_MAX]),
+            request=pattern.request,
+        )
+
+    def release(self) -> None:
+        """Leave the connection to others where the body was read to its end; else it closes."""
+        self._response.release()
 
 
 class HttpClient(httpx2.AsyncClient):
-    """One endpoint's connections, for requests that are `prepared`. Close it with its owner."""
+    """One endpoint's connections. Close it with its owner."""
 
     def __init__(self, *, tls: ssl.SSLContext | None, proxy: HttpProxy | None) -> None:
         """Connections are made with `tls`, or with the usual certificates, where the URL wants
@@ -104,27 +130,21 @@ class HttpClient(httpx2.AsyncClient):
             self._proxy = {"proxy": proxy.url, "proxy_headers": proxy.headers}
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
-        """Return the response as soon as its head is there; the rest is read from its stream.
+    async def exchange(self, pattern: HttpPattern, body: bytes) -> HttpReply:
+        """Send a body and return the reply as soon as its head is there.
 
         Raises aiohttp.ClientError and OSError.
         """
-        head: _Head = request.extensions[_HEAD]
-        session = self._session or self._opened(head.url)
+        session = self._session or self._opened(pattern.url)
         response = await session.request(
-            request.method,
-            head.url,
-            data=request.read(),
-            headers=head.headers,
+            pattern.request.method,
+            pattern.url,
+            data=body,
+            headers=pattern.headers,
             allow_redirects=False,
             **self._proxy,
         )
-        return httpx2.Response(
-            response.status,
-            headers=[pair for pair in response.raw_headers if pair[0].lower() != _UNPACKED],
-            stream=_Body(response, None if response.status < _ERRORS else _ERROR_BYTES_MAX),
-            request=request,
-        )
+        return HttpReply(response)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -146,30 +166,6 @@ class HttpClient(httpx2.AsyncClient):
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
         )
         return self._session
-
-
-class _Body(httpx2.AsyncByteStream):
-    """What follows a response's head."""
-
-    def __init__(self, response: aiohttp.ClientResponse, bytes_max: int | None) -> None:
-        self._response = response
-        self._bytes_max = bytes_max
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give what has come, whenever something has; what is beyond `bytes_max` is left out."""
-        left = self._bytes_max
-        async for chunk in self._response.content.iter_any():
-            if left is None:
-                yield chunk
-            else:
-                yield chunk[:left]
-                left -= len(chunk)
-                if left <= 0:
-                    return
-
-    async def aclose(self) -> None:
-        """Leave the connection to others where the body was read to its end; else it closes."""
-        self._response.release()
 
 
 class _NoTransport(httpx2.AsyncBaseTransport):

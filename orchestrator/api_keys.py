@@ -27,13 +27,6 @@ from orchestrator.tenants import Caller, set_caller
 
 METADATA = "authorization"
 """The gRPC metadata key that carries an API key, as `Bearer {key}`."""
-RUN_TOKEN_METHODS = frozenset(
-    {
-        "/fathom.orchestrator.v1.OrchestratorService/RunChild",
-        "/fathom.orchestrator.v1.HostToolService/CallHostTool",
-    }
-)
-"""Called by the sandbox service, on behalf of a run."""
 _SCHEME = "Bearer "
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -83,11 +76,9 @@ class ApiKeys:
             raise UnauthenticatedError("expired", "the API key has expired")
         return entry.caller
 
-    def admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Note whose call it is; raises UnauthenticatedError. Methods that cells call are let
-        through: what they may do is said by the run token that they bring."""
-        if method not in RUN_TOKEN_METHODS:
-            set_caller(self.caller(dict(context.invocation_metadata() or ())))
+    def admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Note whose call it is; raises UnauthenticatedError."""
+        set_caller(self.caller(dict(context.invocation_metadata() or ())))
 
     async def watch(self, check_s: float) -> None:
         """Read the file again whenever it has changed, for ever. A file that cannot be used is

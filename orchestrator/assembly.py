@@ -33,7 +33,7 @@ from orchestrator.durable.executors import alone
 from orchestrator.gateway_client import GatewayClient
 from orchestrator.model_catalog import ModelCatalog
 from orchestrator.object_store import open_object_store
-from orchestrator.operations.assembly import Operations
+from orchestrator.operations.assembly import Neighbours, Operations
 from orchestrator.profiles.assembly import ProfileServices
 from orchestrator.profiles.profiles import Profiles
 from orchestrator.runs.admission import Admission
@@ -102,9 +102,18 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
         )
         trees.children.attach(queue)
         await stack.enter_async_context(queue)
-        operations = Operations.over(database)
+        operations = Operations.over(database, queue.cancel)
         await stack.enter_async_context(
-            operations.working(blobs, log, sandbox, runs_kept_days=config.runs_kept_days)
+            operations.working(
+                Neighbours(
+                    blobs=blobs,
+                    logs=log,
+                    sandbox=sandbox,
+                    settlement=driver.settlement,
+                    lineages=trees.children,
+                ),
+                runs_kept_days=config.runs_kept_days,
+            )
         )
         admission = Admission(
             *(runs, contexts, catalog, log, queue, schemas, conversations, operations.switches),
@@ -115,16 +124,14 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
             direct_tokens_max=config.direct_tokens_max,
         )
         await stack.enter_async_context(_beside(keys.watch(config.api_keys_check_s)))
-        server = _server(config, keys, log)
+        server = _server(config, keys, trees.tokens, log)
         estimator = Estimator(runs, contexts, catalog, admission.complete)
-        OrchestratorServicer(
-            runs, admission, estimator, log, queue, trees, operations.audit
-        ).register(server)
+        OrchestratorServicer(runs, admission, estimator, log, queue, trees).register(server)
         kept.servicer.register(server)
         offered = ProfileServices(profiles, database, schemas, operations.audit, trees.tokens)
         await stack.enter_async_context(offered.working(server, config))
         ConversationServicer(conversations, contexts).register(server)
-        operations.servicer(queue.cancel).register(server)
+        operations.servicer().register(server)
         yield await stack.enter_async_context(server)
 
 
@@ -136,9 +143,12 @@ def _signer(config: OrchestratorConfig) -> RunTokenSigner:
     )
 
 
-def _server(config: OrchestratorConfig, keys: ApiKeys, log: EventLog) -> Server:
+def _server(
+    config: OrchestratorConfig, keys: ApiKeys, tokens: RunTokenVerifier, log: EventLog
+) -> Server:
     places = TenantPlaces(
         keys,
+        tokens,
         calls_max=config.concurrent_rpcs_max_per_tenant,
         watchers_max=config.watchers_max_per_tenant,
     )

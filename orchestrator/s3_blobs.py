@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from common.parted_objects import PART_BYTES, PartedObjects, PartMissingError, RemoteStoreError
 from orchestrator.blobs import READ_BYTES, BlobMissingError, BlobWriter
 from orchestrator.errors import ObjectStoreError
 
 _QUICK_BYTES = 64 << 10
+_THREADS_MAX = 32
+Done = TypeVar("Done")
 
 
 class S3BlobStore:
@@ -22,6 +26,8 @@ class S3BlobStore:
 
     def __init__(self, objects: PartedObjects) -> None:
         self._objects = objects
+        # Of its own: a server that never answers must not hold the threads that all others share.
+        self._threads = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="s3")
 
     def require_room(self, size_bytes: int) -> None:
         """Do nothing: a bucket does not tell."""
@@ -50,12 +56,12 @@ class S3BlobStore:
 
     async def put(self, key: str, data: bytes) -> None:
         """Store a small blob."""
-        await asyncio.to_thread(self._put, key, data)
+        await self._in_thread(lambda: self._put(key, data))
 
     async def read(self, key: str, *, offset: int, size: int) -> AsyncIterator[bytes]:
         """Yield a range of a blob."""
         while size > 0:
-            data = await asyncio.to_thread(self._range, key, offset, min(size, READ_BYTES))
+            data = await self._range_of(key, offset, min(size, READ_BYTES))
             if not data:
                 return
             yield data
@@ -64,7 +70,13 @@ class S3BlobStore:
 
     async def delete(self, key: str) -> None:
         """Remove a blob's parts."""
-        await asyncio.to_thread(self._delete, key)
+        await self._in_thread(lambda: self._delete(key))
+
+    async def _range_of(self, key: str, offset: int, size: int) -> bytes:
+        return await self._in_thread(lambda: self._range(key, offset, size))
+
+    async def _in_thread(self, work: Callable[[], Done]) -> Done:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _put(self, key: str, data: bytes) -> None:
         writer = _PartWriter(self._objects, key, 0, b"")
@@ -117,11 +129,12 @@ class _PartWriter:
             self._put(self._tail)
 
     def close(self) -> None:
-        self._tail.clear()
+        self._tail = bytearray()
 
     def _put(self, data: bytearray) -> None:
         with _errors(self._key):
-            self._objects.put(self._key, self._number, memoryview(data))
+            # A copy: a view would outlive a failure, in its traceback, and forbid to append.
+            self._objects.put(self._key, self._number, bytes(data))
 
 
 @contextlib.contextmanager

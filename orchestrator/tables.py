@@ -189,6 +189,18 @@ child_runs = Table(
     Index("child_runs_by_root", "root_id"),
 )
 
+# Runs whose usage is looked at once more after their end, and what was found then.
+late_usage = Table(
+    "late_usage",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    # Null once it is settled.
+    Column("due_us", BigInteger, nullable=True),
+    # A serialized UsageSettled, of what the run's events do not tell.
+    Column("settled", LargeBinary, nullable=True),
+    Index("late_usage_due", "due_us"),
+)
+
 executors = Table(
     "executors",
     metadata,

@@ -1,16 +1,17 @@
-"""How many calls each tenant has under way, so that none takes the places of the others.
-
-Calls that cells make are not counted here: a child run waits in one, and where its own children
-found no place beside it, neither would ever end.
+"""How many calls each tenant has under way, so that none takes the places of the others: those that
+its keys make, and those that the code of its runs makes.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 
+from common.run_token import RunToken
 from orchestrator.api_keys import RUN_TOKEN_METHODS, ApiKeys
 from orchestrator.errors import TenantBusyError
 from orchestrator.tenants import tenant_of
@@ -19,7 +20,7 @@ _WATCH = "/fathom.orchestrator.v1.OrchestratorService/WatchRun"
 
 
 class TenantPlaces:
-    """The places of each tenant in this process."""
+    """The places of each tenant in this process, for calls that bring an API key."""
 
     def __init__(self, keys: ApiKeys, *, calls_max: int, watchers_max: int) -> None:
         """Bounds hold only where keys tell tenants apart: one alone may have all there is."""
@@ -37,8 +38,50 @@ class TenantPlaces:
             return
         tenant = tenant_of(context)
         if method == _WATCH:
-            self._watchers.take(tenant, context)
-        self._calls.take(tenant, context)
+            self._until_done(self._watchers, tenant, context)
+        self._until_done(self._calls, tenant, context)
+
+    @staticmethod
+    def _until_done(
+        places: _Places, tenant: str, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        places.take(tenant)
+        context.add_done_callback(lambda _: places.leave(tenant))  # type: ignore[arg-type]
+
+
+class CellPlaces:
+    """The places of each tenant in this process, for calls that bring a run token.
+
+    Of child runs they are counted at each depth by itself: a child run waits in one, and where its
+    own children found no place beside it, neither would ever end. The deepest wait for none.
+    """
+
+    def __init__(self, keys: ApiKeys, *, calls_max: int) -> None:
+        """Bounds hold only where keys tell tenants apart."""
+        self._keys = keys
+        self._calls = _Places("cell_calls_max", calls_max)
+
+    def child_call(self, token: RunToken) -> contextlib.AbstractContextManager[None]:
+        """Have a place for a call that waits for a child run while the block lasts; raises
+        TenantBusyError. Code that is run again is told of children that have ended, by tokens that
+        know no depth."""
+        kind = "replay" if token.is_for_replay else f"depth {token.depth}"
+        return self._place((token.tenant, kind))
+
+    def tool_call(self, token: RunToken) -> contextlib.AbstractContextManager[None]:
+        """Have a place for a call of a host tool while the block lasts; raises TenantBusyError."""
+        return self._place((token.tenant, "tools"))
+
+    @contextlib.contextmanager
+    def _place(self, whose: tuple[str, str]) -> Iterator[None]:
+        if not self._keys.tells_apart:
+            yield
+            return
+        self._calls.take(whose)
+        try:
+            yield
+        finally:
+            self._calls.leave(whose)
 
 
 class _Places:
@@ -47,16 +90,16 @@ class _Places:
     def __init__(self, limit: str, most: int) -> None:
         self._limit = limit
         self._most = most
-        self._taken: collections.Counter[str] = collections.Counter()
+        self._taken: collections.Counter[object] = collections.Counter()
 
-    def take(self, tenant: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Take a place until the call has ended; raises TenantBusyError."""
-        if self._taken[tenant] >= self._most:
+    def take(self, whose: object) -> None:
+        """Take a place; raises TenantBusyError."""
+        if self._taken[whose] >= self._most:
             raise TenantBusyError(self._limit, self._most)
-        self._taken[tenant] += 1
-        context.add_done_callback(lambda _: self._leave(tenant))  # type: ignore[arg-type]
+        self._taken[whose] += 1
 
-    def _leave(self, tenant: str) -> None:
-        self._taken[tenant] -= 1
-        if not self._taken[tenant]:
-            del self._taken[tenant]
+    def leave(self, whose: object) -> None:
+        """Give one back."""
+        self._taken[whose] -= 1
+        if not self._taken[whose]:
+            del self._taken[whose]

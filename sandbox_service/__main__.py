@@ -14,6 +14,7 @@ from common.run_token import ORCHESTRATOR
 from common.server import Server, run_service
 from common.tls import channel_credentials
 from sandbox_service.audit import AuditTrail
+from sandbox_service.cell_requests import Carriers
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
@@ -93,7 +94,7 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
             config.orchestrator_address,
             config.orchestrator_address_file,
             channel_credentials(config),
-        ) as child_runs,
+        ) as orchestrator,
     ):
         sub_models = GatewaySubModels(
             channel,
@@ -106,9 +107,10 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
             message_bytes_max=_MESSAGE_BYTES_MAX,
             admit=admitting({ORCHESTRATOR}),
         )
-        SandboxServicer(
-            sessions, sub_models, config, audit, gauge, child_runs, child_runs
-        ).register(server)
+        carriers = Carriers(
+            sub_models=sub_models, child_runs=orchestrator, host_tools=orchestrator
+        )
+        SandboxServicer(sessions, carriers, config, audit, gauge).register(server)
         async with server:
             await server.wait_for_signal()
 

@@ -23,11 +23,21 @@ from common.errors import NotFoundError
 from sandbox_service import layer_store
 from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.engine import WASM_PAGE_BYTES
-from sandbox_service.errors import CheckpointDamagedError, CheckpointIncompatibleError
+from sandbox_service.errors import (
+    CheckpointDamagedError,
+    CheckpointIncompatibleError,
+    ObjectStoreAwayError,
+)
 from sandbox_service.frames import Name
 from sandbox_service.layer_store import LayerStore, StoredLayer
 from sandbox_service.limits import Limits
-from sandbox_service.objects import FoundObject, ObjectError, ObjectMissingError, ObjectStore
+from sandbox_service.objects import (
+    FoundObject,
+    ObjectError,
+    ObjectMissingError,
+    ObjectsAwayError,
+    ObjectStore,
+)
 from sandbox_service.profiles import PROFILES
 from sandbox_service.session_memory import Layer, SessionMemory
 from sandbox_service.session_options import SessionOptions, SessionUse
@@ -129,7 +139,8 @@ class CheckpointStore:
     async def load(self, key: str) -> Manifest:
         """Return a checkpoint's manifest.
 
-        Raises NotFoundError, CheckpointDamagedError or CheckpointIncompatibleError.
+        Raises NotFoundError, CheckpointDamagedError, CheckpointIncompatibleError or
+        ObjectStoreAwayError.
         """
         manifest = self._decoded(key, await asyncio.to_thread(self._read, key))
         if manifest.profile not in PROFILES:
@@ -164,6 +175,8 @@ class CheckpointStore:
             data = self._content(key)
         except ObjectMissingError:
             raise NotFoundError(key) from None
+        except ObjectsAwayError as error:
+            raise ObjectStoreAwayError from error
         except ObjectError as error:
             raise CheckpointDamagedError(key, str(error)) from error
         if len(data) > _MANIFEST_BYTES_MAX or key != _key_of(data, _folder_in(key)):

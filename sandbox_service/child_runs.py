@@ -12,19 +12,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.orchestrator.v1.run_pb2 import Run
 
 from common.errors import ReceivedError, ServiceError, UnauthenticatedError
 from sandbox_service import frames
 from sandbox_service.errors import ChildRunsUnavailableError
+from sandbox_service.outcomes import fitted, limit_among, refusal
 from sandbox_service.run_pass import RunPass
-from sandbox_service.sub_calls import TOO_LARGE, SubCallMeter, refusal
+from sandbox_service.sub_calls import SubCallMeter
 
 _CONCURRENT_MAX = 32
 """Calls of one batch that are under way at a time, those that wait for others to end included."""
-_ANSWERS_CHARACTERS_MAX = frames.FRAME_BYTES_MAX // 5
-"""A character takes up to four bytes, and there is more in a frame than the answers."""
 _ENDED = frozenset({Run.STATE_ANSWERED, Run.STATE_PARTIAL, Run.STATE_FAILED, Run.STATE_CANCELLED})
 
 
@@ -131,22 +129,12 @@ class ChildRunRound:
 
     def answers(self) -> list[frames.Outcome]:
         """Return the outcomes as the guest gets them, as many as fit one frame."""
-        answers: list[frames.Outcome] = []
-        room = _ANSWERS_CHARACTERS_MAX
-        for outcome in self.outcomes:
-            answer = _answer(outcome)
-            if isinstance(answer, frames.ChildAnswer):
-                room -= len(answer.text)
-            answers.append(answer if room >= 0 else TOO_LARGE)
-        return answers
+        return fitted(map(_answer, self.outcomes))
 
     @property
     def limit_reached(self) -> ServiceError | None:
         """The first outcome that says that a limit of the run is used up."""
-        for outcome in self.outcomes:
-            if isinstance(outcome, ServiceError) and _is_limit(outcome):
-                return outcome
-        return None
+        return limit_among(self.outcomes)
 
     async def _follow(
         self,
@@ -214,7 +202,3 @@ def _answer(outcome: Run | ServiceError) -> frames.Outcome:
         message=f"the child run gave no answer: {cause.message}"[:2_000],
         run=outcome.name,
     )
-
-
-def _is_limit(error: ServiceError) -> bool:
-    return error.reason == ErrorReason.ERROR_REASON_RUN_LIMIT_EXCEEDED

@@ -17,11 +17,11 @@ import msgspec
 
 from common.blob_index.text_index import IndexFormatError
 from sandbox_service import texts
-from sandbox_service.errors import ContextUnreadableError
+from sandbox_service.errors import ContextUnreadableError, ObjectStoreAwayError
 from sandbox_service.frames import Mount
 from sandbox_service.index_builds import IndexBuild, IndexKind, check_index, make_index
 from sandbox_service.limits import Limits
-from sandbox_service.objects import ObjectError, ObjectStore
+from sandbox_service.objects import ObjectError, ObjectsAwayError, ObjectStore
 
 _log = logging.getLogger(__name__)
 _FETCHES_MAX = 8
@@ -85,7 +85,7 @@ class ContextMounts:
     async def open(self, contexts: Sequence[ContextBlob], limits: Limits) -> OpenedContexts:
         """Open contexts for a session with these limits; the caller closes what it gets.
 
-        Raises ContextUnreadableError.
+        Raises ContextUnreadableError or ObjectStoreAwayError.
         """
         opened = OpenedContexts()
         quarter = limits.memory_bytes_max // 4
@@ -110,7 +110,7 @@ class ContextMounts:
     async def reopen(self, contexts: Sequence[ContextBlob]) -> OpenedContexts:
         """Open contexts, marked as `open` marked them, for a session that has loaded the others.
 
-        Raises ContextUnreadableError.
+        Raises ContextUnreadableError or ObjectStoreAwayError.
         """
         opened = OpenedContexts([context.mount for context in contexts])
         try:
@@ -135,6 +135,8 @@ class ContextMounts:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_opened)
             raise
+        except ObjectsAwayError as error:
+            raise ObjectStoreAwayError from error
         except ObjectError as error:
             raise ContextUnreadableError(context.mount.variable, str(error)) from error
 

@@ -10,25 +10,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 
 import msgspec
 
 from common.errors import ServiceError
 from sandbox_service import frames
-from sandbox_service.child_runs import ChildRunEvent, ChildRunRound, ChildRuns
-from sandbox_service.host_tools import HostToolCalled, HostToolRound, HostTools
+from sandbox_service.cell_requests import CellEvent, CellRequests
+from sandbox_service.execution_options import ExecutionOptions
 from sandbox_service.limits import Limits
-from sandbox_service.run_pass import RunPass
-from sandbox_service.sub_calls import (
-    SubCallEvent,
-    SubCallFinished,
-    SubCallMeter,
-    SubCallRound,
-    SubCallStarted,
-    SubModels,
-)
+from sandbox_service.sub_calls import SubCallFinished, SubCallStarted
 from sandbox_service.worker_session import WorkerLostError, WorkerSession
 
 _log = logging.getLogger(__name__)
@@ -47,30 +39,6 @@ _LOST_MESSAGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutionOptions:
-    """How a cell is to be run."""
-
-    code: str
-    """Python source."""
-    call_prefix: str = ""
-    """Prefix of sub-calls' request ids; empty for none."""
-    turn: int = 0
-    """Turn of the run."""
-    report_variables: bool = False
-    """Whether to describe the variables at the end."""
-    check: frames.CheckMode = "record"
-    """What to do with suspicious patterns in the code."""
-    random_stream: int = 0
-    """Which stream of fixed randomness it draws from; 0 for that of its number."""
-    sub_calls_max: int | None = None
-    """Sub-calls that it may make; None for what the session has left."""
-    failed_sub_calls: Mapping[int, ServiceError] = field(default_factory=dict)
-    """Sub-calls that failed when the code ran before, by their position in it, from 1."""
-    sub_tier: str = ""
-    """What its sub-calls ask where they name no tier; empty for the session's."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Ended:
     """The cell is over."""
 
@@ -80,7 +48,7 @@ class Ended:
     """The limit of the run that stopped a sub-call, if one did."""
 
 
-Event = frames.Output | SubCallEvent | ChildRunEvent | HostToolCalled | Ended
+Event = frames.Output | CellEvent | Ended
 Outcome = Ended | WorkerLostError
 """The last thing that is known of an execution."""
 
@@ -94,16 +62,10 @@ class ExecutionStream:
         limits: Limits,
         number: int,
         options: ExecutionOptions,
-        meter: SubCallMeter,
-        sub_models: SubModels,
-        *,
-        run_pass: RunPass,
-        sub_tier: str,
-        child_runs: ChildRuns | None = None,
-        host_tools: HostTools | None = None,
+        requests: CellRequests,
         on_end: Callable[[ExecutionStream, Outcome], None] | None = None,
     ) -> None:
-        """Take what finds the worker that is to run the cell.
+        """Take what finds the worker that is to run the cell, and what answers its requests.
 
         `on_end` is called once, before the caller hears of the end of a cell that was begun.
         """
@@ -117,18 +79,9 @@ class ExecutionStream:
         self._limits = limits
         self._session: WorkerSession | None = None
         self._own_time_s = 0.0
-        self._meter = meter
-        self._sub_models = sub_models
-        self._run_pass = run_pass
-        self._sub_tier = sub_tier
-        self._child_runs = child_runs
-        self._host_tools = host_tools
+        self._requests = requests
         self._on_end = on_end
         self._events: asyncio.Queue[int | Event | Exception] = asyncio.Queue()
-        self._sequence = 0
-        self._child_sequence = 0
-        self._tool_sequence = 0
-        self._first_sub_call: int | None = None
         self._limit_reached: ServiceError | None = None
         self._is_interrupted = False
         self._is_stopped_for_memory = False
@@ -256,7 +209,7 @@ class ExecutionStream:
     @property
     def sub_calls(self) -> int:
         """Sub-calls that it has made so far."""
-        return self._sequence
+        return self._requests.sub_calls
 
     def _finish(self, outcome: Outcome) -> None:
         if self._on_end is not None:
@@ -314,7 +267,7 @@ class ExecutionStream:
         return None
 
     async def _ask(self, request: frames.Asked) -> list[frames.Outcome]:
-        calls = self._round(request)
+        calls = self._requests.round_of(request)
         count = 0
         async for event in calls.events():
             self._events.put_nowait(event)
@@ -323,51 +276,6 @@ class ExecutionStream:
                 await asyncio.sleep(0)
         self._limit_reached = self._limit_reached or calls.limit_reached
         return calls.answers()
-
-    def _known_failures(self) -> dict[int, ServiceError]:
-        """Return the sub-calls that are known to fail, by their number in the session."""
-        if self._first_sub_call is None:
-            self._first_sub_call = self._meter.made + 1
-        before = self._first_sub_call - 1
-        failures = self.options.failed_sub_calls
-        return {before + position: error for position, error in failures.items()}
-
-    def _round(self, request: frames.Asked) -> SubCallRound | ChildRunRound | HostToolRound:
-        """Return what carries a request, and number on."""
-        if isinstance(request, frames.HostTools):
-            sequence = self._tool_sequence
-            self._tool_sequence += len(request.question.calls)
-            return HostToolRound(
-                question=request.question,
-                host_tools=self._host_tools,
-                run_token=self._run_pass.token,
-                call_prefix=self.options.call_prefix,
-                sequence=sequence,
-            )
-        if isinstance(request, frames.ChildRuns):
-            sequence = self._child_sequence
-            self._child_sequence += len(request.question.runs)
-            return ChildRunRound(
-                question=request.question,
-                meter=self._meter,
-                child_runs=self._child_runs,
-                run_pass=self._run_pass,
-                call_prefix=self.options.call_prefix,
-                sequence=sequence,
-            )
-        sequence = self._sequence
-        self._sequence += len(request.question.prompts)
-        return SubCallRound(
-            question=request.question,
-            meter=self._meter,
-            sub_models=self._sub_models,
-            run_pass=self._run_pass,
-            default_tier=self.options.sub_tier or self._sub_tier,
-            call_prefix=self.options.call_prefix,
-            turn=self.options.turn,
-            sequence=sequence,
-            failures=self._known_failures(),
-        )
 
 
 def _out_of_memory(interrupted: frames.Ended, memory_bytes: int) -> frames.Ended:

@@ -56,7 +56,7 @@ RUNTIME_MODULES = (
     "prelude",
 )
 """Our own modules inside the guest, each after those that it imports."""
-_SHAPING_MODULES = ("making", "profiles", "surroundings", "wasi")
+_SHAPING_MODULES = ("worker/making", "profiles", "worker/surroundings", "worker/wasi")
 """Our modules that have a part in what is in a warm image."""
 
 

@@ -15,14 +15,12 @@ from typing import Protocol
 from common.errors import ServiceError, UnauthenticatedError
 from sandbox_service import frames
 from sandbox_service.errors import HostToolsUnavailableError
-from sandbox_service.sub_calls import TOO_LARGE, refusal
+from sandbox_service.outcomes import fitted, refusal
 
 _CONCURRENT_MAX = 8
 """Calls of one batch that are under way at a time."""
 _CALLS_MAX = 10_000
 """Calls of one execution; of further ones nobody hears."""
-_ANSWERS_CHARACTERS_MAX = frames.FRAME_BYTES_MAX // 5
-"""A character takes up to four bytes, and there is more in a frame than the answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +96,7 @@ class HostToolRound:
 
     def answers(self) -> list[frames.Outcome]:
         """Return the outcomes as the guest gets them, as many as fit one frame."""
-        answers: list[frames.Outcome] = []
-        room = _ANSWERS_CHARACTERS_MAX
-        for outcome in self.outcomes:
-            if isinstance(outcome, ServiceError):
-                answers.append(refusal(outcome))
-                continue
-            room -= len(outcome)
-            answers.append(frames.Answer(outcome) if room >= 0 else TOO_LARGE)
-        return answers
+        return fitted(map(_answer, self.outcomes))
 
     async def _call(
         self, position: int, room: asyncio.Semaphore, told: asyncio.Queue[HostToolCalled]
@@ -137,3 +127,9 @@ class HostToolRound:
             arguments_json=call.arguments,
         )
         return await self.host_tools.call_tool(order, self.run_token)
+
+
+def _answer(outcome: str | ServiceError) -> frames.Outcome:
+    if isinstance(outcome, ServiceError):
+        return refusal(outcome)
+    return frames.Answer(outcome)

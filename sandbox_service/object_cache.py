@@ -25,6 +25,7 @@ from sandbox_service.objects import (
     FoundObject,
     ObjectError,
     ObjectMissingError,
+    ObjectsAwayError,
     ObjectStore,
     ObjectWriter,
     is_key,
@@ -298,6 +299,6 @@ def _errors() -> Iterator[None]:
         raise ObjectError("the blob is not whole") from error
     except RemoteStoreError as error:
         _log.warning("the object store does not answer as it should: %s", error)
-        raise ObjectError("the object store does not answer as it should") from error
+        raise ObjectsAwayError("the object store does not answer as it should") from error
     except OSError as error:
         raise not_written(error) from error

@@ -38,6 +38,10 @@ class ObjectsFullError(ObjectError):
     """The disk has no room for a blob."""
 
 
+class ObjectsAwayError(ObjectError):
+    """The store does not answer as it should: what it has is not known just then."""
+
+
 def not_written(error: OSError) -> ObjectError:
     """Return why a blob could not be written."""
     if error.errno in _FULL:

@@ -36,7 +36,7 @@ _TOOL_TIMEOUT_S = 660.0
 """Longer than a profile lets a host tool take."""
 _AWAY_S = 120.0
 """How long an orchestrator is asked again that cannot be reached, has no place for the call, or no
-database, or none with room."""
+object store, or no database, or none with room."""
 _AWAY = frozenset(
     {
         ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
@@ -44,6 +44,7 @@ _AWAY = frozenset(
         ErrorReason.ERROR_REASON_SERVER_BUSY,
         ErrorReason.ERROR_REASON_DATABASE_AWAY,
         ErrorReason.ERROR_REASON_DATABASE_FULL,
+        ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE,
     }
 )
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)

@@ -210,7 +210,7 @@ def _publish(made: Path, target: Path) -> None:
 
 def _run_child(function: str, *paths: Path) -> None:
     """Run a step in a process of its own, which gives its gigabytes back when it ends."""
-    program = "import sys; from sandbox_service import making; making.run(*sys.argv[1:])"
+    program = "import sys; from sandbox_service.worker import making; making.run(*sys.argv[1:])"
     result = subprocess.run(
         [sys.executable, "-I", "-c", program, function, *map(str, paths)],
         stdout=subprocess.DEVNULL,

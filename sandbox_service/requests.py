@@ -21,7 +21,7 @@ from common.errors import (
 from sandbox_service.checkpoints import Manifest, is_checkpoint_key, is_owner
 from sandbox_service.config import SandboxConfig
 from sandbox_service.context_mounts import ContextBlob
-from sandbox_service.execution_stream import ExecutionOptions
+from sandbox_service.execution_options import ExecutionOptions
 from sandbox_service.frames import CheckMode, Determinism, Mount, Text
 from sandbox_service.objects import OWN_PREFIXES, is_key
 from sandbox_service.profiles import DEFAULT_PROFILE, PROFILES

@@ -13,10 +13,10 @@ import logging
 from typing import Protocol
 
 from sandbox_service.completion import to_its_end
-from sandbox_service.errors import CapacityError
+from sandbox_service.errors import CapacityError, ObjectStoreAwayError
 from sandbox_service.layer_store import LayerDamagedError, LayerStore
 from sandbox_service.layers import LayerError
-from sandbox_service.objects import ObjectError
+from sandbox_service.objects import ObjectError, ObjectsAwayError
 from sandbox_service.session_memory import SessionMemory
 from sandbox_service.session_opener import OpenedSession
 from sandbox_service.session_options import SessionOptions, SessionUse
@@ -89,7 +89,8 @@ class Residence:
     async def arrive(self, use: SessionUse) -> WorkerSession:
         """Return the worker that has it, after bringing it into one where need be.
 
-        Raises WorkerLostError where it is lost, CapacityError or ContextUnreadableError.
+        Raises WorkerLostError where it is lost, CapacityError, ContextUnreadableError or
+        ObjectStoreAwayError.
         """
         worker = self._worker
         has_contexts = not use.executions and self._memory.holds_contexts
@@ -162,6 +163,8 @@ class Residence:
             await to_its_end(self._memory.bring_back(self._opener.store, limit))
         except LayerDamagedError as error:
             raise self._lose(f"what was stored of it is damaged: {error}") from error
+        except ObjectsAwayError as error:
+            raise ObjectStoreAwayError from error
         except ObjectError as error:
             raise CapacityError(f"the session's memory cannot be read: {error}") from error
         self._take(await self._opener.reopen(self.options, use, self._memory))

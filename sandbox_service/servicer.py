@@ -18,18 +18,16 @@ from common.page_tokens import make_page_token, page_length, page_size, read_pag
 from common.server import Server
 from sandbox_service import requests, responses
 from sandbox_service.audit import AuditTrail
-from sandbox_service.child_runs import ChildRuns
+from sandbox_service.cell_requests import Carriers
 from sandbox_service.config import SandboxConfig
 from sandbox_service.errors import SessionLostError
 from sandbox_service.guest_build import PYTHON_VERSION, engine_version
-from sandbox_service.host_tools import HostTools
 from sandbox_service.jail.wall import Wall
 from sandbox_service.memory_watch import MemoryGauge
 from sandbox_service.profiles import PROFILES
 from sandbox_service.session_limits import ceiling_limits, default_limits, wire_limits
 from sandbox_service.session_table import SessionTable
 from sandbox_service.session_telemetry import SessionTelemetry
-from sandbox_service.sub_calls import SubModels
 
 _NAME = "fathom.sandbox.v1.SandboxService"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -44,21 +42,17 @@ class SandboxServicer(SandboxServiceServicer):
     def __init__(
         self,
         sessions: SessionTable,
-        sub_models: SubModels,
+        carriers: Carriers,
         config: SandboxConfig,
         audit: AuditTrail,
         gauge: MemoryGauge,
-        child_runs: ChildRuns | None = None,
-        host_tools: HostTools | None = None,
     ) -> None:
-        """Without `child_runs` code can start none, and without `host_tools` call none."""
+        """Serve the sessions of a table, whose cells reach the outside by `carriers`."""
         self._sessions = sessions
-        self._sub_models = sub_models
+        self._carriers = carriers
         self._config = config
         self._audit = audit
         self._gauge = gauge
-        self._child_runs = child_runs
-        self._host_tools = host_tools
         self._telemetry = SessionTelemetry(sessions.count_by_state, gauge)
 
     def register(self, server: Server) -> None:
@@ -83,13 +77,7 @@ class SandboxServicer(SandboxServiceServicer):
         run_token = requests.run_token(request.run_token)
         session = self._sessions.find(name)
         told = session.execute(
-            options,
-            self._sub_models,
-            self._sessions.tasks,
-            self._audit,
-            run_token,
-            self._child_runs,
-            self._host_tools,
+            options, self._carriers, self._sessions.tasks, self._audit, run_token
         )
         with self._telemetry.execution() as observe:
             async with aclosing(told):

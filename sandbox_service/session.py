@@ -13,22 +13,16 @@ import msgspec
 
 from sandbox_service import frames
 from sandbox_service.audit import AuditTrail, Executed
-from sandbox_service.child_runs import ChildRuns
+from sandbox_service.cell_requests import Carriers, CellRequests
 from sandbox_service.errors import SessionBusyError, SessionLostError
-from sandbox_service.execution_stream import (
-    Ended,
-    Event,
-    ExecutionOptions,
-    ExecutionStream,
-    Outcome,
-)
-from sandbox_service.host_tools import HostTools
+from sandbox_service.execution_options import ExecutionOptions
+from sandbox_service.execution_stream import Ended, Event, ExecutionStream, Outcome
 from sandbox_service.limits import Limits
 from sandbox_service.residence import Residence
 from sandbox_service.run_pass import RunPass
 from sandbox_service.session_memory import SessionMemory
 from sandbox_service.session_options import SessionOptions, SessionUse
-from sandbox_service.sub_calls import SubCallMeter, SubModels
+from sandbox_service.sub_calls import SubCallMeter
 from sandbox_service.worker_session import WorkerLostError
 
 
@@ -158,19 +152,18 @@ class Session:
     async def execute(
         self,
         options: ExecutionOptions,
-        sub_models: SubModels,
+        carriers: Carriers,
         tasks: asyncio.TaskGroup,
         audit: AuditTrail,
         run_token: str = "",
-        child_runs: ChildRuns | None = None,
-        host_tools: HostTools | None = None,
     ) -> AsyncGenerator[list[int | Event], None]:
         """Run a cell: yield its number, then its events, Ended last; several at once where they
         are many.
 
         The cell runs in `tasks`; a caller that goes away interrupts it. The session is busy until
         it has ended, and its caller has taken all of it or gone away. Raises SessionBusyError,
-        SessionLostError, or CapacityError where the session is in no worker and none can take it.
+        SessionLostError, or CapacityError or ObjectStoreAwayError where the session is in no worker
+        and none can take it, or what it is made of cannot be read just then.
         """
         if self._current is not None:
             raise SessionBusyError(self.name)
@@ -185,12 +178,7 @@ class Session:
             self.limits,
             self.executions + 1,
             options,
-            self.meter,
-            sub_models,
-            run_pass=self._run_pass,
-            sub_tier=self.options.sub_tier,
-            child_runs=child_runs,
-            host_tools=host_tools,
+            CellRequests(options, carriers, self.meter, self._run_pass, self.options.sub_tier),
             on_end=lambda stream, outcome: self._note_end(stream, outcome, audit),
         )
         self._current = stream

@@ -44,7 +44,7 @@ class SessionOpener:
     async def open(self, options: SessionOptions, memory: SessionMemory) -> OpenedSession:
         """Start a session: load its contexts into an empty memory.
 
-        Raises CapacityError, ContextTooLargeError or ContextUnreadableError.
+        Raises CapacityError, ContextTooLargeError, ContextUnreadableError or ObjectStoreAwayError.
         """
         self._pool.least_busy()  # without a worker no context needs to be opened
         contexts = await self._mounts.open(options.contexts, options.limits)
@@ -55,7 +55,7 @@ class SessionOpener:
     ) -> OpenedSession:
         """Start a session that its memory holds already; waits for a worker where none lives.
 
-        Raises CapacityError or ContextUnreadableError.
+        Raises CapacityError, ContextUnreadableError or ObjectStoreAwayError.
         """
         await self._pool.wait_for_worker(_WORKER_WAIT_S)
         contexts = await self._mounts.reopen(options.contexts)

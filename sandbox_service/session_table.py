@@ -27,7 +27,7 @@ from sandbox_service.errors import (
 )
 from sandbox_service.layer_store import LayerDamagedError, LayerStore
 from sandbox_service.memory_watch import MemoryGauge
-from sandbox_service.objects import ObjectError, ObjectsFullError, ObjectStore
+from sandbox_service.objects import ObjectError, ObjectsAwayError, ObjectsFullError, ObjectStore
 from sandbox_service.pool import WorkerPool
 from sandbox_service.request_ids import RequestIds
 from sandbox_service.residence import Residence
@@ -109,7 +109,7 @@ class SessionTable:
     async def create(self, options: SessionOptions, request_id: str = "") -> Session:
         """Start a session, or return the one that a repeated `request_id` started.
 
-        Raises CapacityError, ContextTooLargeError, ContextUnreadableError or
+        Raises CapacityError, ContextTooLargeError, ContextUnreadableError, ObjectStoreAwayError or
         RequestIdReusedError.
         """
         use = SessionUse(determinism=options.determinism)
@@ -147,8 +147,8 @@ class SessionTable:
     async def checkpoint(self, name: str, owner: str = "") -> Checkpoint:
         """Store a session as it is now, for an owner; it may be used meanwhile.
 
-        Raises SessionBusyError, NotFoundError, SessionLostError, StorageFullError, or CapacityError
-        where the object store does not take it for another reason.
+        Raises SessionBusyError, NotFoundError, SessionLostError, StorageFullError,
+        ObjectStoreAwayError, or CapacityError where it is not taken for another reason.
         """
         session = self.find(name)
         memory, use = await session.copied_memory(), session.use
@@ -158,6 +158,8 @@ class SessionTable:
             raise SessionLostError(name, str(error), session.checkpoint_key) from error
         except ObjectsFullError as error:
             raise StorageFullError("the object store") from error
+        except ObjectsAwayError as error:
+            raise ObjectStoreAwayError from error
         except ObjectError as error:
             raise CapacityError(f"the checkpoint cannot be stored: {error}") from error
         finally:
@@ -178,7 +180,8 @@ class SessionTable:
     async def manifest(self, key: str) -> Manifest:
         """Return what a checkpoint is made of.
 
-        Raises NotFoundError, CheckpointDamagedError or CheckpointIncompatibleError.
+        Raises NotFoundError, CheckpointDamagedError, CheckpointIncompatibleError or
+        ObjectStoreAwayError.
         """
         return await self._checkpoints.load(key)
 
@@ -187,8 +190,8 @@ class SessionTable:
     ) -> Session:
         """Make a session of a checkpoint.
 
-        Raises CapacityError, CheckpointDamagedError, ContextUnreadableError or
-        RequestIdReusedError.
+        Raises CapacityError, CheckpointDamagedError, ContextUnreadableError, ObjectStoreAwayError
+        or RequestIdReusedError.
         """
 
         async def make() -> Session:

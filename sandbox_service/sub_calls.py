@@ -11,22 +11,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.gateway.v1.generation_pb2 import Generation
 
 from common.errors import ServiceError, UnauthenticatedError
 from sandbox_service import frames
 from sandbox_service.errors import SubCallLimitError
+from sandbox_service.outcomes import fitted, limit_among, refusal
 from sandbox_service.run_pass import RunPass
 
 _PROMPT_HEAD_CHARACTERS = 500
-_MESSAGE_CHARACTERS = 2_000
-_ANSWERS_CHARACTERS_MAX = frames.FRAME_BYTES_MAX // 5
-"""A character takes up to four bytes, and there is more in a frame than the answers."""
-TOO_LARGE = frames.Refusal(
-    reason="ANSWERS_TOO_LARGE", message="the answers of one batch are too large; ask for less"
-)
-"""What stands for the answers of a batch that do not fit one frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,24 +147,17 @@ class SubCallRound:
 
     def answers(self) -> list[frames.Outcome]:
         """Return the outcomes as the guest gets them, as many as fit one frame."""
-        answers: list[frames.Outcome] = []
         # One error may be that of thousands.
         known: dict[int, frames.Answer | frames.Refusal] = {}
-        room = _ANSWERS_CHARACTERS_MAX
-        for outcome in self.outcomes:
-            answer = known.get(id(outcome)) or known.setdefault(id(outcome), _answer(outcome))
-            if isinstance(answer, frames.Answer):
-                room -= len(answer.text)
-            answers.append(answer if room >= 0 else TOO_LARGE)
-        return answers
+        return fitted(
+            known.get(id(outcome)) or known.setdefault(id(outcome), _answer(outcome))
+            for outcome in self.outcomes
+        )
 
     @property
     def limit_reached(self) -> ServiceError | None:
         """The first outcome that says that a limit of the run is used up."""
-        for outcome in self.outcomes:
-            if isinstance(outcome, ServiceError) and _is_limit(outcome):
-                return outcome
-        return None
+        return limit_among(self.outcomes)
 
     @property
     def _room(self) -> int:
@@ -239,14 +225,3 @@ def _answer(outcome: Generation | ServiceError) -> frames.Answer | frames.Refusa
     if isinstance(outcome, ServiceError):
         return refusal(outcome)
     return frames.Answer(text=outcome.text)
-
-
-def refusal(error: ServiceError) -> frames.Refusal:
-    """Return an error as the guest gets it."""
-    reason = error.reason_name.removeprefix("ERROR_REASON_")
-    message = error.message[:_MESSAGE_CHARACTERS]
-    return frames.Refusal(reason=reason, message=message, is_limit=_is_limit(error))
-
-
-def _is_limit(error: ServiceError) -> bool:
-    return error.reason == ErrorReason.ERROR_REASON_RUN_LIMIT_EXCEEDED

@@ -25,6 +25,7 @@ const UPLOAD_TIMEOUT_S = 600
 const CALL_TIMEOUT_S = 30
 const RUN_TIMEOUT_S = 3600
 const WATCH_ATTEMPTS = 10
+const NANOS_PER_USD = 1e9
 const EXIT_STATUS = { STATE_ANSWERED: 0, STATE_PARTIAL: 3 }
 const EXIT_STATUS_OF_ERROR = {
   [grpc.status.UNAUTHENTICATED]: 4,
@@ -87,6 +88,12 @@ async function* watch(orchestrator, name) {
   }
 }
 
+// What the run cost as far as is known: calls that were cut off are counted after its end.
+function costText(run) {
+  const text = `$${((run.usage?.cost_usd_nanos ?? 0) / NANOS_PER_USD).toFixed(6)}`
+  return run.usage_incomplete ? `at least ${text}` : text
+}
+
 async function ask(address, question, path) {
   const services = loadServices()
   const { target, credentials, options } = accessTo(address)
@@ -106,6 +113,7 @@ async function ask(address, question, path) {
   }
   if (last.answer) console.log(last.answer.text)
   if (last.error) console.error(`${last.state}: ${last.error.message}`)
+  console.error(`cost: ${costText(last)}`)
   return EXIT_STATUS[last.state] ?? 1
 }
 

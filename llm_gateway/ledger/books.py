@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from llm_gateway.ledger.entries import RecordedAnswer, StoredAnswer
 from llm_gateway.ledger.group_commit import GroupCommit
 
 _MICROS = 1_000_000
+_log = logging.getLogger(__name__)
 
 
 class Books:
@@ -44,11 +46,15 @@ class Books:
         return f"{self.owner}-{self._exchanges:012d}"
 
     async def store(self, recorded: RecordedAnswer) -> StoredAnswer:
-        """Put an answer where it belongs by its size."""
+        """Put an answer where it belongs by its size; into its row, too, where nothing else takes
+        it, as with a full disk: it is paid, and a repeat must find it."""
         data = recorded.encode()
-        if len(data) <= self._inline_max:
-            return StoredAnswer(data=data)
-        return StoredAnswer(key=await self._answers.put(data))
+        if len(data) > self._inline_max:
+            try:
+                return StoredAnswer(key=await self._answers.put(data))
+            except OSError as error:
+                _log.error("a large answer is kept in its row: %s", error.strerror)
+        return StoredAnswer(data=data)
 
     async def fetch(self, stored: StoredAnswer) -> RecordedAnswer:
         """Return a stored answer; raises OSError or ValueError where it is gone or damaged."""

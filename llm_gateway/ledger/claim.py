@@ -157,11 +157,6 @@ class Claim:
             await self._settle(exchange_id, model, spend, completion)
         except LedgerUnavailableError:
             _log.error("an exchange was not recorded", extra={"exchange": exchange_id})
-        except OSError as error:
-            _log.error(
-                "an answer was not recorded",
-                extra={"exchange": exchange_id, "kind": type(error).__name__},
-            )
 
     async def keep(self, recorded: RecordedAnswer) -> None:
         """Write down that the call gets an answer that was given before, for nothing.

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
 from common.errors import ServiceError
@@ -50,9 +52,11 @@ class UploadStream:
         upload_id: str,
         is_named: bool,
         json_room: asyncio.Semaphore,
+        threads: Executor,
     ) -> None:
-        """Prepare; raises LimitAboveCeilingError for what is announced. JSON is checked while there
-        is `json_room`: it can take seconds, and threads are for others too."""
+        """Prepare; raises LimitAboveCeilingError for what is announced. What blocks is done in
+        `threads`; JSON is checked while there is `json_room`: it can take seconds, and threads are
+        for others too."""
         self._store = store
         self._blobs = blobs
         self._removal = removal
@@ -62,6 +66,7 @@ class UploadStream:
         self._upload_id = upload_id
         self._is_named = is_named
         self._json_room = json_room
+        self._threads = threads
         self._upload = Upload(plan, limits)
         self._lock = asyncio.Lock()
         self._opened: tuple[UploadRecord, BlobWriter] | None = None
@@ -86,10 +91,12 @@ class UploadStream:
                 self._is_over = True
                 return record.context_id
             try:
-                writer = await _in_thread(self._blobs.begin, record.blob_key, record.kept_bytes)
+                writer = await self._in_thread(
+                    self._blobs.begin, record.blob_key, record.kept_bytes
+                )
             except BlobMissingError:
                 await self._store.restart(record)
-                writer = await _in_thread(self._blobs.begin, record.blob_key)
+                writer = await self._in_thread(self._blobs.begin, record.blob_key)
                 self._opened = record, writer
             else:
                 self._opened = record, writer
@@ -148,8 +155,8 @@ class UploadStream:
                 self._is_kept = False
                 raise
             with self._giving_up_where_full():
-                await _in_thread(writer.commit)
-                index = await _in_thread(self._upload.index)
+                await self._in_thread(writer.commit)
+                index = await self._in_thread(self._upload.index)
                 if index is not None:
                     await self._blobs.put(index_key(index.kind, record.blob_key), index.data)
             finished = await self._store.finish(record, context, documents, is_named=self._is_named)
@@ -170,7 +177,7 @@ class UploadStream:
             try:
                 await self._kept()
                 if self._is_kept:
-                    await self._keep(record, await _in_thread(writer.suspend))
+                    await self._keep(record, await self._in_thread(writer.suspend))
             except UploadSupersededError:
                 pass
             except ObjectStoreError as error:
@@ -201,9 +208,9 @@ class UploadStream:
     async def _in_turn(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Return what `work` returns in a thread, once there is room for it."""
         if self._plan.kind is not ContextKind.JSON:
-            return await _in_thread(work, *args, **kwargs)
+            return await self._in_thread(work, *args, **kwargs)
         async with self._json_room:
-            return await _in_thread(work, *args, **kwargs)
+            return await self._in_thread(work, *args, **kwargs)
 
     def _write(self, writer: BlobWriter, data: bytes) -> None:
         writer.write(data)
@@ -252,7 +259,7 @@ class UploadStream:
 
     async def _sync(self) -> None:
         record, writer = self._live()
-        size_bytes = await _in_thread(writer.sync)
+        size_bytes = await self._in_thread(writer.sync)
         if self._is_named:
             await self._keep(record, size_bytes)
         else:
@@ -270,12 +277,12 @@ class UploadStream:
         if keeping is not None:
             await keeping
 
-
-async def _in_thread(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Return what `work` returns in a thread; where the caller is cancelled, it ends first."""
-    task = asyncio.create_task(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
+    async def _in_thread(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Return what `work` returns in a thread; where the caller is cancelled, it ends first."""
+        loop, order = asyncio.get_running_loop(), functools.partial(work, *args, **kwargs)
+        working = loop.run_in_executor(self._threads, order)
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.wait({working})
+            raise

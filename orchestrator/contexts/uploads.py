@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import uuid
 from collections.abc import AsyncIterable
+from concurrent.futures import ThreadPoolExecutor
 
 import blake3
 
@@ -22,8 +23,9 @@ from orchestrator.contexts.upload_store import UploadStore
 from orchestrator.contexts.upload_stream import UploadStream
 
 _JSON_CHECKS_MAX = 2
-"""Pieces of JSON that are checked at a time, each in a thread: the fewest threads that asyncio has
-for all are five."""
+"""Pieces of JSON that are checked at a time, each in a thread."""
+_THREADS_MAX = 32
+"""Uploads that wait for the object store at a time, or write to it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class Uploads:
         self._limits = limits
         self._live: dict[tuple[str, str], UploadStream] = {}
         self._json_room = asyncio.Semaphore(_JSON_CHECKS_MAX)
+        # Of their own: a store that never answers must not hold the threads that all others share.
+        self._threads = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="upload")
 
     async def open(
         self, tenant: str, plan: UploadPlan, upload_id: str = ""
@@ -77,6 +81,7 @@ class Uploads:
             upload_id=name[1],
             is_named=bool(upload_id),
             json_room=self._json_room,
+            threads=self._threads,
         )
         earlier, self._live[name] = self._live.get(name), stream
         try:
@@ -115,7 +120,9 @@ class Uploads:
         if record.context_id is not None:
             return KeptUpload(context=await self._contexts.get(tenant, record.context_id))
         try:
-            writer = await asyncio.to_thread(self._blobs.begin, record.blob_key, record.kept_bytes)
+            writer = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._blobs.begin, record.blob_key, record.kept_bytes
+            )
         except BlobMissingError:
             return KeptUpload()
         writer.close()

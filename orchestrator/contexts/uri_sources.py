@@ -107,9 +107,8 @@ class _Object:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         try:
-            found = await asyncio.to_thread(obstore.get, self._bucket, self._key)
-            stream = iter(found.stream(min_chunk_size=_PIECE_BYTES))
-            while (data := await asyncio.to_thread(next, stream, None)) is not None:
+            found = await obstore.get_async(self._bucket, self._key)
+            async for data in found.stream(min_chunk_size=_PIECE_BYTES):
                 for start in range(0, len(data), _PIECE_BYTES):
                     yield bytes(data[start : start + _PIECE_BYTES])
         except FileNotFoundError:

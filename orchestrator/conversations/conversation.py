@@ -8,8 +8,8 @@ from fathom.gateway.v1.generation_pb2 import Usage
 from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
 
 from orchestrator.errors import ConversationBusyError, ConversationLimitExceededError
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.log.record import TERMINAL_STATES
-from orchestrator.runs.log.recorded import add_usage
 
 BOUNDED = ("sub_calls_max", "tokens_max", "cost_usd_nanos_max")
 """The limits that a conversation can have."""

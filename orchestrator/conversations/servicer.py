@@ -18,7 +18,7 @@ from orchestrator.conversations.conversation import StoredConversation
 from orchestrator.conversations.request import new_conversation
 from orchestrator.conversations.store import ConversationRequest, ConversationStore
 from orchestrator.resource_names import read_name
-from orchestrator.tenants import tenant_of
+from orchestrator.tenants import caller_of, tenant_of
 
 REQUEST_ID_CHARACTERS_MAX = 256
 _NAME = "fathom.orchestrator.v1.ConversationService"
@@ -86,7 +86,8 @@ class ConversationServicer(conversation_service_pb2_grpc.ConversationServiceServ
         """End a conversation."""
         identity = read_name("name", request.name, collection="conversations")
         try:
-            await self._conversations.delete(tenant_of(context), identity)
+            caller = caller_of(context)
+            await self._conversations.delete(caller.tenant, identity, actor=caller.key)
         except NotFoundError:
             if not request.allow_missing:
                 raise

@@ -18,7 +18,8 @@ from common.errors import NotFoundError, RequestIdReusedError
 from orchestrator import tables
 from orchestrator.conversations.conversation import Seat, StoredConversation
 from orchestrator.errors import ConversationBusyError
-from orchestrator.runs.log.recorded import add_usage
+from orchestrator.operations.audit_log import AuditLog, Deed
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.sessions.checkpoint_owners import disown, look_at
 
 _REQUEST_IDS_KEPT_US = 24 * 3_600_000_000
@@ -40,6 +41,7 @@ class ConversationStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._audit = AuditLog(database)
 
     async def create(
         self, made: StoredConversation, request: ConversationRequest | None
@@ -91,14 +93,14 @@ class ConversationStore:
         async with self._database.reading() as connection:
             return [run_id for (run_id,) in await connection.execute(query)]
 
-    async def delete(self, tenant: str, conversation_id: str) -> None:
-        """Delete a conversation, and not its runs; raises ConversationBusyError and
-        NotFoundError."""
+    async def delete(self, tenant: str, conversation_id: str, *, actor: str = "") -> None:
+        """Delete a conversation, and not its runs, with an audit entry. `actor` names the API key
+        that asks for it. Raises ConversationBusyError and NotFoundError."""
         async with self._database.writing() as connection:
             found = await _locked(connection, tenant, conversation_id)
             if found.live_run:
                 raise ConversationBusyError(found.name, found.live_run)
-            await _delete(connection, [found])
+            await self._delete(connection, [found], actor=actor)
 
     async def delete_expired(self, tenant: str, *, count: int) -> None:
         """Delete a tenant's conversations that have expired, the oldest first, at most so many."""
@@ -109,7 +111,22 @@ class ConversationStore:
         query = query.order_by(_conversations.c.conversation_id).limit(count)
         async with self._database.writing() as connection:
             found = [_conversation(row) for row in (await connection.execute(query)).mappings()]
-            await _delete(connection, [each for each in found if each.is_expired(now_us)])
+            expired = [each for each in found if each.is_expired(now_us)]
+            await self._delete(connection, expired, actor="")
+
+    async def _delete(
+        self, connection: AsyncConnection, found: Sequence[StoredConversation], *, actor: str
+    ) -> None:
+        if not found:
+            return
+        await _delete(connection, found)
+        deeds = [
+            Deed(
+                tenant=each.tenant, actor=actor, action="conversation.deleted", subject=each.name
+            )
+            for each in found
+        ]
+        await self._audit.add_within(connection, deeds)
 
     async def _find(self, tenant: str, request: ConversationRequest) -> StoredConversation | None:
         query = _select(tenant).where(_conversations.c.request_id == request.request_id)
@@ -171,6 +188,31 @@ async def let_go_of_run(connection: AsyncConnection, tenant: str, run_id: str) -
         delete(_members).where(_members.c.tenant == tenant, _members.c.run_id == run_id)
     )
     await look_at(connection, found.name)
+
+
+async def count_late(
+    connection: AsyncConnection, tenant: str, run: Run, usage: Usage, sub_calls: int
+) -> None:
+    """Count in a conversation what became known of one of its runs after that had ended, within
+    the caller's transaction, which stores it in the run; nothing for a run of none."""
+    conversation_id = run.spec.conversation.removeprefix("conversations/")
+    if not conversation_id:
+        return
+    try:
+        found = await _locked(connection, tenant, conversation_id)
+    except NotFoundError:
+        return
+    if f"runs/{found.newest_run_id}" == run.name:
+        return  # counted with the run, as long as it is the newest
+    add_usage(found.past_usage, usage)
+    await connection.execute(
+        update(_conversations)
+        .where(_is(tenant, conversation_id))
+        .values(
+            usage=found.past_usage.SerializeToString(),
+            sub_calls=found.past_sub_calls + sub_calls,
+        )
+    )
 
 
 async def _locked(

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from common.config import ConfigError
 from common.database import bound_idleness, telling_absence
 from orchestrator.durable.dbos_steps import DbosSteps
-from orchestrator.durable.engine import Alive, RunLeftError, RunWork
+from orchestrator.durable.engine import Alive, Ended, RunLeftError, RunWork
 from orchestrator.durable.json_serializer import JsonSerializer
 
 _PROTOCOL = "1"
@@ -41,8 +41,11 @@ _CONNECTIONS = 5
 _BUSY_TIMEOUT_MS = 30_000
 _BEGIN_S = 10.0
 """How long a workflow may take to begin before it is asked for again."""
+_END_S = 5.0
+"""How long closing waits for ends of runs to be noted."""
 _DELETED_AT_ONCE = 200
 _OVER = frozenset({"SUCCESS", "ERROR"})
+_UNDER_WAY = ("PENDING", "ENQUEUED")
 _QUIET = (
     *("Asyncio task cancelled", "is no longer owned by this execution"),
     "Exception polling schedules",
@@ -63,6 +66,8 @@ class DbosEngine:
         is_alone = self._url.get_backend_name() == "sqlite"
         self._queue = _QUEUE if is_alone else _QUEUE + executor_id
         self._carried: dict[str, _Carried] = {}
+        self._workflows: set[asyncio.Task[Any]] = set()
+        self._left: frozenset[str] = frozenset()
         self._workflow: Any = None
         self._database = _open_engine(self._url)
         self._dialect = self._database.dialect.name
@@ -108,6 +113,8 @@ class DbosEngine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._workflows:
+            await asyncio.wait(self._workflows, timeout=_END_S)
         if self._queue != _QUEUE:
             await DBOS.delete_queue_async(self._queue)
         loop = asyncio.get_running_loop()
@@ -119,7 +126,7 @@ class DbosEngine:
 
     async def carry_out(self, run_id: str, work: RunWork, *, is_first: bool) -> None:
         """See DurableEngine."""
-        carried = _Carried(work, asyncio.get_running_loop().create_future())
+        carried = _Carried(work, is_first, asyncio.get_running_loop().create_future())
         self._carried[run_id] = carried
         try:
             while not carried.begun.is_set():
@@ -150,6 +157,22 @@ class DbosEngine:
             if ids:
                 await DBOS.delete_workflows_async(sorted(ids))
         return len(ids)
+
+    async def forget_left(self, ended: Ended) -> int:
+        """See DurableEngine. Twice: a run's end is noted a moment after it is stored."""
+        found: set[str] = set()
+        with telling_absence(self._dialect):
+            offset, page = 0, [""]
+            while page:
+                page = await _listed(status=list(_UNDER_WAY), offset=offset)
+                found.update(await ended(page) if page else ())
+                offset += len(page)
+            left = frozenset(found) - set(self._carried)
+            forgotten = sorted(left & self._left)
+            for start in range(0, len(forgotten), _DELETED_AT_ONCE):
+                await DBOS.delete_workflows_async(forgotten[start : start + _DELETED_AT_ONCE])
+        self._left = left
+        return len(forgotten)
 
     async def _start(self, run_id: str) -> None:
         with SetWorkflowID(run_id):
@@ -183,10 +206,17 @@ class DbosEngine:
         if carried is None or carried.begun.is_set():
             raise asyncio.CancelledError
         carried.begun.set()
-        steps = DbosSteps(self._dialect)
+        workflow = asyncio.current_task()
+        assert workflow is not None
+        self._workflows.add(workflow)
+        workflow.add_done_callback(self._workflows.discard)
+        steps = DbosSteps(self._dialect, is_fresh=carried.is_first)
         try:
             try:
                 await carried.work(steps)
+                # At its end already: what is still to be noted keeps no other run waiting.
+                if not carried.done.done():
+                    carried.done.set_result(None)
             finally:
                 await steps.settle()
         except BaseException as error:
@@ -194,8 +224,6 @@ class DbosEngine:
                 is_error = isinstance(error, Exception)
                 carried.done.set_exception(error if is_error else RunLeftError())
             raise asyncio.CancelledError from error
-        if not carried.done.done():
-            carried.done.set_result(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +231,7 @@ class _Carried:
     """A run whose work is carried out here."""
 
     work: RunWork
+    is_first: bool
     done: asyncio.Future[None]
     begun: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 

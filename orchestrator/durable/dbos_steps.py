@@ -1,11 +1,17 @@
 """The steps of one run as DBOS remembers them: of each step the sequence of the event that tells
 what it came to. The event itself is in the log.
+
+DBOS takes three changes of thread and two transactions a step. A run waits for none of that: its
+steps are noted behind it, in their order, while its model thinks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import collections
+import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from dbos import DBOS
@@ -15,62 +21,84 @@ from common.database import telling_absence
 from orchestrator.durable.json_serializer import RecordedError
 from orchestrator.runs.log.steps import StepsLostError, Work
 
+_HOLD_S = 0.05
+"""How long a note is held back: what follows a step at once would wait for the interpreter."""
+_AHEAD_MAX = 16
+"""Steps that a run may be ahead of their notes."""
+
 
 class DbosSteps:
-    """Steps of the workflow that it is used in."""
+    """Steps of the workflow that it is used in. `settle` them, whatever happens."""
 
-    def __init__(self, dialect: str) -> None:
-        """`dialect` is SQLAlchemy's name for the database."""
+    def __init__(self, dialect: str, *, is_fresh: bool) -> None:
+        """`dialect` is SQLAlchemy's name for the database; `is_fresh` says that DBOS has noted no
+        step of the run."""
         self._dialect = dialect
-        self._noting: set[asyncio.Task[int]] = set()
-        self._failed: asyncio.Task[int] | None = None
+        self._is_beyond = is_fresh
+        """Whether the run is where DBOS knows no further step, as notes are made in order."""
+        self._unnoted: collections.deque[tuple[str, int]] = collections.deque()
+        self._noting: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     async def step(self, name: str, work: Work, /) -> int:
         """See Steps. What follows need not wait until DBOS has noted what `work` came to: a note
-        that is lost costs a look at the log. One that failed is raised by the next step."""
-        if self._failed is not None:
-            self._failed.result()
-        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        async def once() -> int:
-            sequence = await work()
-            found.set_result(sequence)
-            return sequence
-
-        noting = asyncio.create_task(self._noted(name, once))
-        self._noting.add(noting)
-        noting.add_done_callback(self._note)
-        try:
-            await asyncio.wait({found, noting}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            noting.cancel()
-            await asyncio.wait({noting})
-            raise
-        return found.result() if found.done() else noting.result()
+        that is lost costs a look at the log. One that failed is raised by a later step."""
+        if self._noting is not None and self._noting.done():
+            self._noting.result()
+        if not self._is_beyond:
+            return await self._looked_up(name, work)
+        if len(self._unnoted) >= _AHEAD_MAX:
+            await self.settle()
+        sequence = await work()
+        self._unnoted.append((name, sequence))
+        if self._noting is None or self._noting.done():
+            self._noting = asyncio.create_task(self._note())
+        return sequence
 
     async def settle(self) -> None:
         """Return once everything is noted; raise what kept a step from it."""
-        if self._noting:
-            await asyncio.wait(self._noting)
-        if self._failed is not None:
-            self._failed.result()
+        if self._noting is None:
+            return
+        self._hurry.set()
+        try:
+            await self._noting
+        finally:
+            self._hurry.clear()
 
-    async def _noted(self, name: str, once: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    async def _looked_up(self, name: str, work: Work) -> int:
+        """Return what DBOS knows of a step, else have it done and noted."""
+
+        async def once() -> int:
+            self._is_beyond = True
+            return await work()
+
+        try:
+            return await self._told(name, once)
+        except RecordedError:
+            # A step that failed before: the log alone says what is done.
+            return await work()
+
+    async def _note(self) -> None:
+        """Note what is not noted, a while after the first step of it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HOLD_S):
+                await self._hurry.wait()
+        while self._unnoted:
+            name, sequence = self._unnoted[0]
+            # What DBOS has noted of it before says less than the log, which was looked at.
+            with contextlib.suppress(RecordedError):
+                await self._told(name, functools.partial(int, sequence))
+            self._unnoted.popleft()
+
+    async def _told(self, name: str, work: Callable[[], Any]) -> int:
+        """Return what DBOS makes of a step. `work` is a coroutine function, or one that waits for
+        nothing: then all of it takes one change of thread."""
         try:
             # Where the database goes away, the run is driven again from its log.
             with telling_absence(self._dialect):
-                sequence: int = await DBOS.run_step_async({"name": name}, once)
+                sequence: int = await DBOS.run_step_async({"name": name}, work)
         except dbos_error.DBOSWorkflowConflictIDError as error:
             # Another process has resumed the workflow. It may have stood still between being told
             # to and doing it, and the run be this process's by now.
             raise StepsLostError from error
-        except RecordedError:
-            # A step that failed before: where its end could not be noted, DBOS has noted that as
-            # its failure. The log alone says what is done.
-            sequence = await once()
         return sequence
-
-    def _note(self, noting: asyncio.Task[int]) -> None:
-        self._noting.discard(noting)
-        if not noting.cancelled() and noting.exception() is not None:
-            self._failed = noting

@@ -11,6 +11,8 @@ from orchestrator.runs.log.steps import Steps
 
 RunWork = Callable[[Steps], Awaitable[None]]
 """Drives a run to its end, or raises RunLeftError."""
+Ended = Callable[[Collection[str]], Awaitable[Collection[str]]]
+"""Returns those of some runs whose end is in the log."""
 Alive = Callable[[], Awaitable[Collection[str]]]
 """Returns the ids of the processes that drive runs at that moment."""
 
@@ -33,3 +35,8 @@ class DurableEngine(Protocol):
     async def forget(self, *, ended_before_s: float, begun_before_s: float, alive: Alive) -> int:
         """Forget some of the runs that ended, or at least began, so many seconds ago, and what was
         kept for processes that are not alive; return how many runs. Raises DatabaseAwayError."""
+
+    async def forget_left(self, ended: Ended) -> int:
+        """Forget the runs that `ended` names twice in a row, and that are thought of as under way:
+        their process died between their end and the note of it. Return how many. Raises
+        DatabaseAwayError."""

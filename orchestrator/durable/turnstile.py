@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
 from orchestrator import tables
+from orchestrator.operations.audit_log import AuditLog, Deed
 from orchestrator.runs.children.store import ids_below
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.store import QUEUE_CHANNEL
@@ -65,6 +66,7 @@ class Turnstile:
         self._database = database
         self._executor_id = executor_id
         self._per_tenant_max = per_tenant_max
+        self._audit = AuditLog(database)
 
     async def take(self, free: int, *, only_stopped: bool = False) -> list[Taken]:
         """Take up runs for at most `free` places, and those that take none; return them. With
@@ -93,9 +95,12 @@ class Turnstile:
             await connection.execute(change.values(owner=None))
             await self._tell(connection, QUEUE_CHANNEL)
 
-    async def wish_stop(self, run_id: str, *, only_below: bool = False) -> list[str]:
+    async def wish_stop(
+        self, run_id: str, *, only_below: bool = False, deed: Deed | None = None
+    ) -> list[str]:
         """Note that a run and all below it are to stop, whoever drives them, or `only_below` it;
-        return those of which nobody has wished that before.
+        return those of which nobody has wished that before. `deed` goes into the audit log with
+        the wish.
 
         At once: runs that are told one after the other start others meanwhile.
         """
@@ -111,6 +116,8 @@ class Turnstile:
                 await self._tell(connection, STOP_CHANNEL, each)
             if wished:
                 await self._tell(connection, QUEUE_CHANNEL)
+            if deed is not None:
+                await self._audit.add_within(connection, [deed])
         return wished
 
     async def let_overdue_through(self) -> None:

@@ -24,10 +24,12 @@ _TICK_S = 1.0
 _TICKS_A_LEASE = 4
 _FORGET_S = 600.0
 """How often what is old is looked for."""
+_FORGET_LEFT_S = 10.0
+"""How often runs are looked for that have ended without the engine's knowledge."""
 _STEPS_KEPT_S = 3600.0
 """How long the steps of a run that has ended are kept: for people, the event log has them."""
 _BEGUN_BEFORE_S = 86_400.0
-"""How long after a run's longest time its steps are kept where its end was not noted."""
+"""How long after a run's longest time its steps are kept at most, whatever became of it."""
 _LISTEN_PAUSE_S = 0.5
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class Upkeep:
     log: EventLog
     """Who watches here."""
     runs: RunStore
-    """Remembered request ids."""
+    """Remembered request ids, and which runs have ended."""
     engine: DurableEngine
     """Remembered steps."""
     meters: RunMeters
@@ -61,7 +63,8 @@ class Upkeep:
     async def running(self) -> AsyncIterator[None]:
         """Keep things in order while the block lasts."""
         async with asyncio.TaskGroup() as tasks:
-            begun = [tasks.create_task(self._tick()), tasks.create_task(self._forget())]
+            works = (self._tick(), self._forget(), self._forget_left())
+            begun = [tasks.create_task(work) for work in works]
             if self.database.is_shared:
                 begun.append(tasks.create_task(self._listen()))
             try:
@@ -109,6 +112,13 @@ class Upkeep:
             except DatabaseAwayError:
                 _log.warning("the database is away; what is old stays")
             await asyncio.sleep(_FORGET_S)
+
+    async def _forget_left(self) -> None:
+        while True:
+            await asyncio.sleep(_FORGET_LEFT_S)
+            with contextlib.suppress(DatabaseAwayError):
+                if left := await self.engine.forget_left(self.runs.ended_among):
+                    _log.info("runs that ended unnoted were forgotten", extra={"runs": left})
 
     async def _listen(self) -> None:
         """Hear what other processes tell. What is missed is found a tick later."""

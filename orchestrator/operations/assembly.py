@@ -26,8 +26,11 @@ from orchestrator.operations.servicer import OperationsServicer
 from orchestrator.operations.session_sweep import SessionDoor, SessionSweep
 from orchestrator.operations.statistics import Statistics
 from orchestrator.operations.stopping import Cancel, Stopping
+from orchestrator.operations.usage_sweep import Lineages, UsageSweep
+from orchestrator.runs.late_usage import LateUsage
 from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.sessions.checkpoint_owners import CheckpointOwners
+from orchestrator.runs.settlement import Settlement
 
 _BOOK_EVERY_S = 1.0
 _RETAIN_EVERY_S = 600.0
@@ -35,6 +38,22 @@ _RETAIN_EVERY_S = 600.0
 
 class Sandbox(CheckpointDoor, SessionDoor, Protocol):
     """Where runs leave checkpoints and sessions."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """What else of the service they take part in."""
+
+    blobs: BlobStore
+    """Where whole outputs are."""
+    logs: RunLogs
+    """What happened in runs."""
+    sandbox: Sandbox
+    """Where runs leave things."""
+    settlement: Settlement
+    """Asks the gateway what calls took."""
+    lineages: Lineages
+    """What is above runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,31 +64,34 @@ class Operations:
     """Where deeds are written down."""
     switches: KillSwitches
     """What is stopped."""
+    stopping: Stopping
+    """What stops it."""
     database: Database
     """What all of it is in."""
 
     @classmethod
-    def over(cls, database: Database) -> Operations:
-        """Put together what needs nothing but the database."""
+    def over(cls, database: Database, cancel: Cancel) -> Operations:
+        """Put together what needs nothing but the database; `cancel` asks runs to stop."""
         audit = AuditLog(database)
-        return cls(audit, KillSwitches(database, audit), database)
+        return cls(audit, KillSwitches(database, audit), Stopping(database, cancel), database)
 
-    def servicer(self, cancel: Cancel) -> OperationsServicer:
-        """Return the service; `cancel` asks runs to stop."""
+    def servicer(self) -> OperationsServicer:
+        """Return the service."""
         return OperationsServicer(
             Statistics(self.database),
             self.switches,
             self.audit,
             AuditCheck(self.database, self.audit),
-            Stopping(self.database, cancel).stop,
+            self.stopping.stop,
         )
 
     @contextlib.asynccontextmanager
     async def working(
-        self, blobs: BlobStore, logs: RunLogs, sandbox: Sandbox, *, runs_kept_days: float
+        self, neighbours: Neighbours, *, runs_kept_days: float
     ) -> AsyncIterator[None]:
         """Keep the books while the block lasts, and delete what runs have left behind and nothing
         needs, and runs that ended so long ago; none where that is 0."""
+        logs, sandbox = neighbours.logs, neighbours.sandbox
         runs, conversations = RunStore(self.database), ConversationStore(self.database)
         needed = NeededCheckpoints(runs, logs, conversations)
         checkpoints = CheckpointSweep(CheckpointOwners(self.database), needed, sandbox)
@@ -77,9 +99,15 @@ class Operations:
             RunBooks(self.database, self.audit).keep(_BOOK_EVERY_S),
             checkpoints.keep(),
             SessionSweep(runs, sandbox).keep(),
+            self.stopping.keep(),
+            UsageSweep(
+                LateUsage(self.database), neighbours.settlement, logs, neighbours.lineages
+            ).keep(),
         ]
         if runs_kept_days:
-            retention = Retention(self.database, blobs, self.audit, kept_days=runs_kept_days)
+            retention = Retention(
+                self.database, neighbours.blobs, self.audit, kept_days=runs_kept_days
+            )
             work.append(retention.keep(_RETAIN_EVERY_S))
         tasks = [asyncio.create_task(each) for each in work]
         try:

@@ -72,13 +72,9 @@ class AuditLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, *deeds: Deed) -> None:
-        """Add entries in a transaction of their own."""
-        async with self._database.writing() as connection:
-            await self.add_within(connection, deeds)
-
     async def add_within(self, connection: AsyncConnection, deeds: Sequence[Deed]) -> None:
-        """Add entries in a transaction, which holds up other writers of the log until it ends."""
+        """Add entries in the transaction that does what they tell of. It holds up other writers of
+        the log until it ends, so this comes last in it."""
         if connection.dialect.name == "postgresql":
             lock = text("SELECT pg_advisory_xact_lock(:key)")
             await connection.execute(lock, {"key": _CHAIN_LOCK})

@@ -24,7 +24,10 @@ from orchestrator.runs.sessions.checkpoint_owners import disown
 _RUNS_AT_ONCE = 50
 _EVENTS_AT_ONCE = 200
 _DAY_US = 86_400 * 1_000_000
-_OF_A_RUN = (tables.run_events, tables.run_requests, tables.host_tool_calls, tables.child_runs)
+_OF_A_RUN = (
+    *(tables.late_usage, tables.run_events, tables.run_requests),
+    *(tables.host_tool_calls, tables.child_runs),
+)
 _log = logging.getLogger(__name__)
 
 

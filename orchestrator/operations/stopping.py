@@ -1,18 +1,24 @@
-"""Stopping everything that a kill switch stands for."""
+"""Stopping everything that a kill switch stands for: at once when it is set, and again and again
+what a process that was killed meanwhile, or a run that came in beside it, has left.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from fathom.orchestrator.v1.run_pb2 import Run
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select, true
 
 from common.database import Database
 from orchestrator import tables
 from orchestrator.runs.log.record import TERMINAL_STATES
 
+ENFORCE_EVERY_S = 5.0
 Cancel = Callable[[str], Awaitable[None]]
 """Asks the run of an id to stop, wherever it is driven or waits."""
+_log = logging.getLogger(__name__)
 
 
 class Stopping:
@@ -26,20 +32,60 @@ class Stopping:
         """Ask the unfinished runs of `runs/{run}`, `tenants/{tenant}` or `profiles/{profile}` to
         stop; return how many they are."""
         collection, _, name = target.partition("/")
-        table = tables.runs.c
-        query = select(table.run_id, table.head).where(table.state.not_in(sorted(TERMINAL_STATES)))
-        if collection == "runs":
-            query = query.where(table.run_id == name)
+        runs = tables.runs.c
+        if collection == "profiles":
+            found = await self._of_profiles({target}, true())
         elif collection == "tenants":
-            query = query.where(table.tenant == name)
+            found = await self._live(runs.tenant == name)
+        else:
+            found = await self._live(runs.run_id == name)
+        for run_id in found:
+            await self._cancel(run_id)
+        return len(found)
+
+    async def keep(self, every_s: float = ENFORCE_EVERY_S) -> None:
+        """Enforce the switches for ever. What fails is told in the log and tried again."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.enforce()
+            except Exception:
+                _log.warning("kill switches were not enforced; trying again", exc_info=True)
+
+    async def enforce(self) -> int:
+        """Ask the unfinished runs to stop that a switch stands for and nobody has asked; return
+        how many they are."""
+        runs, target = tables.runs.c, tables.kill_switches.c.target
+        async with self._database.reading() as connection:
+            switched = set((await connection.execute(select(target))).scalars())
+        if not switched:
+            return 0
+        is_unasked = runs.is_stop_wished.is_(False)
+        is_named = or_(
+            ("runs/" + runs.run_id).in_(select(target)),
+            ("tenants/" + runs.tenant).in_(select(target)),
+        )
+        found = await self._live(is_unasked, is_named)
+        if profiles := {each for each in switched if each.startswith("profiles/")}:
+            found += await self._of_profiles(profiles, is_unasked)
+        for run_id in found:
+            await self._cancel(run_id)
+        if found:
+            _log.warning("runs were stopped by kill switches", extra={"runs": len(found)})
+        return len(found)
+
+    async def _live(self, *conditions: ColumnElement[bool]) -> list[str]:
+        query = select(tables.runs.c.run_id).where(_is_live(), *conditions)
+        async with self._database.reading() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def _of_profiles(self, profiles: set[str], condition: ColumnElement[bool]) -> list[str]:
+        table = tables.runs.c
+        query = select(table.run_id, table.head).where(_is_live(), condition)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        if collection == "profiles":
-            rows = [row for row in rows if _profile(row.head) == target]
-        for row in rows:
-            await self._cancel(row.run_id)
-        return len(rows)
+        return [row.run_id for row in rows if Run.FromString(row.head).spec.profile in profiles]
 
 
-def _profile(head: bytes) -> str:
-    return Run.FromString(head).spec.profile
+def _is_live() -> ColumnElement[bool]:
+    return tables.runs.c.state.not_in(sorted(TERMINAL_STATES))

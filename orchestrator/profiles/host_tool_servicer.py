@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import grpc
 from fathom.orchestrator.v1 import host_tool_service_pb2 as pb
 from fathom.orchestrator.v1 import host_tool_service_pb2_grpc
 
-from common.peers import peer_names
-from common.run_token import RUN_TOKEN_METADATA, RunTokenVerifier
+from common.run_token import RunTokenVerifier
 from common.server import Server
+from orchestrator.bearers import token_of
 from orchestrator.profiles.host_tools import HostTools, ToolOrder
 
 _NAME = "fathom.orchestrator.v1.HostToolService"
@@ -34,9 +33,7 @@ class HostToolServicer(host_tool_service_pb2_grpc.HostToolServiceServicer):
         self, request: pb.CallHostToolRequest, context: CallContext
     ) -> pb.CallHostToolResponse:
         """Call a tool of the profile of the token's run."""
-        metadata = dict(context.invocation_metadata() or ())
-        text = str(metadata.get(RUN_TOKEN_METADATA, ""))
-        token = self._tokens.verify(text, now=time.time(), presenter=peer_names(context))
+        token = token_of(self._tokens, context)
         order = ToolOrder(
             request_id=request.request_id,
             tool=request.tool,

@@ -191,7 +191,7 @@ class Admission:
 
 
 def _targets(tenant: str, spec: RunSpec, taken: TakenOver | None) -> list[str]:
-    """Return what stops a run: to fork one that was stopped, with all above it or alone, would be
-    to go on with it."""
-    forked = () if taken is None else (taken.run, *taken.above)
+    """Return what stops a run: to fork one that was stopped, alone or with what it is below or was
+    forked from, would be to go on with it."""
+    forked = () if taken is None else (taken.run, *taken.origins)
     return [f"tenants/{tenant}", *(name for name in (spec.profile, *forked) if name)]

@@ -36,12 +36,14 @@ from orchestrator.runs.model.question import question_message
 from orchestrator.runs.model.room import Room
 from orchestrator.runs.model.root_model import RootModel
 from orchestrator.runs.passes import RunPasses
+from orchestrator.runs.patient_blobs import PatientBlobs
 from orchestrator.runs.ports import Model, Sandbox
 from orchestrator.runs.sessions.cells import CellRunner
 from orchestrator.runs.sessions.checkpoint_owners import CheckpointBooks, owner_of
 from orchestrator.runs.sessions.checkpoints import Checkpoints
 from orchestrator.runs.sessions.code_steps import CodeSteps
 from orchestrator.runs.sessions.executions import PastExecution, SessionNature
+from orchestrator.runs.sessions.kept_results import KeptResults
 from orchestrator.runs.sessions.mounted import Mounted
 from orchestrator.runs.sessions.repl import Repl
 from orchestrator.runs.sessions.session_source import SessionSource
@@ -160,7 +162,8 @@ def assemble(
     )
     window_tokens = root.window_tokens
     history = _history(tools, live, mounted, budget, sub, earlier, window_tokens=window_tokens)
-    cells = _cells(tools, live, repl, budget, window_tokens=window_tokens)
+    blobs = PatientBlobs(tools.blobs, lambda: budget.work_left_s)
+    cells = _cells(tools, live, repl, budget, blobs, window_tokens=window_tokens)
     if earlier is not None and earlier.session is not None:
         cells.begin_with(earlier.session.variables)
     compaction = _compaction(tools, history, spec, root, sub)
@@ -188,7 +191,7 @@ def assemble(
         prompts=tools.prompts,
         last_request=last_request,
         schema=AnswerSchema(tools.schemas, spec.answer_schema_json),
-        citations=CitationDesk(tools.blobs, mounted.context, mounted.documents),
+        citations=CitationDesk(blobs, mounted.context, mounted.documents),
     )
     return AssembledRun(repl=repl, checkpoints=checkpoints, loop=RunLoop(parts))
 
@@ -284,7 +287,13 @@ def _compaction(
 
 
 def _cells(
-    tools: RunTools, live: LiveRun, repl: Repl, budget: Budget, *, window_tokens: int
+    tools: RunTools,
+    live: LiveRun,
+    repl: Repl,
+    budget: Budget,
+    blobs: PatientBlobs,
+    *,
+    window_tokens: int,
 ) -> CellRunner:
     shown_max = tools.settings.output_characters_max
     if window_tokens:
@@ -297,7 +306,7 @@ def _cells(
         ToldChildren(live.record, live.journal, budget),
         tools.children,
         budget,
-        tools.blobs,
+        KeptResults(blobs, run_id=live.record.run_id),
         run_id=live.record.run_id,
         output_characters_max=shown_max,
     )

@@ -15,8 +15,8 @@ from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.gateway.v1.generation_pb2 import Generation, Usage
 
 from common.errors import ReceivedError
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.limits import RunLimits
-from orchestrator.runs.log.recorded import add_usage
 
 LIMIT_NAMES = frozenset(
     {"turns_max", "time_max", "sub_calls_max", "tokens_max", "cost_usd_nanos_max"}

@@ -37,6 +37,7 @@ from orchestrator.runs.log.recorded import RecordedEvents, turn_started
 from orchestrator.runs.log.steps import Steps, StepsLostError
 from orchestrator.runs.meters import status_word
 from orchestrator.runs.model.direct import direct_demands, direct_messages, goes_direct
+from orchestrator.runs.patient_blobs import PatientBlobs
 from orchestrator.runs.sessions.mounted import Mounted
 from orchestrator.runs.settlement import Settlement
 from orchestrator.runs.spec import limits_of
@@ -134,7 +135,10 @@ class RunDriver(RunTools):
     ) -> Answer:
         """Do the work. What is opened is closed by `closing`, after the outcome is told."""
         spec, journal = live.record.head.spec, live.journal
-        profile = await self.profiles.kept(live.record.head.profile_version)
+        time_max_s = limits_of(spec).time_max_s
+        blobs = PatientBlobs(self.blobs, lambda: time_max_s - _elapsed_s(journal.run))
+        version = live.record.head.profile_version
+        profile = await blobs.outlast(lambda: self.profiles.kept(version))
         live = dataclasses.replace(live, profile=profile)
         # A session's clock begins with the start; who finds none stored need look for no session.
         await self.log.stored(live.record.run_id)
@@ -143,12 +147,11 @@ class RunDriver(RunTools):
             count = context.shape.malformed_sequences
             text = f"{count:,} byte sequences of the context are not UTF-8 and are read as U+FFFD"
             journal.notice("CONTEXT_MALFORMED_UTF8", text)
-        started_s = journal.run.start_time.ToNanoseconds() / 1e9
-        elapsed_s = max(0.0, time.time() - started_s)
-        tiers = await self._tiers(live, left_s=limits_of(spec).time_max_s - elapsed_s)
+        tiers = await self._tiers(live, left_s=time_max_s - _elapsed_s(journal.run))
         earlier = await self._earlier(live)
         mounted = _mounted(context, documents, earlier)
-        direct = await self._direct(live, mounted, tiers[0])
+        direct = await self._direct(live, mounted, tiers[0], blobs)
+        elapsed_s = _elapsed_s(journal.run)
         assembled = assemble(
             self, live, mounted, tiers, elapsed_s=elapsed_s, direct=direct, earlier=earlier
         )
@@ -176,7 +179,9 @@ class RunDriver(RunTools):
         run_id = head.name.removeprefix("runs/")
         return await self.recall.before(live.tenant, head.spec.conversation, run_id)
 
-    async def _direct(self, live: LiveRun, mounted: Mounted, root: TierFacts) -> list[Message]:
+    async def _direct(
+        self, live: LiveRun, mounted: Mounted, root: TierFacts, blobs: PatientBlobs
+    ) -> list[Message]:
         """Return what the root model is asked first where it is shown all of the data; nothing
         where it is not. What the log says of that goes first."""
         spec = live.record.head.spec
@@ -196,7 +201,7 @@ class RunDriver(RunTools):
             self.prompts, schema_json=spec.answer_schema_json, confidence_min=spec.confidence_min
         )
         return await direct_messages(
-            self.prompts, self.blobs, mounted.context, mounted.documents, question
+            self.prompts, blobs, mounted.context, mounted.documents, question
         )
 
     async def _tiers(self, live: LiveRun, *, left_s: float) -> tuple[TierFacts, TierFacts]:
@@ -234,6 +239,11 @@ class RunDriver(RunTools):
         if context.kind is not ContextKind.DOCUMENTS:
             return context, []
         return context, await self.contexts.documents(tenant, context_id)
+
+
+def _elapsed_s(run: Run) -> float:
+    """Return seconds since a run's start, by the clock that all processes share."""
+    return max(0.0, time.time() - run.start_time.ToNanoseconds() / 1e9)
 
 
 def _mounted(

@@ -4,6 +4,7 @@ itself. Its log begins with what it takes over, so that driving it is driving a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -38,8 +39,9 @@ class TakenOver:
     """The events of those turns, without what they cost."""
     profile_version: str = ""
     """Of the profile that it works with; empty for none."""
-    above: Sequence[str] = ()
-    """What the run is below, `runs/{run}` each: to stop those is to stop it too."""
+    origins: Sequence[str] = ()
+    """What the run is below, and what it and those were forked from, `runs/{run}` each: to stop
+    one of them is to stop what goes on from it."""
 
     def begin(self, record: RunRecord) -> RunEvent:
         """Make a new record that of the fork, give the events their places in its log, and return
@@ -79,7 +81,7 @@ class Forks:
             after_turn,
             events,
             record.head.profile_version,
-            await self._above(tenant, record),
+            await self._origins(tenant, record),
         )
 
     async def spec(self, tenant: str, run_id: str, changes: RunSpec) -> RunSpec:
@@ -102,16 +104,18 @@ class Forks:
             spec.limits.time_max.CopyFrom(limits.time_max)
         return spec
 
-    async def _above(self, tenant: str, record: RunRecord) -> list[str]:
-        """Return the runs above a run, also those that are deleted, as far as is known."""
-        names = [record.head.root] if record.head.parent else []
-        while record.head.parent:
-            names.append(record.head.parent)
-            try:
-                record = await self._runs.get(tenant, record.head.parent.removeprefix("runs/"))
-            except NotFoundError:
-                break
-        return names
+    async def _origins(self, tenant: str, record: RunRecord) -> list[str]:
+        """Return what a run is below or was forked from, and what those are, also runs that are
+        deleted, as far as is known."""
+        names, due = {record.head.name}, [record.head]
+        while due:
+            head = due.pop()
+            for name in {head.root, head.parent, head.forked_from} - names - {""}:
+                names.add(name)
+                with contextlib.suppress(NotFoundError):
+                    origin = await self._runs.get(tenant, name.removeprefix("runs/"))
+                    due.append(origin.head)
+        return sorted(names - {record.head.name})
 
     async def _events(self, run_id: str, after_turn: int) -> tuple[list[RunEvent], int]:
         """Return the events to take over, and the newest turn that was seen beyond them: what is

@@ -22,6 +22,7 @@ from common.database import DatabaseAwayError
 from orchestrator.durable.engine import DurableEngine, RunLeftError
 from orchestrator.durable.turnstile import Taken, Turnstile
 from orchestrator.errors import QueueFullError, RunCancelledError, RunOverdueError
+from orchestrator.operations.audit_log import Deed
 from orchestrator.runs.driving import Driving
 from orchestrator.runs.log.event_log import EventLog
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
@@ -109,10 +110,11 @@ class RunQueue:
         """Look for runs to take up: one was stored, or something has changed elsewhere."""
         self._woken.set()
 
-    async def cancel(self, run_id: str) -> None:
+    async def cancel(self, run_id: str, deed: Deed | None = None) -> None:
         """Ask a run and all below it to stop, wherever they are driven or wait; nothing where it
-        has ended. Returns once the wish is stored. Raises DatabaseAwayError."""
-        self._stop_all(await self._turnstile.wish_stop(run_id))
+        has ended. Returns once the wish is stored, and with it what the audit log is to have of
+        it. Raises DatabaseAwayError."""
+        self._stop_all(await self._turnstile.wish_stop(run_id, deed=deed))
         self.stop(run_id)
 
     async def cancel_below(self, run_id: str) -> None:
@@ -259,6 +261,7 @@ class RunQueue:
         run.state = Run.STATE_CANCELLED if is_cancelled else Run.STATE_FAILED
         run.error.CopyFrom(error.to_status())
         run.sub_calls_live = 0
+        run.usage_incomplete = run.turns > 0  # nobody has settled it
         run.end_time.GetCurrentTime()
         self._log.append(record, record.state_event())
 

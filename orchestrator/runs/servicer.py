@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,10 +18,9 @@ from common.page_tokens import (
     page_size,
     read_page_token,
 )
-from common.peers import peer_names
-from common.run_token import RUN_TOKEN_METADATA
 from common.server import Server
-from orchestrator.operations.audit_log import AuditLog, Deed
+from orchestrator.bearers import token_of
+from orchestrator.operations.audit_log import Deed
 from orchestrator.resource_names import read_name
 from orchestrator.runs import estimate_messages, watch_messages
 from orchestrator.runs.admission import Admission
@@ -60,7 +58,6 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         log: EventLog,
         queue: RunQueue,
         trees: RunTrees,
-        audit: AuditLog,
     ) -> None:
         self._runs = runs
         self._admission = admission
@@ -68,7 +65,6 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self._log = log
         self._queue = queue
         self._trees = trees
-        self._audit = audit
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -133,25 +129,21 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     ) -> pb.CancelRunResponse:
         """Ask a run to stop."""
         record = await self._find(tenant_of(context), request.name)
-        await self._queue.cancel(record.run_id)
         caller = caller_of(context)
-        await self._audit.add(
-            Deed(
-                tenant=caller.tenant,
-                actor=caller.key,
-                action="run.cancel_asked",
-                subject=record.head.name,
-            )
+        deed = Deed(
+            tenant=caller.tenant,
+            actor=caller.key,
+            action="run.cancel_asked",
+            subject=record.head.name,
         )
+        await self._queue.cancel(record.run_id, deed)
         return pb.CancelRunResponse(run=record.whole())
 
     async def RunChild(
         self, request: pb.RunChildRequest, context: CallContext
     ) -> AsyncIterator[pb.RunChildResponse]:
         """Start a child run, or find it, and tell of it to its end."""
-        metadata = dict(context.invocation_metadata() or ())
-        text = str(metadata.get(RUN_TOKEN_METADATA, ""))
-        token = self._trees.tokens.verify(text, now=time.time(), presenter=peer_names(context))
+        token = token_of(self._trees.tokens, context)
         async for run in self._trees.children.run(token, read_order(request)):
             yield pb.RunChildResponse(run=run)
 
@@ -164,7 +156,9 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         run_id = read_name("name", request.name, collection="runs")
         sums = await self._trees.usage.sums(tenant_of(context), run_id, _GROUPS[request.group_by])
         groups = [pb.UsageGroup(key=key, usage=usage) for key, usage in sums.groups]
-        return pb.GetRunUsageResponse(groups=groups, total=sums.total)
+        return pb.GetRunUsageResponse(
+            groups=groups, total=sums.total, incomplete=sums.is_incomplete
+        )
 
     async def ForkRun(self, request: pb.ForkRunRequest, context: CallContext) -> pb.ForkRunResponse:
         """Store and queue a run that takes over turns of another one."""

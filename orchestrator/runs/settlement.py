@@ -16,22 +16,20 @@ from fathom.orchestrator.v1.run_event_pb2 import CutOffUsage, UsageSettled
 
 from common.errors import ReceivedError
 from common.run_token import ORCHESTRATOR, RunToken, RunTokenSigner
+from orchestrator.runs.amounts import add_usage, is_nothing, move_usage
 from orchestrator.runs.children.lineage import Lineage
 from orchestrator.runs.log.journal import RunJournal
 from orchestrator.runs.log.record import RunRecord
-from orchestrator.runs.log.recorded import add_usage
+from orchestrator.runs.log.recorded import RecordedEvents
 from orchestrator.runs.ports import CallBooks
 
 _GRACE_S = 0.3
 """For a provider to say what a call took. A run that is cancelled is to end within a second."""
 _TIMEOUT_S = 1.0
-"""With what booking takes; a gateway that is away is waited for no longer."""
+"""With what booking takes; a gateway that is away is waited for no longer, since the run's usage is
+looked at once more after its end."""
 _TOKEN_S = 60.0
 _TURN_DIGITS_MAX = 6
-_AMOUNTS = (
-    *("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens"),
-    *("cost_usd_nanos", "calls"),
-)
 _log = logging.getLogger(__name__)
 
 
@@ -57,24 +55,40 @@ class Settlement:
         cannot be known, the run says so. Its work is over, for `waited_s` by now."""
         if not journal.recorded.newest_turn:
             return
-        settled = UsageSettled()
+        grace_s = max(0.0, _GRACE_S - waited_s)
         try:
-            found = await self.books.settle_calls(
-                f"{record.run_id}/",
-                run_token=self._token(tenant, record, lineage),
-                grace_s=max(0.0, _GRACE_S - waited_s),
-                timeout_s=_TIMEOUT_S,
+            settled = await self.missing(
+                tenant, record, journal.recorded, lineage, grace_s=grace_s, timeout_s=_TIMEOUT_S
             )
         except ReceivedError as error:
             _log.warning(
                 "what calls took that were cut off is not known",
                 extra={"run": record.head.name, "reason": error.reason_name},
             )
-            settled.incomplete = True
-        else:
-            settled.incomplete = found.open_calls > 0
-            settled.usages.extend(_untold(found.calls, journal))
+            settled = UsageSettled(incomplete=True)
         journal.settle_usage(settled)
+
+    async def missing(
+        self,
+        tenant: str,
+        record: RunRecord,
+        recorded: RecordedEvents,
+        lineage: Lineage | None,
+        *,
+        grace_s: float,
+        timeout_s: float,
+    ) -> UsageSettled:
+        """Return what the ledger has of a run's calls beyond what its events tell; raises
+        ReceivedError where it does not answer."""
+        found = await self.books.settle_calls(
+            f"{record.run_id}/",
+            run_token=self._token(tenant, record, lineage),
+            grace_s=grace_s,
+            timeout_s=timeout_s,
+        )
+        return UsageSettled(
+            usages=_untold(found.calls, recorded), incomplete=found.open_calls > 0
+        )
 
     def _token(self, tenant: str, record: RunRecord, lineage: Lineage | None) -> str:
         token = RunToken(
@@ -92,7 +106,7 @@ class Settlement:
         return self.signer.mint(token)
 
 
-def _untold(calls: Iterable[CallUsage], journal: RunJournal) -> list[CutOffUsage]:
+def _untold(calls: Iterable[CallUsage], recorded: RecordedEvents) -> list[CutOffUsage]:
     """Return what the ledger has beyond what the log tells, by turn, tier and model."""
     booked: dict[int, dict[tuple[str, str], Usage]] = {}
     for call in calls:
@@ -101,7 +115,7 @@ def _untold(calls: Iterable[CallUsage], journal: RunJournal) -> list[CutOffUsage
     return [
         CutOffUsage(turn=turn, tier=tier, model=model, usage=usage)
         for turn, by_model in sorted(booked.items())
-        for (tier, model), usage in _beyond(by_model, journal.recorded.told_in(turn)).items()
+        for (tier, model), usage in _beyond(by_model, recorded.told_in(turn)).items()
     ]
 
 
@@ -117,20 +131,8 @@ def _beyond(
         rest = Usage()
         rest.CopyFrom(usage)
         for key in sorted(left, key=lambda key: (key != (tier, model), key[0] != tier, key)):
-            _move(rest, left[key])
-    return {key: usage for key, usage in left.items() if any(_amounts(usage))}
-
-
-def _move(rest: Usage, left: Usage) -> None:
-    """Take as much of `rest` from both as there is in `left`."""
-    for name in _AMOUNTS:
-        taken = min(getattr(rest, name), getattr(left, name))
-        setattr(rest, name, getattr(rest, name) - taken)
-        setattr(left, name, getattr(left, name) - taken)
-
-
-def _amounts(usage: Usage) -> list[int]:
-    return [getattr(usage, name) for name in _AMOUNTS]
+            move_usage(rest, left[key])
+    return {key: usage for key, usage in left.items() if not is_nothing(usage)}
 
 
 def _turn_of(request_id: str) -> int:

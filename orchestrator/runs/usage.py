@@ -1,20 +1,22 @@
-"""What each call took of a run and all below it, from the logs of all of them, summed up by what
-is asked for.
+"""What each call took of a run and all below it, from the logs of all of them and what became known
+after their ends, summed up by what is asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from fathom.gateway.v1.generation_pb2 import Usage
+from fathom.orchestrator.v1.run_event_pb2 import RunEvent, UsageSettled
 
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.children.store import ChildStore
+from orchestrator.runs.late_usage import LateUsage
 from orchestrator.runs.log.record import RunRecord
-from orchestrator.runs.log.recorded import add_usage
 from orchestrator.runs.log.store import RunStore
-from orchestrator.runs.log.told_calls import ToldCalls
+from orchestrator.runs.log.told_calls import ToldCall, ToldCalls
 
 _PAGE_EVENTS = 500
 
@@ -66,45 +68,57 @@ class UsageSums:
     """Key and sum of each group, in the order of the keys."""
     total: Usage
     """Of all of them."""
+    is_incomplete: bool
+    """Whether some calls of runs that have ended are missing."""
 
 
 class RunUsage:
     """Sums up usage, of every tenant."""
 
-    def __init__(self, runs: RunStore, children: ChildStore) -> None:
+    def __init__(self, runs: RunStore, children: ChildStore, late: LateUsage) -> None:
         self._runs = runs
         self._children = children
+        self._late = late
 
     async def sums(self, tenant: str, run_id: str, group_by: GroupBy) -> UsageSums:
         """Return what a run and all below it took; raises NotFoundError."""
         sums: dict[int | str, Usage] = {}
         total = Usage()
-        async for call in self._calls(tenant, run_id):
+        records = await self._children.tree(tenant, run_id)
+        async for call in self._calls(tenant, run_id, records):
             add_usage(sums.setdefault(_KEYS[group_by](call), Usage()), call.usage)
             add_usage(total, call.usage)
-        return UsageSums([(str(key), sums[key]) for key in sorted(sums)], total)
+        is_incomplete = any(record.progress.usage_incomplete for record in records)
+        return UsageSums([(str(key), sums[key]) for key in sorted(sums)], total, is_incomplete)
 
-    async def _calls(self, tenant: str, run_id: str) -> AsyncIterator[Call]:
-        records = await self._children.tree(tenant, run_id)
+    async def _calls(
+        self, tenant: str, run_id: str, records: Sequence[RunRecord]
+    ) -> AsyncIterator[Call]:
         turns = await self._children.turns_below(tenant, run_id)
+        late = await self._late.settled([record.run_id for record in records])
         for record in records:
-            async for call in self._calls_of(record, turns.get(record.run_id)):
-                yield call
+            async for told in self._told_of(record, late.get(record.run_id)):
+                yield Call(
+                    run=record.head.name,
+                    depth=record.head.depth,
+                    turn=turns.get(record.run_id, told.turn),
+                    tier=told.tier,
+                    model=told.model,
+                    usage=told.usage,
+                )
 
-    async def _calls_of(self, record: RunRecord, turn: int | None) -> AsyncIterator[Call]:
-        after, calls = 0, ToldCalls(record.head.spec)
-        while True:
+    async def _told_of(
+        self, record: RunRecord, late: UsageSettled | None
+    ) -> AsyncIterator[ToldCall]:
+        """Yield what a run's events tell, and what became known after its end."""
+        after, calls, is_more = 0, ToldCalls(record.head.spec), True
+        while is_more:
             events = await self._runs.events(record.run_id, after=after, count=_PAGE_EVENTS)
             for event in events:
                 for told in calls.take(event):
-                    yield Call(
-                        run=record.head.name,
-                        depth=record.head.depth,
-                        turn=told.turn if turn is None else turn,
-                        tier=told.tier,
-                        model=told.model,
-                        usage=told.usage,
-                    )
-            if len(events) < _PAGE_EVENTS:
-                return
-            after = events[-1].sequence
+                    yield told
+                after = event.sequence
+            is_more = len(events) == _PAGE_EVENTS
+        if late is not None:
+            for told in calls.take(RunEvent(usage_settled=late)):
+                yield told

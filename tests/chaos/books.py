@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
+from fathom.orchestrator.v1.run_pb2 import Run
 from sqlalchemy import Connection, Engine, create_engine, func, make_url, select
 
 from llm_gateway.ledger.tables import exchanges
@@ -75,10 +76,10 @@ class Books:
                 _check_log(_log(connection, row.run_id), row.run_id, findings)
             for run in runs:
                 _check_watcher(_log(connection, run.name.removeprefix("runs/")), run, findings)
-        with self._ledger.connect() as connection:
+        with self._ledger.connect() as connection, self._runs.connect() as kept:
             _check_calls(connection, findings)
             for run in runs:
-                _check_spend(connection, run, models, findings)
+                _check_spend(connection, run, _cost(kept, run), models, findings)
         findings.paid_twice += orders.doubled
         for run in runs:
             count, right = orders.count_of(run.mark), script_of(run.mark).tool_calls
@@ -96,6 +97,13 @@ def _log(connection: Connection, run_id: str) -> list[RunEvent]:
     events = tables.run_events.c
     query = select(events.event).where(events.run_id == run_id).order_by(events.sequence)
     return [RunEvent.FromString(data) for data in connection.execute(query).scalars()]
+
+
+def _cost(connection: Connection, run: FollowedRun) -> int:
+    """Return what a run costs as it is stored: what was cut off is added to it after its end."""
+    runs = tables.runs.c
+    query = select(runs.progress).where(runs.run_id == run.name.removeprefix("runs/"))
+    return Run.FromString(connection.execute(query).scalar_one()).usage.cost_usd_nanos
 
 
 def _check_log(log: Sequence[RunEvent], run_id: str, findings: Findings) -> None:
@@ -132,7 +140,7 @@ def _check_calls(connection: Connection, findings: Findings) -> None:
 
 
 def _check_spend(
-    connection: Connection, run: FollowedRun, models: Models, findings: Findings
+    connection: Connection, run: FollowedRun, told: int, models: Models, findings: Findings
 ) -> None:
     mine = exchanges.c.run == run.name
     row = connection.execute(
@@ -142,9 +150,7 @@ def _check_spend(
     asked = models.asked_of(run.mark)
     if asked > count:
         findings.paid_twice.append(f"{run.name} asked {asked} times, the ledger has {count}")
-    told = run.ended.usage.cost_usd_nanos
     if cost > COST_USD_NANOS_MAX:
         findings.spend_wrong.append(f"{run.name} spent {cost} of {COST_USD_NANOS_MAX}")
-    is_told = told == cost or (run.ended.usage_incomplete and told < cost)
-    if not is_told:
+    if told != cost:
         findings.spend_wrong.append(f"{run.name} tells of {told}, the ledger has {cost}")

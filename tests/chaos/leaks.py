@@ -38,6 +38,9 @@ def left_in_runs(connection: Connection) -> Iterator[str]:
     unbooked = select(tables.child_runs.c.run_id).where(~tables.child_runs.c.is_booked)
     for child in connection.execute(unbooked).scalars():
         yield f"the child {child} has a share kept"
+    unsettled = select(tables.late_usage.c.run_id).where(tables.late_usage.c.due_us.is_not(None))
+    for run in connection.execute(unsettled).scalars():
+        yield f"what the run {run} took is not settled"
     tools = tables.host_tool_calls.c
     unheard = select(tools.request_id).where(tools.result_json.is_(None), tools.error.is_(None))
     for call in connection.execute(unheard).scalars():
@@ -75,16 +78,18 @@ def left_in_valkey(url: str) -> Iterator[str]:
                 yield f"{key} has {held} reserved"
 
 
-def left_of_steps(database_url: str) -> int:
-    """Return how many workflows the engine's own tables have that have not ended for it."""
+def left_of_steps(database_url: str) -> list[str]:
+    """Return the workflows in the engine's own tables that have not ended for it."""
     url = steps_url(database_url)
     schema = "" if url.get_backend_name() == "sqlite" else "dbos."
-    query = f"SELECT count(*) FROM {schema}workflow_status WHERE status IN ('PENDING', 'ENQUEUED')"
+    query = (
+        f"SELECT workflow_uuid FROM {schema}workflow_status WHERE status IN ('PENDING', 'ENQUEUED')"
+    )
     engine = create_engine(url)
     with engine.connect() as connection:
-        count = int(connection.execute(text(query)).scalar_one())
+        found = list(connection.execute(text(query)).scalars())
     engine.dispose()
-    return count
+    return [f"the steps of the run {run_id} are kept" for run_id in found]
 
 
 async def left_in_sandbox(channel: grpc.aio.Channel) -> list[str]:

@@ -35,7 +35,7 @@ from tests.chaos.stories import Client, Material, stored_material
 from tests.support.eventually import eventually
 
 _PROCESSES = {"orchestrator": 6, "gateway": 5, "worker": 4, "sandbox": 3}
-_WEIGHTS = _PROCESSES | {"postgres": 3, "valkey": 2}
+_WEIGHTS = _PROCESSES | {"postgres": 3, "valkey": 2, "s3": 2}
 """How often each kind is killed, in proportion."""
 _FREEZE = "freeze"
 _FREEZE_LEASES = (1.3, 2.5)
@@ -88,8 +88,6 @@ class Report:
     gone."""
     findings: Findings = dataclasses.field(default_factory=Findings)
     """What the books say."""
-    steps_left: int = 0
-    """Workflows that the durable engine thinks of as under way; it forgets them by their age."""
     orders: int = 0
     """Calls of the operator's tool, repeats included."""
 
@@ -107,7 +105,6 @@ class Report:
             "chaos_paid_twice": len(found.paid_twice),
             "chaos_spend_wrong": len(found.spend_wrong),
             "chaos_leaked": len(found.leaked),
-            "chaos_steps_left": self.steps_left,
         }
 
     @property
@@ -285,6 +282,7 @@ class _Storm:
 
                 async def is_tidy() -> bool:
                     findings.leaked = [*books.leaks(), *await left_in_sandbox(channel)]
+                    findings.leaked += left_of_steps(place.orchestrator_url)
                     if place.accounts != "database":
                         findings.leaked += left_in_valkey(place.accounts)
                     return not findings.leaked
@@ -295,7 +293,6 @@ class _Storm:
             findings.paid_twice += [
                 f"{call} came with different contents" for call in place.models.changed
             ]
-            self._report.steps_left = left_of_steps(place.orchestrator_url)
             self._report.orders = place.orders.calls
         finally:
             books.close()

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sandbox_service import frames, guest_calls
+from sandbox_service import frames
 from sandbox_service.limits import Limits
+from sandbox_service.worker import guest_calls
 from sandbox_service.worker_session import WorkerSession
 from tests.hostile.puppet_worker import ended, output
 

@@ -12,7 +12,9 @@ from unittest.mock import patch
 from common.errors import NotFoundError
 from sandbox_service.audit import AuditTrail
 from sandbox_service.errors import CapacityError, SessionLostError
-from sandbox_service.execution_stream import Event, ExecutionOptions
+from sandbox_service.cell_requests import Carriers
+from sandbox_service.execution_options import ExecutionOptions
+from sandbox_service.execution_stream import Event
 from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
@@ -74,7 +76,8 @@ async def supervisor(script: Script, folder: Path) -> AsyncIterator[SessionTable
 async def run(sessions: SessionTable, session: Session) -> list[int | Event] | None:
     """Run a cell; None where it ends in one of the errors that the contract has for it."""
     options = ExecutionOptions(code="x")
-    events = session.execute(options, SubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
+    carriers = Carriers(sub_models=SubModels())  # type: ignore[arg-type]
+    events = session.execute(options, carriers, sessions.tasks, AuditTrail())
     try:
         return [event async for batch in events for event in batch]
     except (SessionLostError, CapacityError):

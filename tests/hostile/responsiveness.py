@@ -7,12 +7,11 @@ the service.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+
+from tests.support.processor_time import ProcessorWatch
 
 _PAUSE_S = 0.005
 
@@ -44,21 +43,11 @@ async def _keep_asking(
     probe: Callable[[], Awaitable[object]], watch: Watch, is_over: asyncio.Event
 ) -> None:
     while not is_over.is_set() or not watch.answers:
-        started, waited_s = time.monotonic(), _time_not_run_s()
+        answering = ProcessorWatch()
         await probe()
-        elapsed_s = time.monotonic() - started - (_time_not_run_s() - waited_s)
-        watch.slowest_s = max(watch.slowest_s, elapsed_s)
+        watch.slowest_s = max(watch.slowest_s, answering.passed_s)
         watch.answers += 1
         try:
             await asyncio.wait_for(is_over.wait(), _PAUSE_S)
         except TimeoutError:
             continue
-
-
-def _time_not_run_s() -> float:
-    """Return how long our threads have been ready to run while the kernel ran others."""
-    waited_ns = 0
-    for counters in Path("/proc/self/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):  # its thread has just ended
-            waited_ns += int(counters.read_text().split()[1])
-    return waited_ns / 1e9

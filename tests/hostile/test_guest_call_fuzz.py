@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from common.blob_index import text_index
 from sandbox_service import frames
-from sandbox_service.contexts import Contexts
-from sandbox_service.execution import Execution
-from sandbox_service.guest_door import GuestDoor
 from sandbox_service.limits import Limits
+from sandbox_service.worker.contexts import Contexts
+from sandbox_service.worker.execution import Execution
+from sandbox_service.worker.guest_door import GuestDoor
 from tests.hostile.mapped_memory import MappedMemory
 
 MEMORY_BYTES = 1 << 20

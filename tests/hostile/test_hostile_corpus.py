@@ -27,7 +27,7 @@ STORED = ("allocate_fragments", "door_reentered", "gc_frozen", "hook_atexit", "s
 TOKEN = "run-token-of-the-corpus"
 ANSWER_S_MAX = 0.1
 """What an answer of the service may take, whatever its guests do."""
-ATTACKS_MAX = 3
+ATTACKS_MAX = 8
 """A stall of the machine does not come back with the same guest; a guest's own harm does."""
 GROWTH_BYTES_MAX = 8 << 20
 """What a worker may hold of a session that is gone: its allocator's own habits."""
@@ -117,7 +117,7 @@ async def attack(
     """Let the guest do its worst beside its neighbour; return the service's slowest answer [s]."""
     async with watched(lambda: box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest())) as watch:
         attacked = await create(box, hostile, context)
-        await box.run(attacked, WITNESS)
+        await box.run_in_time(attacked, WITNESS)
         ran, beside = await asyncio.gather(
             box.run(attacked, hostile.code, report_variables=True),
             box.run(neighbour, "len(kept_by_the_neighbour)"),
@@ -170,8 +170,8 @@ async def assert_fate(box: Sandbox, name: str, hostile: HostileGuest) -> None:
     assert doc
     expected = f"{([7], doc.splitlines()[0])!r}\n"
     response = await box.stub.ForkSession(wire.ForkSessionRequest(name=name))
-    assert (await box.run(name, TESTIMONY)).out == expected
-    assert (await box.run(response.session.name, TESTIMONY)).out == expected
+    assert (await box.run_in_time(name, TESTIMONY)).out == expected
+    assert (await box.run_in_time(response.session.name, TESTIMONY)).out == expected
     await delete(box, response.session.name)
 
 

@@ -48,7 +48,7 @@ async def test_a_layer_that_is_none_ends_its_worker(
     tmp_path: Path, spoil: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Copied to others or stored, it would be their trouble."""
-    async with supervisor(Script(spoils=spoil), tmp_path) as sessions, asyncio.timeout(10):
+    async with supervisor(Script(spoils=spoil), tmp_path) as sessions, asyncio.timeout(60):
         attacked, neighbour = await sessions.create(OPTIONS), await sessions.create(OPTIONS)
         workers = list(sessions.pool.workers)
         assert await run(sessions, attacked)
@@ -74,7 +74,7 @@ async def test_a_layer_that_is_still_mapped_for_writing_cannot_be_shared(tmp_pat
         os.pwrite(fd, PAGE, 0)
         held.append(mmap.mmap(fd, 1 << 16))
 
-    async with supervisor(Script(spoils=mapped), tmp_path) as sessions, asyncio.timeout(10):
+    async with supervisor(Script(spoils=mapped), tmp_path) as sessions, asyncio.timeout(60):
         attacked = await sessions.create(OPTIONS)
         assert await run(sessions, attacked)
 
@@ -88,7 +88,7 @@ async def test_pages_of_any_content_are_a_sessions_own_affair(
     tmp_path: Path, spoil: Callable[[int], None]
 ) -> None:
     """They are memory of a guest, whatever is in them: copied and stored like any other."""
-    async with supervisor(Script(spoils=spoil), tmp_path) as sessions, asyncio.timeout(10):
+    async with supervisor(Script(spoils=spoil), tmp_path) as sessions, asyncio.timeout(60):
         attacked = await sessions.create(OPTIONS)
         assert await run(sessions, attacked)
 
@@ -110,7 +110,7 @@ async def test_a_finished_layer_cannot_be_changed_by_the_worker_that_wrote_it(
         os.pwrite(fd, PAGE, 0)
         kept.append(os.dup(fd))
 
-    async with supervisor(Script(spoils=remember), tmp_path) as sessions, asyncio.timeout(10):
+    async with supervisor(Script(spoils=remember), tmp_path) as sessions, asyncio.timeout(60):
         attacked = await sessions.create(OPTIONS)
         assert await run(sessions, attacked)
         await sessions.fork(attacked.name)

@@ -15,16 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox_service import frames
-from sandbox_service.contexts import Contexts
 from sandbox_service.engine import (
     GuestEngine,
     GuestMemoryError,
     GuestStoppedError,
     compile_guest,
 )
-from sandbox_service.execution import Execution, StopError
-from sandbox_service.guest_door import GuestDoor
 from sandbox_service.limits import Limits
+from sandbox_service.worker.contexts import Contexts
+from sandbox_service.worker.execution import Execution, StopError
+from sandbox_service.worker.guest_door import GuestDoor
 
 MEMORY_BYTES_MAX = 16 << 20
 LIMITS = Limits(memory_bytes_max=MEMORY_BYTES_MAX)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox_service.wasi import GuestExitError, Wasi
+from sandbox_service.worker.wasi import GuestExitError, Wasi
 from tests.hostile.mapped_memory import MappedMemory
 
 ERRNO_MAX = 76

@@ -186,6 +186,21 @@ async def test_a_failed_run_tells_cause_cost_and_what_to_try(folder: Path) -> No
     assert "try: check the provider's key and its funds" in ended.stderr
 
 
+async def test_a_cost_that_is_not_all_known_is_told_as_the_least(folder: Path) -> None:
+    """What a call took that was cut off is only known after the run's end."""
+
+    def end(run: run_pb2.Run) -> None:
+        answered("42")(run)
+        run.usage_incomplete = True
+
+    async with serving(FakeOrchestrator(end)) as address:
+        ended = await run(folder, "ask", "why?", "notes.txt", "--server", address)
+        printed = await run(folder, "ask", "why?", "notes.txt", "--json", "--server", address)
+
+    assert "at least $0.31 · 42 s" in ended.stderr
+    assert json.loads(printed.stdout)["usage_incomplete"] is True
+
+
 async def test_json_is_one_object_with_everything(folder: Path) -> None:
     async with serving(FakeOrchestrator(answered("42"))) as address:
         ended = await run(folder, "ask", "why?", "notes.txt", "--json", "--server", address)
@@ -209,6 +224,7 @@ async def test_json_is_one_object_with_everything(folder: Path) -> None:
         "output_tokens": 0,
         "cost_usd": 0.31,
         "cost_usd_nanos": 310_000_000,
+        "usage_incomplete": False,
         "elapsed_s": 42.0,
     }
 

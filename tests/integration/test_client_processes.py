@@ -129,7 +129,7 @@ async def test_a_service_that_ends_by_itself_is_noticed(
 
     await (await asyncio.create_subprocess_exec("kill", "-KILL", str(process.pid))).wait()
 
-    assert await asyncio.wait_for(ended, timeout=10) == "signal 9"
+    assert await asyncio.wait_for(ended, timeout=30) == "signal 9"
 
 
 async def test_a_service_that_is_killed_is_started_again_at_its_address(

@@ -119,11 +119,11 @@ async def test_two_gateways_share_answers_in_valkey_and_do_without_it(
             gateway_service(files[0], **settings) as one,
             gateway_service(files[1], **settings) as other,
         ):
-            first = await one.Generate(request, metadata=metadata(), timeout=10)
-            again = await other.Generate(request, metadata=metadata(), timeout=10)
+            first = await one.Generate(request, metadata=metadata(), timeout=30)
+            again = await other.Generate(request, metadata=metadata(), timeout=30)
         gone = {"cache_url": Secret(f"unix://{tmp_path}/nobody")}
         async with gateway_service(files[0], **gone) as alone:
-            asked = await alone.Generate(request, metadata=metadata(), timeout=10)
+            asked = await alone.Generate(request, metadata=metadata(), timeout=30)
 
     assert (first.generation.attempts, again.generation.attempts) == (1, 0)
     assert again.generation.text == first.generation.text
@@ -165,9 +165,9 @@ async def test_a_restarted_gateway_gives_the_answers_it_has_in_its_database(
         path.write_text(path.read_text() + "\n[cache]\nin_database = true\n")
         request = generate(temperature=0.0)
         async with gateway_service(path) as stub:
-            first = await stub.Generate(request, metadata=metadata(), timeout=10)
+            first = await stub.Generate(request, metadata=metadata(), timeout=30)
         async with gateway_service(path) as stub:
-            again = await stub.Generate(request, metadata=metadata(), timeout=10)
+            again = await stub.Generate(request, metadata=metadata(), timeout=30)
 
     assert (first.generation.attempts, again.generation.attempts) == (1, 0)
     assert again.generation.text == first.generation.text
@@ -183,7 +183,7 @@ async def test_identical_calls_at_the_same_time_are_asked_once(
         request = generate(temperature=0.0)
         async with gateway_service(path) as stub:
             responses = await asyncio.gather(
-                *(stub.Generate(request, metadata=metadata(), timeout=10) for _ in range(20))
+                *(stub.Generate(request, metadata=metadata(), timeout=30) for _ in range(20))
             )
 
     assert sum(response.generation.attempts for response in responses) == 1
@@ -194,7 +194,7 @@ async def test_an_unknown_wish_for_the_cache_is_refused(tmp_path: Path) -> None:
     path = config_file(tmp_path / "gateway.toml", ["http://127.0.0.1:1/v1"])
     async with gateway_service(path) as stub:
         with pytest.raises(Exception, match=r"prompt\.cache_use"):
-            await stub.Generate(generate(cache_use=7), metadata=metadata(), timeout=10)
+            await stub.Generate(generate(cache_use=7), metadata=metadata(), timeout=30)
 
 
 async def test_hits_are_in_the_usage_beside_what_was_paid(tmp_path: Path) -> None:
@@ -205,10 +205,10 @@ async def test_hits_are_in_the_usage_beside_what_was_paid(tmp_path: Path) -> Non
             for number in range(3):
                 request = generate(temperature=0.0)
                 request.call.request_id = str(number)
-                await gateway.Generate(request, metadata=metadata(), timeout=10)
+                await gateway.Generate(request, metadata=metadata(), timeout=30)
             asked = quota_service_pb2.GetUsageRequest(parent="tenants/acme")
             asked.start_time.FromSeconds(1)
             key = (("fathom-operator-key", KEY.reveal()),)
-            (row,) = (await quotas.GetUsage(asked, metadata=key, timeout=10)).rows
+            (row,) = (await quotas.GetUsage(asked, metadata=key, timeout=30)).rows
 
     assert (row.usage.calls, row.cache_hits) == (1, 2)

@@ -47,7 +47,7 @@ def keyed_config(folder: Path, base_url: str) -> Path:
 
 
 async def keys_used(stub: Any, provider: PlayedModel) -> str:
-    await stub.Generate(generate(), metadata=metadata(), timeout=10)
+    await stub.Generate(generate(), metadata=metadata(), timeout=30)
     return provider.headers[-1]["authorization"]
 
 
@@ -187,7 +187,7 @@ async def test_the_configuration_file_says_how_an_endpoint_is_recognised(
         text = path.read_text().replace("timeout_s = 5", keys)
         path.write_text(f'secrets_dir = "{certificates}"\n{text}')
         async with opened_gateway(path) as (stub, _):
-            answer = await stub.Generate(generate(), metadata=metadata(), timeout=10)
+            answer = await stub.Generate(generate(), metadata=metadata(), timeout=30)
 
     assert answer.generation.text == "hello there"
 
@@ -303,5 +303,5 @@ async def test_no_key_is_told_to_anybody(
 
 async def _failure(stub: Any) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Generate(generate(), metadata=metadata(), timeout=10)
+        await stub.Generate(generate(), metadata=metadata(), timeout=30)
     return f"{caught.value!r} {caught.value.trailing_metadata()}"

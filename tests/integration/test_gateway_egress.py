@@ -31,7 +31,7 @@ async def test_a_redacted_key_never_reaches_the_provider(tmp_path: Path) -> None
     async with PlayedModel() as provider:
         path = with_egress(tmp_path / "c.toml", provider.base_url, '[egress]\nsecrets = "redact"')
         async with gateway_service(path) as stub:
-            await stub.Generate(generate(f"the key is {KEY}."), metadata=metadata(), timeout=10)
+            await stub.Generate(generate(f"the key is {KEY}."), metadata=metadata(), timeout=30)
 
     sent = provider.bodies[0]["messages"][0]["content"]
     assert sent == "the key is [redacted: aws_access_key]."
@@ -44,8 +44,8 @@ async def test_a_refused_prompt_is_never_sent_and_costs_nothing(tmp_path: Path) 
         path = with_egress(tmp_path / "c.toml", provider.base_url, rules)
         async with gateway_service(path) as stub:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await stub.Generate(generate(KEY), metadata=metadata(), timeout=10)
-            await stub.Generate(generate(KEY), metadata=metadata(tenant="other"), timeout=10)
+                await stub.Generate(generate(KEY), metadata=metadata(), timeout=30)
+            await stub.Generate(generate(KEY), metadata=metadata(tenant="other"), timeout=30)
 
     error = received(refused.value)
     assert error.code is grpc.StatusCode.FAILED_PRECONDITION
@@ -70,7 +70,7 @@ async def test_content_is_in_traces_only_for_tenants_that_have_it_captured(
         tenant = "acme" if captured else "other"
         async with gateway_service(path) as stub:
             asked = generate("a prompt in confidence")
-            await stub.Generate(asked, metadata=metadata(tenant=tenant), timeout=10)
+            await stub.Generate(asked, metadata=metadata(tenant=tenant), timeout=30)
 
     chat = dict(spans.get_finished_spans()[-1].attributes or {})
     expected = ("user: a prompt in confidence", "an answer in confidence")
@@ -92,7 +92,7 @@ async def test_a_secret_that_must_not_leave_is_in_no_trace(
         path = with_egress(tmp_path / "c.toml", provider.base_url, rules)
         async with gateway_service(path) as stub:
             with contextlib.suppress(grpc.aio.AioRpcError):
-                await stub.Generate(generate(KEY), metadata=metadata(), timeout=10)
+                await stub.Generate(generate(KEY), metadata=metadata(), timeout=30)
 
     chat = dict(spans.get_finished_spans()[-1].attributes or {})
     expected = "user: [redacted: aws_access_key]" if captured else None

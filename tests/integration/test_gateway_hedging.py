@@ -41,7 +41,7 @@ class Scene:
     async def ask(self, request_id: str = "") -> Generation:
         request = generate()
         request.call.request_id = request_id
-        response = await self.stub.Generate(request, metadata=metadata(), timeout=10)
+        response = await self.stub.Generate(request, metadata=metadata(), timeout=30)
         generation: Generation = response.generation
         return generation
 
@@ -187,7 +187,7 @@ async def test_a_stream_is_never_asked_twice(tmp_path: Path) -> None:
         played.first.plan(gate)
 
         async def read() -> list[pb2.StreamGenerateResponse]:
-            call = played.stub.StreamGenerate(stream_generate(), metadata=metadata(), timeout=10)
+            call = played.stub.StreamGenerate(stream_generate(), metadata=metadata(), timeout=30)
             return [response async for response in call]
 
         await no_second_attempt(played, asyncio.create_task(read()), gate)
@@ -200,7 +200,7 @@ async def test_a_caller_who_goes_away_leaves_neither_attempt_running(tmp_path: P
         gates = Gate(answers("never")), Gate(answers("never"))
         played.first.plan(gates[0])
         played.second.plan(gates[1])
-        call = played.stub.Generate(generate(), metadata=metadata(), timeout=10)
+        call = played.stub.Generate(generate(), metadata=metadata(), timeout=30)
         await gates[1].reached.wait()
         call.cancel()
         await eventually(lambda: played.first.under_way == played.second.under_way == 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,7 +35,7 @@ from tests.support.gateway import (
 from tests.support.played_model import Gate, PlayedModel, answers, fails, sends
 from tests.support.postgres import PostgresServer
 
-TIMEOUT_S = 20
+TIMEOUT_S = 30
 OPERATOR = (("fathom-operator-key", KEY.reveal()),)
 COST = 10 * 1_000 + 3 * 2_000
 """Of one usual call, in nano-dollars."""
@@ -119,10 +121,10 @@ async def test_a_streamed_call_is_repeated_in_one_piece(
     provider.plan(answers("one two", reasoning="because"))
     async with gateway_service(config) as stub:
         first = [
-            each async for each in stub.StreamGenerate(request, metadata=metadata(), timeout=9)
+            each async for each in stub.StreamGenerate(request, metadata=metadata(), timeout=30)
         ]
         again = [
-            each async for each in stub.StreamGenerate(request, metadata=metadata(), timeout=9)
+            each async for each in stub.StreamGenerate(request, metadata=metadata(), timeout=30)
         ]
         whole = await ask(stub, asked())
 
@@ -297,6 +299,28 @@ async def test_a_large_answer_is_repeated_whole(config: Path, provider: PlayedMo
     assert len(stored(config)) == 1
 
 
+async def test_a_large_answer_is_repeated_although_the_disk_for_large_ones_is_full(
+    config: Path, provider: PlayedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paid: the ledger keeps it beside its price, and nobody pays for it again."""
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    provider.plan(answers("x" * 3_000_000))
+    async with gateway_service(config) as stub:
+        first = await ask(stub, asked())
+    async with gateway_service(config) as stub:
+        again = await ask(stub, asked())
+
+    assert (first.attempts, first.text) == (1, "x" * 3_000_000)
+    assert (again.attempts, again.text) == (0, first.text)
+    assert again.recorded_usage == first.usage
+    assert len(provider.bodies) == 1
+    assert stored(config) == [*(config.parent / "answers").glob("*.partial")] == []
+
+
 async def test_a_lost_file_is_data_loss_and_no_second_payment(
     config: Path, provider: PlayedModel
 ) -> None:
@@ -449,11 +473,11 @@ async def test_only_the_operator_uses_the_quota_service(
     async with gateway_channel(config, operator_key=configured) as channel:
         quotas = QuotaServiceStub(channel)
         for call in (
-            quotas.SetQuota(quota_pb2.SetQuotaRequest(), timeout=5, metadata=with_key),
-            quotas.GetQuota(quota_pb2.GetQuotaRequest(), timeout=5, metadata=with_key),
-            quotas.ListQuotas(quota_pb2.ListQuotasRequest(), timeout=5, metadata=with_key),
-            quotas.DeleteQuota(quota_pb2.DeleteQuotaRequest(), timeout=5, metadata=with_key),
-            quotas.GetUsage(quota_pb2.GetUsageRequest(), timeout=5, metadata=with_key),
+            quotas.SetQuota(quota_pb2.SetQuotaRequest(), timeout=30, metadata=with_key),
+            quotas.GetQuota(quota_pb2.GetQuotaRequest(), timeout=30, metadata=with_key),
+            quotas.ListQuotas(quota_pb2.ListQuotasRequest(), timeout=30, metadata=with_key),
+            quotas.DeleteQuota(quota_pb2.DeleteQuotaRequest(), timeout=30, metadata=with_key),
+            quotas.GetUsage(quota_pb2.GetUsageRequest(), timeout=30, metadata=with_key),
         ):
             error = await error_of(call)
 

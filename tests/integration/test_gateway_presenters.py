@@ -54,7 +54,7 @@ async def called_by(name: str, path: Path, **settings: Any) -> AsyncIterator[Any
 async def test_a_token_is_good_for_the_service_it_was_given_to(tmp_path: Path) -> None:
     async with called_by(SANDBOX, tmp_path) as stub:
         answered = await stub.Generate(
-            generate(), metadata=metadata(presenters=(SANDBOX,)), timeout=10
+            generate(), metadata=metadata(presenters=(SANDBOX,)), timeout=30
         )
 
     assert answered.generation.text
@@ -70,7 +70,7 @@ async def test_a_token_that_is_replayed_elsewhere_is_refused_and_written_down(
             caplog.at_level(logging.WARNING, logger="fathom.audit"),
             pytest.raises(grpc.aio.AioRpcError) as caught,
         ):
-            await stub.Generate(generate(), metadata=carried, timeout=10)
+            await stub.Generate(generate(), metadata=carried, timeout=30)
 
     error = received(caught.value)
     assert error.code is grpc.StatusCode.UNAUTHENTICATED
@@ -90,10 +90,10 @@ async def test_a_gateway_with_the_public_half_takes_tokens_of_the_private_one(
     minted = RunTokenSigner(private).mint(token(presenters=(SANDBOX,)))
     async with called_by(SANDBOX, tmp_path, run_token_key=public) as stub:
         good = ((RUN_TOKEN_METADATA, minted),)
-        assert (await stub.Generate(generate(), metadata=good, timeout=10)).generation.text
+        assert (await stub.Generate(generate(), metadata=good, timeout=30)).generation.text
 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Generate(generate(), metadata=metadata(), timeout=10)
+            await stub.Generate(generate(), metadata=metadata(), timeout=30)
 
     assert received(caught.value).metadata == {"problem": "malformed"}
 
@@ -101,6 +101,6 @@ async def test_a_gateway_with_the_public_half_takes_tokens_of_the_private_one(
 async def test_a_token_that_is_good_for_too_long_is_refused(tmp_path: Path) -> None:
     async with called_by(SANDBOX, tmp_path, run_token_lifetime_max_s=60.0) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Generate(generate(), metadata=metadata(), timeout=10)
+            await stub.Generate(generate(), metadata=metadata(), timeout=30)
 
     assert received(caught.value).metadata == {"problem": "overlong"}

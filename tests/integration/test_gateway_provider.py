@@ -145,7 +145,7 @@ async def test_an_error_without_end_is_read_to_its_beginning(status: int, kind: 
 
     async with PlayedModel(behave) as serving, reaching(serving, timeout_s=60) as provider:
         with pytest.raises(ProviderError) as caught:
-            await asyncio.wait_for(provider.complete(deployment(), prompt(), 50, None), 10)
+            await asyncio.wait_for(provider.complete(deployment(), prompt(), 50, None), 30)
         await eventually(lambda: serving.under_way == 0)
 
     assert (caught.value.kind.value, caught.value.http_status) == (kind, status)
@@ -153,7 +153,7 @@ async def test_an_error_without_end_is_read_to_its_beginning(status: int, kind: 
 
 async def test_silence_is_given_up_also_in_the_middle_of_a_stream() -> None:
     stalled = streams([chunk("a")], then=Gate(ends))
-    async with PlayedModel(stalled) as serving, reaching(serving, timeout_s=0.3) as provider:
+    async with PlayedModel(stalled) as serving, reaching(serving, timeout_s=1.0) as provider:
         taken = asyncio.Event()
 
         with pytest.raises(ProviderError) as caught:

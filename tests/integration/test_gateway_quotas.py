@@ -27,7 +27,7 @@ from tests.support.gateway import (
 )
 from tests.support.played_model import Gate, PlayedModel, answers
 
-TIMEOUT_S = 20
+TIMEOUT_S = 30
 OPERATOR = (("fathom-operator-key", KEY.reveal()),)
 DAILY = "tenants/acme/quotas/daily"
 COST = 10 * 1_000 + 3 * 2_000

@@ -50,7 +50,7 @@ class Scene:
     async def ask(self, **fields: Any) -> pb2.GenerateResponse:
         request = generate(**fields)
         response: pb2.GenerateResponse = await self.stub.Generate(
-            request, metadata=metadata(), timeout=10
+            request, metadata=metadata(), timeout=30
         )
         return response
 
@@ -180,7 +180,7 @@ async def test_what_may_leave_and_what_is_listed_are_renewed_too(tmp_path: Path)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await played.ask(text="AKIA" + "A" * 16)
         models = await played.stub.ListModels(
-            pb2.ListModelsRequest(), metadata=metadata(), timeout=10
+            pb2.ListModelsRequest(), metadata=metadata(), timeout=30
         )
 
     assert received(caught.value).reason == ErrorReason.ERROR_REASON_EGRESS_REFUSED
@@ -197,7 +197,7 @@ async def test_sighup_has_the_file_read_again(tmp_path: Path) -> None:
 
             async def ask() -> str:
                 request, carried = generate(), metadata()
-                answer = await process.stub.Generate(request, metadata=carried, timeout=10)
+                answer = await process.stub.Generate(request, metadata=carried, timeout=30)
                 return str(answer.generation.text)
 
             assert await ask() == "first"

@@ -28,7 +28,7 @@ class Scene:
 
     async def ask(self, tier: str = "sub", **token: Any) -> Generation:
         carried = metadata(**token)
-        response = await self.stub.Generate(generate(tier=tier), metadata=carried, timeout=10)
+        response = await self.stub.Generate(generate(tier=tier), metadata=carried, timeout=30)
         generation: Generation = response.generation
         return generation
 

@@ -54,7 +54,7 @@ async def test_models_say_whether_they_take_schemas(tmp_path: Path) -> None:
     file = config_file(tmp_path / "c.toml", ["http://127.0.0.1:1/v1"] * 2)
     file.write_text(file.read_text().replace('"id-1"', '"id-1"\nstructured_output = true'))
     async with gateway_service(file) as stub:
-        listed = await stub.ListModels(ListModelsRequest(), metadata=metadata(), timeout=10)
+        listed = await stub.ListModels(ListModelsRequest(), metadata=metadata(), timeout=30)
 
     assert [model.structured_output for model in listed.models] == [False, True]
 

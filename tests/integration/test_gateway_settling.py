@@ -23,7 +23,7 @@ from tests.support.gateway import (
 )
 from tests.support.played_model import Gate, PlayedModel, answers
 
-TIMEOUT_S = 10
+TIMEOUT_S = 30
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def test_what_was_cut_off_is_booked_at_once_and_told(
     took_s = time.monotonic() - started_s
 
     assert settled.calls_open == 0
-    assert took_s < 5, "and not when the provider is no longer read"
+    assert took_s < 30, "and not when the provider is no longer read, after a minute"
     by_id = {each.request_id: each for each in settled.calls}
     assert by_id["a/1/0/0"].usage == answered.generation.usage
     assert by_id["a/1/0/0"].model == answered.generation.model

@@ -52,7 +52,7 @@ async def spans_of(
 ) -> list[ReadableSpan]:
     async with gateway_service(config_file(path, [provider.base_url])) as stub:
         with contextlib.suppress(grpc.aio.AioRpcError):
-            await stub.Generate(request, metadata=metadata(), timeout=10)
+            await stub.Generate(request, metadata=metadata(), timeout=30)
     return list(exporter.get_finished_spans())
 
 
@@ -101,7 +101,7 @@ async def test_a_streamed_call_says_when_its_first_piece_came(
     async with PlayedModel() as provider:
         path = config_file(tmp_path / "c.toml", [provider.base_url])
         async with gateway_service(path) as stub:
-            call = stub.StreamGenerate(stream_generate(), metadata=metadata(), timeout=10)
+            call = stub.StreamGenerate(stream_generate(), metadata=metadata(), timeout=30)
             async for _ in call:
                 pass
 
@@ -202,7 +202,7 @@ async def _talk(stub: Any) -> str:
     """Make calls that end in every way; return what the errors say."""
     told = ""
     for carried in (metadata(), metadata(), metadata(tokens_max=1), ()):
-        call = stub.Generate(generate(SECRETS[2]), metadata=carried, timeout=10)
+        call = stub.Generate(generate(SECRETS[2]), metadata=carried, timeout=30)
         try:
             assert (await call).generation.text == SECRETS[3]
         except grpc.aio.AioRpcError as error:
@@ -214,7 +214,7 @@ async def _talk(stub: Any) -> str:
             pb2.BatchGenerateRequest(item=item),
         ]
     )
-    async for response in stub.BatchGenerate(requests, metadata=metadata(), timeout=10):
+    async for response in stub.BatchGenerate(requests, metadata=metadata(), timeout=30):
         assert response.generation.text == SECRETS[3]
     return told
 
@@ -266,7 +266,7 @@ async def test_the_newer_metric_names_are_told_where_they_are_asked_for(
     async with PlayedModel(answers("yes")) as provider:
         path = config_file(tmp_path / "gateway.toml", [provider.base_url])
         async with gateway_service(path, newer_metric_names=newer) as stub:
-            await stub.Generate(generate(), metadata=metadata(), timeout=10)
+            await stub.Generate(generate(), metadata=metadata(), timeout=30)
     data = reader.get_metrics_data()
     assert data is not None
     told = {m.name for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}

@@ -27,7 +27,7 @@ async def test_tokens_are_counted_for_the_tiers_first_deployment(path: Path) -> 
         counted = await stub.CountTokens(
             pb2.CountTokensRequest(prompt=wire_prompt("hello world")),
             metadata=metadata(),
-            timeout=10,
+            timeout=30,
         )
 
     assert counted == pb2.CountTokensResponse(input_tokens=2 + 4 + 3, exact=True)
@@ -49,7 +49,7 @@ async def test_counting_is_refused_where_asking_is(
     async with gateway_service(path) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.CountTokens(
-                pb2.CountTokensRequest(prompt=prompt), metadata=carried, timeout=10
+                pb2.CountTokensRequest(prompt=prompt), metadata=carried, timeout=30
             )
 
     assert caught.value.code() is code
@@ -65,7 +65,7 @@ async def test_what_may_not_leave_is_not_counted(path: Path, text: str, reason: 
     async with gateway_service(path) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.CountTokens(
-                pb2.CountTokensRequest(prompt=wire_prompt(text)), metadata=metadata(), timeout=10
+                pb2.CountTokensRequest(prompt=wire_prompt(text)), metadata=metadata(), timeout=30
             )
 
     assert received(caught.value).reason_name == f"ERROR_REASON_{reason}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from fathom.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorSer
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 
 from common.channel import open_channel
+from common.config import Secret
 from common.errors import ReceivedError, received
+from common.run_token import RUN_TOKEN_METADATA, RunToken, RunTokenSigner
 from tests.support.eventually import eventually
+from tests.support.fake_gateway import TOKEN_KEY
 from tests.support.orchestrator import TIMEOUT_S, Stack, chunk, orchestrator, start
 
 TENANTS = ("greedy", "modest")
@@ -66,6 +70,22 @@ async def failure(call: Awaitable[Any]) -> ReceivedError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return received(caught.value)
+
+
+def a_run_token() -> str:
+    """Return a token of a run that is not there."""
+    token = RunToken(
+        tenant="modest",
+        run="runs/nowhere",
+        depth=0,
+        tiers=(),
+        tokens_max=None,
+        cost_usd_nanos_max=None,
+        tokens_spent=0,
+        cost_usd_nanos_spent=0,
+        expires_at=time.time() + 60,
+    )
+    return RunTokenSigner(Secret(TOKEN_KEY)).mint(token)
 
 
 @pytest.fixture
@@ -182,8 +202,30 @@ async def test_only_a_child_runs_context_makes_a_large_request(tmp_path: Path) -
         assert error.metadata["bytes_max"] == str(4 * MIB)
 
         for size, code in (
-            (16 * MIB - 100, grpc.StatusCode.UNAUTHENTICATED),  # it was read, and has no token
+            (16 * MIB - 100, grpc.StatusCode.NOT_FOUND),  # it was read, and there is no such run
             (16 * MIB + 1, grpc.StatusCode.RESOURCE_EXHAUSTED),
         ):
-            call = runs.RunChild(pb.RunChildRequest(question="q" * size), timeout=TIMEOUT_S)
+            call = runs.RunChild(
+                pb.RunChildRequest(question="q" * size),
+                metadata=((RUN_TOKEN_METADATA, a_run_token()),),
+                timeout=TIMEOUT_S,
+            )
             assert (await failure(call.read())).code is code
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "OrchestratorService/CreateRun",
+        "OrchestratorService/RunChild",
+        "HostToolService/CallHostTool",
+    ],
+)
+async def test_who_is_not_known_is_refused_before_the_request_has_come(
+    stack: Stack, method: str
+) -> None:
+    """Else it would hold a place and up to 16 MiB for as long as it likes."""
+    silent: Any = stack.channel.stream_stream(f"/fathom.orchestrator.v1.{method}")
+    for metadata in ((), ((RUN_TOKEN_METADATA, "v1.forged.token"),)):
+        call = silent(metadata=metadata, timeout=TIMEOUT_S)
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -60,7 +60,7 @@ async def test_a_text_is_measured_and_read_back(stack: Stack) -> None:
     assert context.tokens_estimated == -(-len(data) // 4)
     assert context.blake3 == blake3.blake3(data).hexdigest()
     assert await read(stack, context.name) == data
-    got = await stack.contexts.GetContext(pb.GetContextRequest(name=context.name), timeout=5)
+    got = await stack.contexts.GetContext(pb.GetContextRequest(name=context.name), timeout=30)
     assert got.context == context
 
 
@@ -280,9 +280,9 @@ async def test_a_negative_range_is_refused(stack: Stack, field: str) -> None:
 async def test_an_unknown_context_is_not_found(stack: Stack) -> None:
     name = "contexts/" + "0" * 32
     errors = [
-        await failure(stack.contexts.GetContext(pb.GetContextRequest(name=name), timeout=5)),
-        await failure(stack.contexts.ListDocuments(pb.ListDocumentsRequest(name=name), timeout=5)),
-        await failure(stack.contexts.ReadContext(pb.ReadContextRequest(name=name), timeout=5)),
+        await failure(stack.contexts.GetContext(pb.GetContextRequest(name=name), timeout=30)),
+        await failure(stack.contexts.ListDocuments(pb.ListDocumentsRequest(name=name), timeout=30)),
+        await failure(stack.contexts.ReadContext(pb.ReadContextRequest(name=name), timeout=30)),
     ]
 
     assert [error.code for error in errors] == [grpc.StatusCode.NOT_FOUND] * 3

@@ -191,6 +191,54 @@ async def test_a_run_below_one_that_a_kill_switch_stops_has_no_forks(
     assert error.metadata == {"target": target, "why": "too dear"}
 
 
+@pytest.mark.parametrize("is_childs", [False, True])
+async def test_a_fork_of_a_fork_goes_on_from_nothing_that_a_kill_switch_stops(
+    stack: Stack, is_childs: bool
+) -> None:
+    """Forks that were made before have its turns, and are no way around it; nor are forks of a run
+    below it."""
+    run, root = await finished(stack), await finished(stack)
+    if is_childs:
+        await put_below(stack, run, root, root=root)
+    stack.gateway.replies = [cell("z = x")] * 9
+    first = await fork(stack, run, 1)
+    await stack.watch(first)
+    second = await fork(stack, first, 1)
+    target = root.name if is_childs else run.name
+    switch = operations_service_pb2.KillSwitch(target=target, reason="too dear")
+    await OperationsServiceStub(stack.channel).SetKillSwitch(
+        operations_service_pb2.SetKillSwitchRequest(kill_switch=switch), timeout=TIMEOUT_S
+    )
+
+    for each in (first, second):
+        error = await refusal(stack, each, 1)
+        assert error.reason == ErrorReason.ERROR_REASON_KILL_SWITCH
+        assert error.metadata == {"target": target, "why": "too dear"}
+
+
+@pytest.mark.parametrize("target", ["tenants/default", "profiles/search"])
+async def test_a_fork_of_a_fork_is_its_tenants_and_of_its_profile(
+    tmp_path: Path, target: str
+) -> None:
+    """A switch on either stops it as it does a run from the start."""
+    async with orchestrator(tmp_path) as stack:
+        context = await stack.upload()
+        spec = RunSpec(question="What?", context=context.name, profile="profiles/search")
+        stack.gateway.replies = [cell("x = 1")] * 9
+        created = await stack.runs.CreateRun(pb.CreateRunRequest(spec=spec), timeout=TIMEOUT_S)
+        await stack.watch(created.run)
+        first = await fork(stack, created.run, 1)
+        await stack.watch(first)
+        switch = operations_service_pb2.KillSwitch(target=target, reason="too dear")
+        await OperationsServiceStub(stack.channel).SetKillSwitch(
+            operations_service_pb2.SetKillSwitchRequest(kill_switch=switch), timeout=TIMEOUT_S
+        )
+
+        error = await refusal(stack, first, 1)
+
+        assert error.metadata == {"target": target, "why": "too dear"}
+
+
 async def put_below(stack: Stack, run: Run, parent: Run, *, root: Run) -> None:
     """Make a run that has ended one that another one's code has asked for."""
     database = await Database.open(stack.config.database_url.reveal(), MIGRATIONS)

@@ -485,7 +485,7 @@ async def test_a_gateway_that_stays_away_is_waited_for_until_the_run_is_out_of_t
     """Whoever restarts it has as long as the run has; what was found until then is not lost."""
     away = ScriptedError(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_DRAINING)
     time_max = Duration()
-    time_max.FromMilliseconds(1_500)
+    time_max.FromMilliseconds(3_000)
 
     run, _ = await stack.ask(cell("print('found')"), away, time_max=time_max)
 

@@ -22,6 +22,7 @@ from common.database import Database, DatabaseAwayError
 from orchestrator import tables
 from orchestrator.blobs import BlobMissingError, FolderBlobStore
 from orchestrator.contexts.store import ContextStore
+from orchestrator.durable.turnstile import Turnstile
 from orchestrator.errors import KillSwitchError
 from orchestrator.operations.audit_check import AuditCheck
 from orchestrator.operations.audit_log import AuditLog, Deed
@@ -29,6 +30,7 @@ from orchestrator.operations.kill_switches import KillSwitches
 from orchestrator.operations.retention import Retention
 from orchestrator.operations.run_books import RunBooks
 from orchestrator.operations.statistics import HourErrors, SizeLatency, Statistics, UserCost
+from orchestrator.operations.stopping import Stopping
 from orchestrator.tables import MIGRATIONS
 from tests.support.eventually import eventually
 
@@ -98,6 +100,12 @@ async def add_context(database: Database, context_id: str, size_bytes: int) -> N
         await connection.execute(tables.contexts.insert().values(**values))
 
 
+async def enter(database: Database, *deeds: Deed) -> None:
+    """Add entries to the audit log."""
+    async with database.writing() as connection:
+        await AuditLog(database).add_within(connection, deeds)
+
+
 async def book_all(database: Database) -> AuditLog:
     """Bring the books up to date."""
     audit = AuditLog(database)
@@ -110,7 +118,7 @@ async def book_all(database: Database) -> AuditLog:
 async def test_entries_are_numbered_without_gaps_and_follow_one_another(database: Database) -> None:
     """Also where several writers add at once, as replicas do."""
     audit = AuditLog(database)
-    await asyncio.gather(*(audit.add(DEED, DEED) for _ in range(10)))
+    await asyncio.gather(*(enter(database, DEED, DEED) for _ in range(10)))
     entries = await audit.page(tenant=None, subject="", after=0, count=100)
     assert [entry.sequence for entry in entries] == list(range(1, 21))
     found = await AuditCheck(database, audit).verify()
@@ -120,7 +128,7 @@ async def test_entries_are_numbered_without_gaps_and_follow_one_another(database
 async def test_pages_are_of_one_tenant_and_one_subject(database: Database) -> None:
     audit = AuditLog(database)
     other = Deed(tenant="other", actor="", action="run.ended", subject="runs/2")
-    await audit.add(DEED, other, DEED)
+    await enter(database, DEED, other, DEED)
     ours = await audit.page(tenant="acme", subject="", after=1, count=10)
     assert [entry.sequence for entry in ours] == [3]
     theirs = await audit.page(tenant=None, subject="runs/2", after=0, count=10)
@@ -130,7 +138,7 @@ async def test_pages_are_of_one_tenant_and_one_subject(database: Database) -> No
 @pytest.mark.parametrize("column", ["actor", "action", "subject", "details", "tenant"])
 async def test_an_entry_that_was_changed_is_found(database: Database, column: str) -> None:
     audit = AuditLog(database)
-    await audit.add(DEED, DEED, DEED)
+    await enter(database, DEED, DEED, DEED)
     table = tables.audit_log
     value = '{"a":"b"}' if column == "details" else "changed"
     async with database.writing() as connection:
@@ -145,7 +153,7 @@ async def test_an_entry_that_cannot_be_read_is_found_and_shown(
 ) -> None:
     """Who writes nonsense into the log must not end the check that finds it."""
     audit = AuditLog(database)
-    await audit.add(DEED, DEED, DEED)
+    await enter(database, DEED, DEED, DEED)
     table = tables.audit_log
     change = update(table).where(table.c.sequence == 2).values(details=details)
     async with database.writing() as connection:
@@ -161,7 +169,7 @@ async def test_an_entry_that_was_made_anew_is_found_by_the_one_after_it(
 ) -> None:
     """Who changes an entry can reckon its digest too, and would have to for all that follow."""
     audit = AuditLog(database)
-    await audit.add(DEED, DEED, DEED)
+    await enter(database, DEED, DEED, DEED)
     [second] = await audit.page(tenant=None, subject="", after=1, count=1)
     forged = dataclasses.replace(second, deed=dataclasses.replace(DEED, actor="somebody"))
     change = update(tables.audit_log).where(tables.audit_log.c.sequence == 2)
@@ -205,9 +213,66 @@ async def test_a_deleted_context_has_an_entry_that_names_who_asked(database: Dat
     ]
 
 
+@pytest.mark.parametrize("is_entered", [True, False])
+async def test_a_cancellation_is_stored_with_its_entry_or_not_at_all(
+    database: Database, monkeypatch: pytest.MonkeyPatch, is_entered: bool
+) -> None:
+    """A process can die at any moment: what it has asked for is in the log, or was not asked."""
+    await add_run(database, "a", state=Run.STATE_RUNNING)
+    turnstile = Turnstile(database, "executor", per_tenant_max=1)
+    deed = dataclasses.replace(DEED, action="run.cancel_asked", subject="runs/a")
+
+    async def die(*_: object) -> None:
+        raise DatabaseAwayError
+
+    if not is_entered:
+        monkeypatch.setattr(AuditLog, "add_within", die)
+    with contextlib.nullcontext() if is_entered else pytest.raises(DatabaseAwayError):
+        await turnstile.wish_stop("a", deed=deed)
+
+    entries = await AuditLog(database).page(tenant=None, subject="runs/a", after=0, count=9)
+    async with database.reading() as connection:
+        wished = (await connection.execute(select(tables.runs.c.is_stop_wished))).scalar_one()
+    assert (wished, [each.deed for each in entries]) == (
+        (True, [deed]) if is_entered else (False, [])
+    )
+
+
+async def test_what_a_switch_has_not_stopped_yet_is_found_later(database: Database) -> None:
+    """As where a process was killed between storing a switch and stopping what it stands for."""
+    for run_id, fields in {
+        "named": {},
+        "other": {},
+        "ended": {"state": Run.STATE_ANSWERED},
+        "tenant": {"tenant": "switched"},
+        "profile": {"spec": spec(profile="profiles/search")},
+        "unlike": {"spec": spec(profile="profiles/research")},
+    }.items():
+        values: dict[str, Any] = {"state": Run.STATE_RUNNING} | fields
+        await add_run(database, run_id, **values)
+    runs = tables.runs  # heads are what tells of profiles
+    async with database.writing() as connection:
+        await connection.execute(update(runs).values(head=runs.c.progress))
+    turnstile = Turnstile(database, "executor", per_tenant_max=1)
+    asked: list[str] = []
+
+    async def cancel(run_id: str) -> None:
+        asked.append(run_id)
+        await turnstile.wish_stop(run_id)
+
+    stopping, switches = Stopping(database, cancel), KillSwitches(database, AuditLog(database))
+    assert await stopping.enforce() == 0
+    for target in ("runs/named", "runs/ended", "tenants/switched", "profiles/search"):
+        await switches.set(target, "too dear", tenant="ops", by="root")
+
+    assert await stopping.enforce() == 3
+    assert sorted(asked) == ["named", "profile", "tenant"]
+    assert await stopping.enforce() == 0
+
+
 async def test_an_entry_that_was_removed_is_found(database: Database) -> None:
     audit = AuditLog(database)
-    await audit.add(DEED, DEED, DEED)
+    await enter(database, DEED, DEED, DEED)
     async with database.writing() as connection:
         await connection.execute(delete(tables.audit_log).where(tables.audit_log.c.sequence == 2))
     found = await AuditCheck(database, audit).verify()

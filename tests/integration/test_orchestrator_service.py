@@ -470,7 +470,7 @@ async def test_cancelling_stops_a_waiting_model_call(stack: Stack) -> None:
     await stack.gateway.asked.wait()
 
     await cancel(stack, run)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(TIMEOUT_S):
         end = (await stack.watch(run))[-1].run_changed
 
     error = ReceivedError(end.error)
@@ -488,7 +488,7 @@ async def test_cancelling_stops_a_running_cell_and_deletes_its_session(stack: St
     await watch_for(stack, run, "cell_started")
 
     await cancel(stack, run)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(TIMEOUT_S):
         *_, cell, end = await stack.watch(run)
 
     assert cell.cell_finished.ending == "ABORTED"

@@ -20,7 +20,7 @@ from orchestrator.tables import MIGRATIONS
 from tests.support.fake_sandbox import FakeSandbox
 from tests.support.serving import serve
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 30
 
 
 class Place:

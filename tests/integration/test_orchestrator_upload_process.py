@@ -127,7 +127,7 @@ async def test_an_upload_outlives_a_killed_orchestrator(orchestrator: Orchestrat
     async with grpc.aio.insecure_channel(orchestrator.address) as channel:
         stub = context_service_pb2_grpc.ContextServiceStub(channel)
         kept = (
-            await stub.GetUpload(pb.GetUploadRequest(upload_id=upload_id), timeout=10)
+            await stub.GetUpload(pb.GetUploadRequest(upload_id=upload_id), timeout=30)
         ).bytes_kept
         rest = messages(upload_id, kept // MIB, 420)
         context = (await stub.UploadContext(rest, timeout=100)).context

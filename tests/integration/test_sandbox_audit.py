@@ -160,9 +160,9 @@ async def test_the_service_opens_its_log_anew_on_sighup(tmp_path: Path) -> None:
         await eventually(path.exists)
         async with grpc.aio.insecure_channel(address.read_text().strip()) as channel:
             stub: Any = SandboxServiceStub(channel)
-            created = await stub.CreateSession(wire.CreateSessionRequest(), timeout=10)
+            created = await stub.CreateSession(wire.CreateSessionRequest(), timeout=30)
             request = wire.ExecuteRequest(name=created.session.name, code="1")
-            async for _ in stub.Execute(request, timeout=10):
+            async for _ in stub.Execute(request, timeout=30):
                 pass
     finally:
         process.terminate()

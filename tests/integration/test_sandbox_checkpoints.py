@@ -351,7 +351,7 @@ async def test_a_busy_session_is_not_checkpointed(box: Sandbox) -> None:
     name = await box.create()
     call = box.stub.Execute(wire.ExecuteRequest(name=name, code="llm_query('hold')"), timeout=30)
     running = asyncio.create_task(call.read())
-    await asyncio.wait_for(box.gateway.held.wait(), 10)
+    await asyncio.wait_for(box.gateway.held.wait(), 30)
 
     code, reason, metadata = await refused(box.checkpoint(name))
 

@@ -207,14 +207,13 @@ async def test_leaving_the_process_restores_the_state_before(box: Sandbox, sessi
 async def restored(box: Sandbox, session: str, cell: str) -> Ran:
     """Run a cell that is stopped, and check that the state before it is back."""
     setup = "state = {'a': [1, 2]}\nclass C:\n    v = 7\ndef f(n):\n    return n * C.v"
-    await box.run(session, setup)
+    assert (await box.run_in_time(session, setup)).ending == "completed"
 
     ran = await box.run(session, f"state['a'].append(3)\nC.v = 0\n{cell}")
 
     assert not ran.result.state_kept
-    assert (await box.run(session, "state, f(2), llm_query('still there')")).out == (
-        "({'a': [1, 2]}, 14, 're: still there')\n"
-    )
+    after = await box.run_in_time(session, "state, f(2), llm_query('still there')")
+    assert after.out == "({'a': [1, 2]}, 14, 're: still there')\n"
     return ran
 
 
@@ -273,12 +272,13 @@ async def test_time_ends_a_cell(box: Sandbox, cell: str) -> None:
     ran = await restored(box, session, cell)
 
     assert ran.ending == "timed_out"
-    assert 0.15 <= ran.result.own_time.ToTimedelta().total_seconds() < 0.5
+    # And not only when the service ends the worker, after another 15 s.
+    assert 0.15 <= ran.result.own_time.ToTimedelta().total_seconds() < 10
 
 
 async def test_the_wait_for_a_sub_model_is_not_the_cells_time(box: Sandbox) -> None:
     """A slow provider must not cost a cell its deadline."""
-    limit = Duration(nanos=200_000_000)
+    limit = Duration(seconds=1)
     session = await box.create(limits=limits(execute_time_max=limit))
     events = box.stream(session, "llm_query('hold')\nprint('done')")
     async for event in events:
@@ -293,8 +293,8 @@ async def test_the_wait_for_a_sub_model_is_not_the_cells_time(box: Sandbox) -> N
 
     assert ran.ending == "completed"
     assert ran.out == "done\n"
-    assert ran.result.wait_time.ToTimedelta().total_seconds() >= 0.2
-    assert ran.result.own_time.ToTimedelta().total_seconds() < 0.2
+    assert ran.result.wait_time.ToTimedelta().total_seconds() >= 1.0
+    assert ran.result.own_time.ToTimedelta().total_seconds() < 1.0
 
 
 async def test_memory_ends_in_a_memory_error(box: Sandbox) -> None:

@@ -18,7 +18,9 @@ import pytest
 from common.errors import NotFoundError
 from sandbox_service import frames
 from sandbox_service.audit import AuditTrail
-from sandbox_service.execution_stream import Ended, Event, ExecutionOptions, ExecutionStream
+from sandbox_service.cell_requests import Carriers, CellRequests
+from sandbox_service.execution_options import ExecutionOptions
+from sandbox_service.execution_stream import Ended, Event, ExecutionStream
 from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
@@ -60,6 +62,8 @@ while data := connection.recv(1 << 16):
 """
 COMMAND = (sys.executable, "-I", "-c", OBEDIENT)
 OPTIONS = SessionOptions(limits=Limits(), contexts=[], idle_ttl_s=60.0, labels={})
+CARRIERS = Carriers(sub_models=None)  # type: ignore[arg-type]
+"""Their cells ask for nothing."""
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ async def sessions(tmp_path: Path) -> AsyncIterator[SessionTable]:
 
 async def run(sessions: SessionTable, session: Session, code: str = "end") -> list[int | Event]:
     options, audit = ExecutionOptions(code=code), AuditTrail()
-    events = session.execute(options, None, sessions.tasks, audit)  # type: ignore[arg-type]
+    events = session.execute(options, CARRIERS, sessions.tasks, audit)
     return [event async for batch in events for event in batch]
 
 
@@ -140,7 +144,7 @@ async def test_an_interrupt_that_meets_a_dying_worker_does_not_say_that_the_sess
     session = await sessions.create(OPTIONS)
     await eventually(lambda: session.is_saved)
     options, audit = ExecutionOptions(code="go on"), AuditTrail()
-    events = session.execute(options, None, sessions.tasks, audit)  # type: ignore[arg-type]
+    events = session.execute(options, CARRIERS, sessions.tasks, audit)
     assert await anext(events) == [1]
     (worker,) = sessions.pool.workers
     worker.kill("the test ends it")
@@ -169,16 +173,9 @@ async def test_an_interrupt_that_comes_late_ends_no_worker(monkeypatch: pytest.M
     async def place() -> WorkerSession:
         return session
 
-    stream = ExecutionStream(
-        place,
-        session.limits,
-        1,
-        ExecutionOptions(code="x"),
-        SubCallMeter(1),
-        None,  # type: ignore[arg-type]
-        run_pass=RunPass(""),
-        sub_tier="sub",
-    )
+    options = ExecutionOptions(code="x")
+    requests = CellRequests(options, CARRIERS, SubCallMeter(1), RunPass(""), "sub")
+    stream = ExecutionStream(place, session.limits, 1, options, requests)
     running = asyncio.create_task(stream.run())
     assert await anext(stream.events()) == [1]
     await asyncio.sleep(0)

@@ -57,7 +57,7 @@ async def refusal(box: Sandbox, **fields: Any) -> tuple[grpc.StatusCode, str, di
 
 
 async def test_the_host_tells_every_default_and_ceiling(box: Sandbox) -> None:
-    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=10)
+    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=30)
 
     for name, (_, most) in LIMITS.items():
         assert 0 < getattr(info.default_limits, name) <= getattr(info.ceiling_limits, name) == most
@@ -67,7 +67,7 @@ async def test_the_host_tells_every_default_and_ceiling(box: Sandbox) -> None:
 
 
 async def test_a_session_gets_the_defaults_and_tells_them(box: Sandbox) -> None:
-    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=10)
+    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=30)
 
     assert (await box.session(await box.create())).limits == info.default_limits
 
@@ -158,7 +158,7 @@ async def test_an_execution_that_uses_up_its_time_names_the_limit(box: Sandbox) 
 
 
 async def test_a_session_that_uses_up_its_time_runs_nothing_more(box: Sandbox) -> None:
-    session = await box.create(limits=limits(session_time_max=Duration(nanos=200_000_000)))
+    session = await box.create(limits=limits(session_time_max=Duration(seconds=1)))
     first = await box.run(session, "x = 1")
     second = await box.run(session, SPIN)
     third = await box.run(session, "x = 2")
@@ -166,8 +166,8 @@ async def test_a_session_that_uses_up_its_time_runs_nothing_more(box: Sandbox) -
     assert first.ending == "completed"
     for ran in (second, third):
         assert (ran.ending, ran.result.limit) == ("timed_out", "session_time_max")
-        assert "session has used up its 0.2 s" in ran.result.error.message
-    assert third.result.own_time.ToMilliseconds() < 100
+        assert "session has used up its 1 s" in ran.result.error.message
+    assert third.result.own_time.ToMilliseconds() < 500
 
 
 async def test_a_wait_for_a_sub_model_is_not_the_sessions_time(box: Sandbox) -> None:

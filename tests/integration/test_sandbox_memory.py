@@ -33,7 +33,7 @@ async def box(build: GuestBuild, tmp_path: Path) -> AsyncIterator[Sandbox]:
 
 
 async def memory_bytes(box: Sandbox) -> int:
-    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=10)
+    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=30)
     assert info.memory_bytes_max == BOUND_BYTES
     return int(info.memory_bytes)
 
@@ -51,7 +51,7 @@ async def test_what_sessions_take_is_told_and_given_back(box: Sandbox) -> None:
 
     await eventually(is_counted)
     assert await memory_bytes(box) < 1.6 * HALF_BYTES
-    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=session), timeout=10)
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=session), timeout=30)
     await eventually(is_given_back)
 
 
@@ -63,7 +63,7 @@ async def test_idle_sessions_make_room_and_come_back_unnoticed(box: Sandbox) -> 
 
     async def is_first_evicted() -> bool:
         # Listing does not count as use.
-        listed = await box.stub.ListSessions(wire.ListSessionsRequest(), timeout=10)
+        listed = await box.stub.ListSessions(wire.ListSessionsRequest(), timeout=30)
         states = {session.name: session.state for session in listed.sessions}
         assert states[sessions[-1]] == State.STATE_IDLE
         return bool(states[sessions[0]] == State.STATE_EVICTED)

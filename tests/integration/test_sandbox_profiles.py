@@ -27,7 +27,7 @@ async def box(build: GuestBuild, tmp_path: Path) -> AsyncIterator[Sandbox]:
 
 
 async def test_the_offered_profiles_are_listed_with_the_default_first(box: Sandbox) -> None:
-    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=10)
+    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=30)
 
     assert list(info.profiles) == ["base", "numpy", "pandas"]
 

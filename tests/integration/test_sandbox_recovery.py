@@ -92,13 +92,13 @@ async def test_a_cell_whose_worker_dies_is_undone_and_says_so(box: Sandbox) -> N
 async def test_sub_calls_are_given_up_when_the_worker_dies(box: Sandbox) -> None:
     name = await box.create()
     call = await started(box, name, "print('on', flush=True)\nllm_query('hold')")
-    await asyncio.wait_for(box.gateway.held.wait(), 10)
+    await asyncio.wait_for(box.gateway.held.wait(), 30)
     (pid,) = box.worker_pids()
 
     os.kill(pid, signal.SIGKILL)
 
     assert (await rest(call)).ending == "worker_lost"
-    await asyncio.wait_for(box.gateway.cancelled.wait(), 10)
+    await asyncio.wait_for(box.gateway.cancelled.wait(), 30)
     assert (await box.run(name, "llm_query('next')")).out == "'re: next'\n"
 
 
@@ -118,7 +118,7 @@ async def test_other_workers_sessions_do_not_notice(tmp_path: Path) -> None:
         assert [task.result().ending for task in ended] == ["worker_lost"]
         assert not runs_on.death
         for name in names:
-            await box.stub.InterruptExecution(wire.InterruptExecutionRequest(name=name), timeout=10)
+            await box.stub.InterruptExecution(wire.InterruptExecutionRequest(name=name), timeout=30)
         assert [(await task).ending for task in pending] == ["interrupted"]
 
 
@@ -143,7 +143,7 @@ async def test_a_worker_that_hangs_is_replaced_once_it_is_interrupted(
     (pid,) = box.worker_pids()
     os.kill(pid, signal.SIGSTOP)
 
-    await box.stub.InterruptExecution(wire.InterruptExecutionRequest(name=name), timeout=10)
+    await box.stub.InterruptExecution(wire.InterruptExecutionRequest(name=name), timeout=30)
     ran = await rest(call)
 
     assert ran.ending == "worker_lost"
@@ -220,9 +220,9 @@ async def test_a_lost_session_may_be_deleted_where_missing_ones_may(box: Sandbox
     await refused(box.run(name, "1"))
 
     request = wire.DeleteSessionRequest(name=name)
-    assert (await refused(box.stub.DeleteSession(request, timeout=10)))[1] == "SESSION_LOST"
+    assert (await refused(box.stub.DeleteSession(request, timeout=30)))[1] == "SESSION_LOST"
     request.allow_missing = True
-    await box.stub.DeleteSession(request, timeout=10)
+    await box.stub.DeleteSession(request, timeout=30)
 
 
 async def test_an_evicted_session_comes_back_unnoticed(box: Sandbox, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ async def test_an_evicted_session_comes_back_unnoticed(box: Sandbox, tmp_path: P
     ran = await box.run(name, "x.append(2); x, context[-5:]")
     assert ran.out == "([1, 2], 'word ')\n"
     assert (await box.session(name)).checkpoint_key == ""
-    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=10)
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=30)
     assert not list((tmp_path / "evicted").iterdir())
 
 
@@ -263,7 +263,7 @@ async def test_an_evicted_session_that_is_deleted_leaves_nothing(
     await box.table.evict(box.table.find(name))
     assert list((tmp_path / "evicted").iterdir())
 
-    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=10)
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=30)
 
     assert not list((tmp_path / "evicted").iterdir())
 
@@ -353,7 +353,7 @@ async def test_a_session_that_cannot_be_stored_stays_where_it_is(
 
     await box.table.evict(box.table.find(name))
     code, reason, _ = await refused(
-        box.stub.CheckpointSession(wire.CheckpointSessionRequest(name=name), timeout=10)
+        box.stub.CheckpointSession(wire.CheckpointSessionRequest(name=name), timeout=30)
     )
 
     assert "cannot be evicted" in caplog.text
@@ -367,7 +367,7 @@ async def test_a_session_that_is_deleted_on_its_way_back_leaves_nothing(box: San
     await box.run(name, "x = bytearray(b'x' * 30_000_000)")
     session = box.table.find(name)
     await box.table.evict(session)
-    delete = box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=10)
+    delete = box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=30)
 
     ran, _ = await asyncio.gather(box.run(name, "len(x)"), delete, return_exceptions=True)
 

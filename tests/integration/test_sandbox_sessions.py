@@ -219,7 +219,7 @@ async def test_an_execution_that_is_wrong_is_not_started(
     name = await box.create()
     request = wire.ExecuteRequest(**{"name": name, "code": "1"} | fields)
 
-    code, reason, metadata = await refused(rest(box.stub.Execute(request, timeout=10)))
+    code, reason, metadata = await refused(rest(box.stub.Execute(request, timeout=30)))
 
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert metadata == {"field": field}
@@ -234,7 +234,7 @@ async def test_code_of_the_largest_size_runs(box: Sandbox) -> None:
 async def test_an_unknown_session_is_not_found(box: Sandbox) -> None:
     request = wire.GetSessionRequest(name="sessions/none")
 
-    code, reason, metadata = await refused(box.stub.GetSession(request, timeout=10))
+    code, reason, metadata = await refused(box.stub.GetSession(request, timeout=30))
 
     assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND")
     assert metadata == {"resource": "sessions/none"}
@@ -259,26 +259,26 @@ async def test_an_interrupt_ends_the_cell_and_keeps_the_session(box: Sandbox) ->
     call = await started(box, name, "x = 2\n" + LOOP)
 
     request = wire.InterruptExecutionRequest(name=name)
-    answer = await box.stub.InterruptExecution(request, timeout=10)
+    answer = await box.stub.InterruptExecution(request, timeout=30)
 
     assert answer.was_running
     ran = await rest(call)
     assert (ran.ending, ran.result.state_kept) == ("interrupted", False)
     assert (await box.run(name, "x")).out == "1\n"
-    assert not (await box.stub.InterruptExecution(request, timeout=10)).was_running
+    assert not (await box.stub.InterruptExecution(request, timeout=30)).was_running
 
 
 async def test_an_interrupt_ends_the_wait_for_a_sub_model(box: Sandbox) -> None:
     """And gives the sub-model's call up, so that nothing more is paid for it."""
     name = await box.create()
     call = await started(box, name, "print('on')\nllm_query('hold')")
-    await asyncio.wait_for(box.gateway.held.wait(), 10)
+    await asyncio.wait_for(box.gateway.held.wait(), 30)
 
     request = wire.InterruptExecutionRequest(name=name)
-    await box.stub.InterruptExecution(request, timeout=10)
+    await box.stub.InterruptExecution(request, timeout=30)
 
     assert (await rest(call)).ending == "interrupted"
-    await asyncio.wait_for(box.gateway.cancelled.wait(), 10)
+    await asyncio.wait_for(box.gateway.cancelled.wait(), 30)
     assert (await box.run(name, "llm_query('next')")).out == "'re: next'\n"
 
 
@@ -300,7 +300,7 @@ async def test_deleting_a_session_ends_what_runs_in_it(box: Sandbox) -> None:
     name = await box.create()
     call = await started(box, name)
 
-    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=10)
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=30)
 
     assert (await refused(rest(call)))[0] == grpc.StatusCode.NOT_FOUND
     assert (await refused(box.session(name)))[1] == "RESOURCE_NOT_FOUND"
@@ -352,7 +352,7 @@ async def test_what_a_deleted_session_wrote_is_kept_for_nobody(box: Sandbox) -> 
     name = await box.create(limits=FLOOD_LIMITS)
     call = await unread(box, name)
 
-    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=10)
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=30)
 
     seen_bytes = 0
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -365,11 +365,11 @@ async def test_what_a_deleted_session_wrote_is_kept_for_nobody(box: Sandbox) -> 
 async def test_deleting_again_is_an_error_unless_allowed(box: Sandbox) -> None:
     name = await box.create()
     request = wire.DeleteSessionRequest(name=name)
-    await box.stub.DeleteSession(request, timeout=10)
+    await box.stub.DeleteSession(request, timeout=30)
 
-    assert (await refused(box.stub.DeleteSession(request, timeout=10)))[1] == "RESOURCE_NOT_FOUND"
+    assert (await refused(box.stub.DeleteSession(request, timeout=30)))[1] == "RESOURCE_NOT_FOUND"
     await box.stub.DeleteSession(
-        wire.DeleteSessionRequest(name=name, allow_missing=True), timeout=10
+        wire.DeleteSessionRequest(name=name, allow_missing=True), timeout=30
     )
 
 
@@ -393,7 +393,7 @@ async def test_the_host_takes_so_many_sessions_and_no_more(tmp_path: Path) -> No
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "SANDBOX_CAPACITY",
         )
-        await box.stub.DeleteSession(wire.DeleteSessionRequest(name=first), timeout=10)
+        await box.stub.DeleteSession(wire.DeleteSessionRequest(name=first), timeout=30)
         await box.create()
 
 
@@ -408,7 +408,7 @@ async def test_repeating_a_request_id_returns_the_first_session(box: Sandbox) ->
 async def test_a_request_id_is_forgotten_with_what_it_made(box: Sandbox) -> None:
     """What was asked for may be large, and is no longer needed to answer a repeat."""
     first = await box.create(request_id="a")
-    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=first), timeout=10)
+    await box.stub.DeleteSession(wire.DeleteSessionRequest(name=first), timeout=30)
 
     second = await box.create(request_id="a")
 
@@ -428,9 +428,9 @@ async def test_a_request_id_used_for_another_request_is_refused(box: Sandbox) ->
 async def test_sessions_are_listed_by_pages(box: Sandbox) -> None:
     names = [await box.create() for _ in range(3)]
 
-    first = await box.stub.ListSessions(wire.ListSessionsRequest(page_size=2), timeout=10)
+    first = await box.stub.ListSessions(wire.ListSessionsRequest(page_size=2), timeout=30)
     rest_of_them = await box.stub.ListSessions(
-        wire.ListSessionsRequest(page_size=2, page_token=first.next_page_token), timeout=10
+        wire.ListSessionsRequest(page_size=2, page_token=first.next_page_token), timeout=30
     )
 
     assert [s.name for s in first.sessions] + [s.name for s in rest_of_them.sessions] == names
@@ -440,13 +440,13 @@ async def test_sessions_are_listed_by_pages(box: Sandbox) -> None:
 async def test_a_page_token_of_somewhere_else_is_refused(box: Sandbox) -> None:
     request = wire.ListSessionsRequest(page_token="bm9wZQ==")
 
-    assert (await refused(box.stub.ListSessions(request, timeout=10)))[2] == {"field": "page_token"}
+    assert (await refused(box.stub.ListSessions(request, timeout=30)))[2] == {"field": "page_token"}
 
 
 async def test_the_host_describes_itself(box: Sandbox) -> None:
     await box.create()
 
-    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=10)
+    info = await box.stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=30)
 
     assert info.python_version == "3.15.0"
     assert info.guest_digest == guest().digest
@@ -482,7 +482,7 @@ async def test_a_page_of_sessions_fits_a_message(box: Sandbox) -> None:
 
     while not found or token:
         request = wire.ListSessionsRequest(page_size=500, page_token=token)
-        page = await box.stub.ListSessions(request, timeout=10)
+        page = await box.stub.ListSessions(request, timeout=30)
         assert page.ByteSize() < 4 << 20
         found, token = found + [session.name for session in page.sessions], page.next_page_token
 
@@ -496,7 +496,7 @@ async def test_nothing_runs_in_a_session_whose_caller_takes_its_time(box: Sandbo
 
     assert box.table.busy_sessions() == []
     request = wire.InterruptExecutionRequest(name=name)
-    assert not (await box.stub.InterruptExecution(request, timeout=10)).was_running
+    assert not (await box.stub.InterruptExecution(request, timeout=30)).was_running
 
     events = []
     while (response := await call.read()) is not grpc.aio.EOF:

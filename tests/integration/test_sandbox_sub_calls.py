@@ -291,7 +291,7 @@ async def test_a_token_is_replaced_by_another_one_of_a_known_session(
 
 async def refresh(box: Sandbox, session: str, token: str) -> None:
     request = wire.RefreshRunTokenRequest(name=session, run_token=token)
-    await box.stub.RefreshRunToken(request, timeout=10)
+    await box.stub.RefreshRunToken(request, timeout=30)
 
 
 async def test_events_name_the_call_and_show_its_beginning(box: Sandbox, session: str) -> None:

@@ -139,8 +139,7 @@ async def test_a_wrong_schema_is_told_before_anything_is_spent(box: Sandbox, ses
 
 async def test_a_hostile_schema_and_answer_harm_only_their_cell(box: Sandbox) -> None:
     """Both are checked within the guest, so its walls are around them."""
-    limits = session_pb2.SessionLimits(execute_time_max=Duration(seconds=1))
-    session = await box.create(limits=limits)
+    session = await box.create()
     box.gateway.answer = answering("[" * 100_000)
     deep = "s = {}\nfor _ in range(100_000):\n    s = {'not': s}\nllm_query('a', schema=s)"
     loop = "llm_query('a', schema={'$ref': '#'})"
@@ -148,6 +147,9 @@ async def test_a_hostile_schema_and_answer_harm_only_their_cell(box: Sandbox) ->
 
     assert (await box.run(session, deep)).ending == "raised"
     assert (await box.run(session, loop)).ending == "raised"
+    assert (await box.run(session, "1 + 1")).out == "2\n"
+    limits = session_pb2.SessionLimits(execute_time_max=Duration(seconds=1))
+    session = await box.create(limits=limits)
     box.gateway.answer = answering('"' + "a" * 60 + '!"')
     assert (await box.run(session, slow)).ending in {"out_of_fuel", "timed_out"}
-    assert (await box.run(session, "1 + 1")).out == "2\n"
+    assert (await box.run_in_time(session, "1 + 1")).out == "2\n"

@@ -21,7 +21,9 @@ from sandbox_service import frames
 from sandbox_service.audit import AuditTrail
 from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.errors import CapacityError, SessionLostError
-from sandbox_service.execution_stream import Ended, Event, ExecutionOptions
+from sandbox_service.cell_requests import Carriers
+from sandbox_service.execution_options import ExecutionOptions
+from sandbox_service.execution_stream import Ended, Event
 from sandbox_service.guest_build import GuestBuild
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects
@@ -84,6 +86,9 @@ class NoSubModels:
             yield position, NotFoundError("models/none")
 
 
+CARRIERS = Carriers(sub_models=NoSubModels())  # type: ignore[arg-type]
+
+
 @asynccontextmanager
 async def table(program: str, tmp_path: Path) -> AsyncIterator[SessionTable]:
     """Run a service whose workers are this program."""
@@ -99,7 +104,7 @@ async def table(program: str, tmp_path: Path) -> AsyncIterator[SessionTable]:
 async def run(sessions: SessionTable, code: str = "x") -> list[int | Event]:
     session = await sessions.create(OPTIONS)
     options = ExecutionOptions(code=code)
-    events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
+    events = session.execute(options, CARRIERS, sessions.tasks, AuditTrail())
     return [event async for batch in events for event in batch]
 
 
@@ -197,7 +202,7 @@ async def test_a_worker_that_does_not_stop_a_cell_is_ended(
     async with table(RUN + "receive()\nreceive()\n", tmp_path) as sessions:
         session = await sessions.create(slow)
         options = ExecutionOptions(code="x")
-        events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
+        events = session.execute(options, CARRIERS, sessions.tasks, AuditTrail())
         assert await anext(events) == [1]
 
         await session.interrupt()
@@ -438,7 +443,7 @@ receive()
         session = await sessions.create(OPTIONS)
         before = len(list(Path("/proc/self/fd").iterdir()))
         options = ExecutionOptions(code="x")
-        events = session.execute(options, NoSubModels(), sessions.tasks, AuditTrail())  # type: ignore[arg-type]
+        events = session.execute(options, CARRIERS, sessions.tasks, AuditTrail())
 
         assert [batch async for batch in events][-1][-1].frame.ending == "completed"  # type: ignore[union-attr]
 

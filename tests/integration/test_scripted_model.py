@@ -141,19 +141,20 @@ async def test_counters_tell_calls_tokens_and_faults() -> None:
 
 
 async def test_64_slow_calls_run_side_by_side() -> None:
-    """Latency is waiting, not work: 64 calls of 100 ms never queue behind each other."""
+    """Latency is waiting, not work: no call queues behind another."""
     server = ScriptedModel(
-        policies={"scripted-sub": Script(["x"], "cycle")}, latency_ms_by_model={"scripted-sub": 100}
+        policies={"scripted-sub": Script(["x"], "cycle")},
+        latency_ms_by_model={"scripted-sub": 600_000},
     )
     async with client_of(server) as client:
-        started = time.monotonic()
-        await asyncio.gather(
-            *(client.chat.completions.create(model="scripted-sub", messages=ASK) for _ in range(64))
-        )
-        took_s = time.monotonic() - started
-
-    assert server.counters["in_flight_max"] == 64
-    assert 0.1 <= took_s < 64 * 0.1 / 2
+        calls = [
+            asyncio.create_task(client.chat.completions.create(model="scripted-sub", messages=ASK))
+            for _ in range(64)
+        ]
+        await eventually(lambda: server.counters["in_flight"] == 64)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
 
 
 async def test_one_connection_serves_many_requests() -> None:
@@ -234,7 +235,7 @@ async def test_closing_the_server_ends_hanging_calls_at_once() -> None:
         with pytest.raises(openai.APIConnectionError):
             await call
 
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("effect", ["reset", "cut"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -284,7 +285,7 @@ def metadata_of(tenant: str, run: str = "runs/ours") -> tuple[tuple[str, str], .
         cost_usd_nanos_max=None,
         tokens_spent=0,
         cost_usd_nanos_spent=0,
-        expires_at=time.time() + 600,
+        expires_at=time.time() + 43_200,
     )
     signed = RunTokenSigner(Secret(TOKEN_KEY)).mint(token)
     return (("authorization", f"Bearer {KEYS.get(tenant, '')}"), (RUN_TOKEN_METADATA, signed))
@@ -536,14 +537,16 @@ async def test_an_upload_of_another_tenant_stays_as_it_was(walls: Walls) -> None
 )
 async def test_refusals_take_no_longer_for_what_is_there(walls: Walls, row: str) -> None:
     """Looking for a row that is another's is as fast as looking for none."""
-    took: dict[str, list[float]] = {walls.theirs.run: [], NOBODYS.run: []}
-    for _ in range(40):
+    fastest = {walls.theirs.run: math.inf, NOBODYS.run: math.inf}
+    for number in range(1_000):
         for names in (walls.theirs, NOBODYS):
             begun = time.perf_counter()
             await refusal(walls, row, REFUSED[row](names), metadata_of("ours"))
-            took[names.run].append(time.perf_counter() - begun)
-    fastest = [min(times) for times in took.values()]
-    assert max(fastest) < 3 * min(fastest)
+            fastest[names.run] = min(fastest[names.run], time.perf_counter() - begun)
+        # The fastest of many is what it takes by itself; on a busy machine it needs more of them.
+        if number >= 40 and max(fastest.values()) < 3 * min(fastest.values()):
+            return
+    pytest.fail(f"{fastest}")
 
 
 @MODULE

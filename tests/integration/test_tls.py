@@ -39,7 +39,7 @@ async def is_served(address: str, caller: ServerConfig | None) -> bool:
     async with open_channel(address, credentials=credentials) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=3)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
         except grpc.aio.AioRpcError as error:
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             return False

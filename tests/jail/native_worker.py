@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import threading
 
-from sandbox_service import frames, worker
+from sandbox_service import frames
+from sandbox_service.worker import worker
 from tests.jail.attempts import Surroundings, outcome_of
 
 

@@ -60,7 +60,7 @@ async def walls_of(process: Process, tmp_path: Path) -> dict[str, Any]:
     await eventually(lambda: file.exists() and bool(file.read_text()), within_s=30)
     async with grpc.aio.insecure_channel(file.read_text().strip()) as channel:
         stub = SandboxServiceStub(channel)
-        info = await stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=10)
+        info = await stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=30)
     return {wall.name: wall for wall in info.walls}
 
 

@@ -139,7 +139,7 @@ async def test_a_session_is_copied(box: Sandbox) -> None:
     await box.run(session, "keep = list(range(100_000))")
 
     request = wire.ForkSessionRequest(name=session)
-    copy = (await box.stub.ForkSession(request, timeout=10)).session.name
+    copy = (await box.stub.ForkSession(request, timeout=30)).session.name
 
     assert (await box.run(copy, "len(keep)")).out == "100000\n"
     assert (await box.run(session, "len(keep)")).out == "100000\n"

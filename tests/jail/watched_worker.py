@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Iterable
 
-from sandbox_service import worker
 from sandbox_service.jail.wall import Wall
 from sandbox_service.jail.walls import WALLS, JailOptions, raise_walls
+from sandbox_service.worker import worker
 
 _FORBIDDEN = ("import", "open", "os.listdir", "os.scandir", "socket.__new__", "subprocess.Popen")
 

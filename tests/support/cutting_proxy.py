@@ -1,5 +1,5 @@
 """TCP proxies that do what networks do: one cuts connections after so many bytes from the client,
-one can be closed and opened again.
+one can be closed and opened again, or swallow what comes without a word.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ class Gate:
 
     def __init__(self) -> None:
         self.is_open = True
+        self.flowing = asyncio.Event()
+        """Unset while bytes are kept, as by a network without a way or a server that stands still;
+        connections stay, and new ones come about."""
+        self.flowing.set()
         self._connections: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
@@ -55,10 +59,10 @@ async def cutting_proxy(
         gate.enter()
         budget = budgets.pop(0) if budgets else 1 << 60
         there_reader, there_writer = await asyncio.open_connection(host, int(port))
-        back = asyncio.create_task(_pump(there_reader, writer, 1 << 60))
+        back = asyncio.create_task(_pump(there_reader, writer, 1 << 60, gate))
         try:
             with contextlib.suppress(asyncio.CancelledError):  # cut, or the end of the proxy
-                await _pump(reader, there_writer, budget)
+                await _pump(reader, there_writer, budget, gate)
         finally:
             for end in (writer, there_writer):
                 end.transport.abort()
@@ -75,14 +79,15 @@ async def cutting_proxy(
 
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget_bytes: int
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget_bytes: int, gate: Gate
 ) -> None:
-    """Copy up to so many bytes."""
+    """Copy up to so many bytes, while they flow."""
     with contextlib.suppress(ConnectionError):
         while budget_bytes > 0:
             data = await reader.read(min(1 << 16, budget_bytes))
             if not data:
                 return
             budget_bytes -= len(data)
+            await gate.flowing.wait()
             writer.write(data)
             await writer.drain()

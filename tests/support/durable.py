@@ -54,7 +54,7 @@ class Durable:
         """Return a run as it is stored."""
         return (await self.runs.get(tenant, record.run_id)).whole()
 
-    async def watch(self, record: RunRecord, within_s: float = 20.0) -> list[int]:
+    async def watch(self, record: RunRecord, within_s: float = 60.0) -> list[int]:
         """Return the sequences of a run's events, to its end."""
         async with asyncio.timeout(within_s):
             return [event.sequence async for event in self.log.follow(record.run_id, after=0)]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 
 async def eventually(
-    fact: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10.0, every_s: float = 0.01
+    fact: Callable[[], bool | Awaitable[bool]], *, within_s: float = 60.0, every_s: float = 0.01
 ) -> None:
     """Return once `fact()` is true; AssertionError when it is not within `within_s`."""
     deadline = time.monotonic() + within_s

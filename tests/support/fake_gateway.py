@@ -50,6 +50,8 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         self.settled = pb.SettleCallsResponse()
         """What SettleCalls answers: nothing that callers did not hear of."""
         self.settling: list[pb.SettleCallsRequest] = []
+        self.settle_failure: ServiceError | None = None
+        """Raised by SettleCalls instead."""
         self._tokens = RunTokenVerifier(Secret(TOKEN_KEY))
 
     def register(self, server: Server) -> None:
@@ -115,6 +117,8 @@ class FakeGateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         """Tell what the test has set."""
         self._token(context)
         self.settling.append(request)
+        if self.settle_failure is not None:
+            raise self.settle_failure
         return self.settled
 
     def prompts(self) -> list[str]:

@@ -97,7 +97,8 @@ def token(**changes: Any) -> RunToken:
         "cost_usd_nanos_max": None,
         "tokens_spent": 0,
         "cost_usd_nanos_spent": 0,
-        "expires_at": time.time() + 600,
+        # Longer than all tests take: some tokens are made when the tests are collected.
+        "expires_at": time.time() + 43_200,
     }
     return RunToken(**values | changes)
 

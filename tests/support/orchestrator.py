@@ -32,7 +32,7 @@ from tests.support.fake_gateway import TOKEN_KEY, FakeGateway, Script
 from tests.support.fake_sandbox import FakeSandbox
 from tests.support.serving import serve
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 30.0
 
 
 class Served(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.durable.engine import Alive, RunWork
+from orchestrator.durable.engine import Alive, Ended, RunWork
 from orchestrator.runs.log.steps import Work
 
 
@@ -25,4 +25,8 @@ class PlainEngine:
     async def forget(self, *, ended_before_s: float, begun_before_s: float, alive: Alive) -> int:
         """Forget nothing."""
         del ended_before_s, begun_before_s, alive
+        return 0
+
+    async def forget_left(self, _ended: Ended) -> int:
+        """Forget nothing."""
         return 0

@@ -138,5 +138,5 @@ class PostgresServer:
 
 
 def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+    # The server has one thread, and it is there until it has been waited for.
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))

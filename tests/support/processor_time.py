@@ -4,6 +4,7 @@ process takes is what passes but for the time that it stands in line for a proce
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,16 +12,21 @@ _NANOS = 1e9
 
 
 class ProcessorWatch:
-    """Runs from when it is made. It knows of the main thread alone, where the event loop runs."""
+    """Runs from when it is made. It knows of the threads of this process alone: what one of them
+    does may wait for another, as the event loop does for the database."""
 
     def __init__(self) -> None:
         self._begun_s = time.monotonic()
-        self._waited_s = _waited_s()
+        self._before = _waited_s_by_thread()
 
     @property
     def waited_s(self) -> float:
-        """How long the main thread has waited for a processor."""
-        return _waited_s() - self._waited_s
+        """How long its threads have waited for a processor, all together."""
+        # Thread by thread: one that has ended since takes its whole life's waiting with it.
+        now = _waited_s_by_thread()
+        return sum(
+            max(0.0, waited_s - self._before.get(thread, 0.0)) for thread, waited_s in now.items()
+        )
 
     @property
     def passed_s(self) -> float:
@@ -28,6 +34,10 @@ class ProcessorWatch:
         return time.monotonic() - self._begun_s - self.waited_s
 
 
-def _waited_s() -> float:
-    _, waited_ns, _ = Path("/proc/self/schedstat").read_text().split()
-    return int(waited_ns) / _NANOS
+def _waited_s_by_thread() -> dict[str, float]:
+    waited_s: dict[str, float] = {}
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            counters = (thread / "schedstat").read_text().split()
+            waited_s[thread.name] = int(counters[1]) / _NANOS
+    return waited_s

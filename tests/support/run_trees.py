@@ -10,6 +10,7 @@ from typing import Any
 from common.channel import open_channel
 from common.server import Server
 from sandbox_service.audit import AuditTrail
+from sandbox_service.cell_requests import Carriers
 from sandbox_service.config import SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.memory_watch import MemoryGauge, MemoryWatch
@@ -61,9 +62,8 @@ async def trees(
             OrchestratorChildRuns("", address_file) as child_runs,
         ):
             sub_models = GatewaySubModels(channel, call_timeout_s=60.0, concurrency_max=16)
-            sandbox = RealSandbox(
-                SandboxServicer(table, sub_models, config, audit, gauge, child_runs), table
-            )
+            carriers = Carriers(sub_models=sub_models, child_runs=child_runs)
+            sandbox = RealSandbox(SandboxServicer(table, carriers, config, audit, gauge), table)
             async with orchestrator(
                 folder,
                 gateway=gateway,

@@ -28,6 +28,7 @@ from common.run_token import RUN_TOKEN_METADATA
 from common.server import Server
 from sandbox_service.audit import AuditTrail
 from sandbox_service.child_runs import ChildRuns
+from sandbox_service.cell_requests import Carriers
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.guest_build import GuestBuild
@@ -42,6 +43,7 @@ from sandbox_service.session_table import SessionTable
 from tests.support.serving import serve
 
 TIMEOUT_S = 60.0
+_BUSY_MAX = 20
 Result = execution_pb2.ExecutionResult
 _GUEST_SETTINGS = (f"{PREFIX}GUEST_CACHE", f"{PREFIX}GUEST_WHEEL")
 
@@ -167,6 +169,16 @@ class Sandbox:
     async def run(self, session: str, code: str, **fields: Any) -> Ran:
         return Ran([event async for event in self.stream(session, code, **fields)])
 
+    async def run_in_time(self, session: str, code: str) -> Ran:
+        """Run a cell of milliseconds in a session that has little time for each: again, where a
+        busy machine took all of it."""
+        ran = await self.run(session, code)
+        for _ in range(_BUSY_MAX):
+            if ran.ending != "timed_out":
+                break
+            ran = await self.run(session, code)
+        return ran
+
     async def stream(
         self, session: str, code: str, **fields: Any
     ) -> AsyncIterator[execution_pb2.ExecutionEvent]:
@@ -282,9 +294,10 @@ async def sandbox(
                 call_timeout_s=config.sub_call_timeout_s,
                 concurrency_max=config.sub_call_concurrency_max,
             )
-            servicer = SandboxServicer(
-                table, sub_models, config, audit, gauge, child_runs, host_tools
+            carriers = Carriers(
+                sub_models=sub_models, child_runs=child_runs, host_tools=host_tools
             )
+            servicer = SandboxServicer(table, carriers, config, audit, gauge)
 
             servers: list[Server] = []
 

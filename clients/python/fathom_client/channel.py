@@ -88,6 +88,10 @@ def _options() -> list[tuple[str, int | str]]:
     return [
         ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        # Without these two a ping is waited for for a minute, and a call that only listens sends
+        # two and then hardly any.
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
         ("grpc.service_config", _service_config()),
     ]

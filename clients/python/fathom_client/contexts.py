@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 from fathom.orchestrator.v1 import context_pb2, context_service_pb2_grpc
 from fathom.orchestrator.v1 import context_service_pb2 as pb
 
 from fathom_client.calls import answer_of
-from fathom_client.errors import from_rpc_error
+from fathom_client.errors import UnavailableError, from_rpc_error
 
 _TIMEOUT_S = 30.0
 _READ_TIMEOUT_S = 24 * 3600.0
 _PAGE_SIZE_MAX = 500
+_PAUSES_S = (0.2, 0.5, 1.0, 3.0)
 
 
 class Contexts:
@@ -77,15 +80,41 @@ class Contexts:
         return found
 
     async def read(
-        self, name: str, *, offset_bytes: int = 0, size_bytes: int | None = None
+        self,
+        name: str,
+        *,
+        offset_bytes: int = 0,
+        size_bytes: int | None = None,
+        patience_s: float = 30.0,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> AsyncIterator[bytes]:
-        """Yield a range of the bytes of `contexts/{context}`, up to the end without a size."""
+        """Yield a range of the bytes of `contexts/{context}`, up to the end without a size.
+
+        Where the connection breaks, or the server asks for patience, it goes on behind the last
+        bytes that came; the error is raised once `patience_s` seconds passed without any.
+        """
         request = pb.ReadContextRequest(name=name, offset_bytes=offset_bytes, size_bytes=size_bytes)
-        try:
-            async for response in self._stub.ReadContext(request, timeout=_READ_TIMEOUT_S):
-                yield response.data
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        breaks, given_up_at = 0, time.monotonic() + patience_s
+        while True:
+            call = self._stub.ReadContext(request, timeout=_READ_TIMEOUT_S)
+            try:
+                async for response in call:
+                    yield response.data
+                    request.offset_bytes += len(response.data)
+                    if size_bytes is not None:
+                        request.size_bytes -= len(response.data)
+                    breaks, given_up_at = 0, time.monotonic() + patience_s
+                return
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc_error(error)
+                wait_s = max(_PAUSES_S[min(breaks, 3)], failure.retry_after_s or 0.0)
+                is_late = time.monotonic() + wait_s > given_up_at
+                if not isinstance(failure, UnavailableError) or is_late:
+                    raise failure from error
+            finally:
+                call.cancel()
+            breaks += 1
+            await pause(wait_s)
 
     async def delete(self, name: str, *, allow_missing: bool = False) -> None:
         """Delete `contexts/{context}`, which no unfinished run may use."""

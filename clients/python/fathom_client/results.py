@@ -11,7 +11,7 @@ from typing import Literal
 from fathom.orchestrator.v1 import run_pb2
 
 from fathom_client.errors import CallError, from_status
-from fathom_client.figures import NANOS_PER_USD
+from fathom_client.figures import NANOS_PER_USD, usd_text
 
 Status = Literal["queued", "running", "answered", "partial", "failed", "cancelled"]
 
@@ -56,6 +56,19 @@ class Result:
     def cost_usd(self) -> float:
         """Money spent so far, in US dollars."""
         return self.run.usage.cost_usd_nanos / NANOS_PER_USD
+
+    @property
+    def cost_text(self) -> str:
+        """The same for people: `$0.31`, or `at least $0.31` where some calls are not counted
+        yet."""
+        text = usd_text(self.run.usage.cost_usd_nanos)
+        return f"at least {text}" if self.is_usage_incomplete else text
+
+    @property
+    def is_usage_incomplete(self) -> bool:
+        """True where money and tokens miss what some calls took that were cut off; the server
+        completes them after the run's end, so that a later look has them."""
+        return self.run.usage_incomplete
 
     @property
     def tokens(self) -> int:

@@ -19,7 +19,12 @@ from fathom.orchestrator.v1 import context_pb2, context_service_pb2, context_ser
 from fathom_client.access import Access
 from fathom_client.archives import Archive
 from fathom_client.channel import open_blocking_channel, open_channel
-from fathom_client.errors import FathomError, UnavailableError, from_rpc_error
+from fathom_client.errors import (
+    DeadlineExceededError,
+    FathomError,
+    UnavailableError,
+    from_rpc_error,
+)
 
 CHUNK_BYTES = 1024 * 1024
 _TIMEOUT_FLOOR_S = 60.0
@@ -79,9 +84,10 @@ async def upload(
 ) -> context_service_pb2.UploadContextResponse:
     """Send the files and return the stored context; `on_progress` gets the bytes sent so far.
 
-    A connection that breaks is made again, and the upload goes on with what the server has kept,
-    until it has got no further for `patience_s`. Raises InputChangedError, OSError for a file
-    that cannot be read, ArchiveError or a CallError.
+    A connection that breaks or falls silent is made again, and the upload goes on with what the
+    server has kept, until it has got no further for `patience_s`. So it does where the server asks
+    for patience. Raises InputChangedError, OSError for a file that cannot be read, ArchiveError or
+    a CallError.
     """
     sender = _Sender(address, access or Access(), source, on_progress or _ignore)
     waits, furthest = 0, -1
@@ -96,9 +102,10 @@ async def upload(
                 waits, furthest = 0, kept.bytes_kept
                 given_up_at = time.monotonic() + patience_s
             return await sender.send(kept)
-        except UnavailableError as error:
-            wait_s = max(min(0.1 * 2**waits, _WAIT_MAX_S), error.retry_after_s or 0.0)
-            if not sender.has_begun or time.monotonic() + wait_s > given_up_at:
+        except (UnavailableError, DeadlineExceededError) as error:
+            wait_s = max(min(0.1 * 2 ** min(waits, 8), _WAIT_MAX_S), error.retry_after_s or 0.0)
+            is_there = sender.has_begun or error.retry_after_s is not None
+            if not is_there or time.monotonic() + wait_s > given_up_at:
                 raise
         waits += 1
         await pause(wait_s)

@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator, Sequence
 
 from fathom.orchestrator.v1.run_pb2 import Answer, Citation
 
-from orchestrator.blobs import BlobMissingError, BlobStore
+from orchestrator.blobs import BlobMissingError
 from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
 from orchestrator.errors import ObjectStoreError
 from orchestrator.runs.answers.claims import QUOTE_CHARACTERS_MAX, Claim, claims_of
 from orchestrator.runs.answers.quote_search import QuoteSearch, WantedQuote, place_in_text
+from orchestrator.runs.patient_blobs import PatientBlobs
 
 _log = logging.getLogger(__name__)
 SEARCHES_MAX = 100
@@ -37,7 +38,7 @@ class CitationDesk:
 
     def __init__(
         self,
-        blobs: BlobStore,
+        blobs: PatientBlobs,
         context: StoredContext,
         documents: Sequence[StoredDocument],
         *,
@@ -58,7 +59,7 @@ class CitationDesk:
         claims = await asyncio.to_thread(
             claims_of, answer.text, is_json=answer.is_json, cited=cited
         )
-        until_s = time.monotonic() + self._time_max_s
+        until_s = self._now_s() + self._time_max_s
         found: dict[Claim, Citation] = {}
         places: dict[str, list[Claim]] = {}
         searched: list[Claim] = []
@@ -88,6 +89,10 @@ class CitationDesk:
             {each.SerializeToString(deterministic=True): each for each in looked_up}.values()
         )
 
+    def _now_s(self) -> float:
+        """Return the time; it stands still while the object store is away."""
+        return time.monotonic() - self._blobs.waited_s
+
     def _document(self, claim: Claim) -> StoredDocument | None:
         """Return the document that a claim means; None where there is none, or none is named of
         several."""
@@ -105,7 +110,7 @@ class CitationDesk:
             texts = {
                 claim: await self._read(document, _start(claim), _end(claim))
                 for claim in claims
-                if time.monotonic() < until_s
+                if self._now_s() < until_s
             }
         else:
             texts = await self._decoded(document, claims, until_s)
@@ -133,7 +138,7 @@ class CitationDesk:
                 if low < len(text) and high > 0:
                     found.append(text[low:high])
             base += len(text)
-            if base >= ends or time.monotonic() >= until_s:
+            if base >= ends or self._now_s() >= until_s:
                 break
         return {claim: "".join(found) for claim, found in parts.items() if base >= _end(claim)}
 
@@ -150,7 +155,7 @@ class CitationDesk:
             await asyncio.to_thread(search.feed, data)
             if search.is_done:
                 break
-            if time.monotonic() >= until_s:
+            if self._now_s() >= until_s:
                 is_whole = False
                 break
         found = {claim: _found(claim, quote) for claim, quote in wanted.items()}

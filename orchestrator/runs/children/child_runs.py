@@ -19,13 +19,13 @@ from sqlalchemy.exc import IntegrityError
 from common.errors import InvalidFieldError, NotFoundError, PermissionDeniedError
 from common.run_token import RunToken
 from orchestrator.errors import ChildRunRefusedError
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.children import carving
 from orchestrator.runs.children.carving import Left, Part
 from orchestrator.runs.children.given import Given
 from orchestrator.runs.children.lineage import Lineage
 from orchestrator.runs.children.store import ChildStore, NewChild, is_repeat
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
-from orchestrator.runs.log.recorded import add_usage
 from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.spec import QUESTION_BYTES_MAX
 

@@ -15,6 +15,7 @@ from orchestrator.runs.children.child_runs import ChildRuns
 from orchestrator.runs.children.context import ChildContexts
 from orchestrator.runs.children.store import ChildStore
 from orchestrator.runs.children.values import UploadedValues
+from orchestrator.runs.late_usage import LateUsage
 from orchestrator.runs.log.event_log import EventLog
 from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.usage import RunUsage
@@ -52,6 +53,6 @@ class RunTrees:
         )
         return cls(
             children=ChildRuns(store, runs, maker, log, schemas),
-            usage=RunUsage(runs, store),
+            usage=RunUsage(runs, store, LateUsage(database)),
             tokens=tokens,
         )

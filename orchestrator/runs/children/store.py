@@ -21,10 +21,10 @@ from common.database import Database
 from common.errors import NotFoundError
 from orchestrator import tables
 from orchestrator.errors import ChildRunRefusedError
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.children.carving import Left, Part, time_for_children_s
 from orchestrator.runs.children.lineage import Lineage
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
-from orchestrator.runs.log.recorded import add_usage
 from orchestrator.runs.log.store import add_run
 
 

@@ -15,16 +15,17 @@ from fathom.orchestrator.v1.run_event_pb2 import ChildRunChanged, RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run
 from fathom.sandbox.v1 import execution_pb2 as sandbox
 
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.budget import Budget
 from orchestrator.runs.log.journal import RunJournal
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
-from orchestrator.runs.log.recorded import add_usage, key_of
+from orchestrator.runs.log.recorded import key_of
 
 _HEAD_CHARACTERS = 500
 _LOOK_S = 0.05
 _PATIENCE_S = 15.0
 """How long children that were told to stop may take for it before their parent ends all the
-same; what they spend then is in their own usage alone."""
+same; what they took is then added to it after that."""
 
 
 class Children(Protocol):
@@ -140,6 +141,7 @@ async def end_children(
     run = journal.run
     for request_id, child in left:
         if _is_live(child):
+            run.usage_incomplete = True
             continue
         turn, cell, number = _place(request_id)
         told = ChildRunChanged(run=_cut(child.whole()), child=number)

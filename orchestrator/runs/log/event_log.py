@@ -17,6 +17,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
+from fathom.orchestrator.v1.run_pb2 import Run
 from sqlalchemy.exc import DBAPIError
 
 from common.database import DatabaseAwayError
@@ -275,6 +276,7 @@ class _Pending:
             progress=progress.SerializeToString(),
             events=[(event.sequence, event.SerializeToString()) for event in self.events],
             ended_children=[name for event in self.events if (name := _ended_child(event))],
+            has_late_usage=ends_run(self.events[-1]) and _is_doubtful(progress, self.feed.epoch),
         )
 
 
@@ -282,6 +284,13 @@ def _ended_child(event: RunEvent) -> str:
     """Return the child run whose end an event tells; empty for none."""
     run = event.child_run_changed.run
     return run.name.removeprefix("runs/") if run.state in TERMINAL_STATES else ""
+
+
+def _is_doubtful(run: Run, epoch: int) -> bool:
+    """Whether calls of a run that has ended may have taken more than it says: some were cut off,
+    or a process has died over them."""
+    is_disturbed = epoch > 1 or run.state != Run.STATE_ANSWERED
+    return run.usage_incomplete or (is_disturbed and run.turns > 0)
 
 
 def _ignore(_run_id: str) -> None:

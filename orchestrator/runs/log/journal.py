@@ -20,13 +20,13 @@ from fathom.orchestrator.v1.run_event_pb2 import (
 )
 from fathom.orchestrator.v1.run_pb2 import Run
 
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.recorded import (
     Key,
     Place,
     RecordedEvents,
     RecordedSubCalls,
-    add_usage,
     key_of,
     noticed,
 )
@@ -122,7 +122,7 @@ class RunJournal:
     def settle_usage(self, settled: UsageSettled) -> None:
         """Add what the log misses of the run's calls; the running total is then all that the log
         tells."""
-        self.run.usage_incomplete = settled.incomplete
+        self.run.usage_incomplete |= settled.incomplete
         if settled.usages or settled.incomplete:
             for each in settled.usages:
                 add_usage(settled.run_usage, each.usage)

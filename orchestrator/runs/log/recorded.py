@@ -19,6 +19,7 @@ from fathom.orchestrator.v1.run_event_pb2 import (
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 from google.rpc.status_pb2 import Status
 
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.log.record import TERMINAL_STATES
 from orchestrator.runs.log.told_calls import ToldCalls
 
@@ -204,17 +205,6 @@ class RecordedEvents:
     def newest_turn(self) -> int:
         """The newest turn of which there is an event; 0 for none."""
         return self._newest_turn
-
-
-def add_usage(total: Usage, usage: Usage) -> None:
-    """Add one call's usage to a total."""
-    total.input_tokens += usage.input_tokens
-    total.output_tokens += usage.output_tokens
-    total.cached_input_tokens += usage.cached_input_tokens
-    total.reasoning_tokens += usage.reasoning_tokens
-    total.cost_usd_nanos += usage.cost_usd_nanos
-    total.calls += usage.calls
-    total.estimated = total.estimated or usage.estimated
 
 
 def _note(calls: RecordedSubCalls, finished: SubCallFinished) -> None:

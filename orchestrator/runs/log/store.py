@@ -9,7 +9,7 @@ from typing import Any
 
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent
 from fathom.orchestrator.v1.run_pb2 import Run
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, func, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -41,6 +41,9 @@ _NEWEST = select(func.max(tables.run_events.c.sequence)).where(
     tables.run_events.c.run_id == bindparam("of_run")
 )
 _EVENTS = tables.run_events.insert()
+LATE_S = 20.0
+"""How long after a run's end its usage is looked at once more: by then the lease of a gateway that
+died over its calls has ended too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Appendage:
     """Sequence and serialized event; without gaps."""
     ended_children: Sequence[str] = ()
     """Child runs whose end these events tell."""
+    has_late_usage: bool = False
+    """Whether they tell of the run's end, and its usage is to be looked at once more."""
 
 
 class RunStore:
@@ -299,7 +304,18 @@ def _append(connection: Connection, appendage: Appendage, *, is_repeated: bool) 
             .where(children.c.parent_id == appendage.run_id)
             .values(is_booked=True)
         )
+    if appendage.has_late_usage:
+        _look_later(connection, appendage.run_id)
     return True
+
+
+def _look_later(connection: Connection, run_id: str) -> None:
+    """Note that a run's usage is to be looked at, unless that is noted."""
+    late = tables.late_usage
+    due_us = time.time_ns() // 1000 + int(LATE_S * 1e6)
+    is_noted = select(late.c.run_id).where(late.c.run_id == run_id).exists()
+    row = select(literal(run_id), literal(due_us, BigInteger)).where(~is_noted)
+    connection.execute(late.insert().from_select(["run_id", "due_us"], row))
 
 
 def _notify(connection: Connection, run_ids: Sequence[str]) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from fathom.gateway.v1.generation_pb2 import Message
 
-from orchestrator.blobs import BlobStore
 from orchestrator.contexts.stored_context import ContextKind, StoredContext, StoredDocument
 from orchestrator.runs.model.prompt_book import PromptBook
 from orchestrator.runs.model.question import confidence_words
+from orchestrator.runs.patient_blobs import PatientBlobs
 
 _BYTES_PER_TOKEN = 3
 _WINDOW_PART = 2
@@ -40,14 +40,14 @@ def direct_demands(prompts: PromptBook, *, schema_json: str, confidence_min: flo
 
 async def direct_messages(
     prompts: PromptBook,
-    blobs: BlobStore,
+    blobs: PatientBlobs,
     context: StoredContext,
     documents: Sequence[StoredDocument],
     question: str,
 ) -> list[Message]:
     """Return the messages: instructions, and the question as the loop puts it, with the data.
 
-    Raises BlobMissingError.
+    Raises BlobMissingError or ObjectStoreError.
     """
     if context.kind is ContextKind.DOCUMENTS:
         texts = [
@@ -66,6 +66,6 @@ async def direct_messages(
     ]
 
 
-async def _text(blobs: BlobStore, context: StoredContext, offset: int, size: int) -> str:
+async def _text(blobs: PatientBlobs, context: StoredContext, offset: int, size: int) -> str:
     pieces = [piece async for piece in blobs.read(context.blob_key, offset=offset, size=size)]
     return b"".join(pieces).decode(errors="replace")

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from fathom.gateway.v1.generation_pb2 import Usage
 from fathom.orchestrator.v1.run_event_pb2 import HistoryCompacted, RunEvent, VariableSummary
 
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.budget import Budget
 from orchestrator.runs.log.journal import RunJournal
-from orchestrator.runs.log.recorded import add_usage, history_compacted, turn_started
+from orchestrator.runs.log.recorded import history_compacted, turn_started
 from orchestrator.runs.model.compaction import Compaction, Permit
 from orchestrator.runs.passes import RunPasses
 

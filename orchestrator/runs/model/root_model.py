@@ -21,10 +21,11 @@ from fathom.orchestrator.v1.run_event_pb2 import (
 )
 
 from common.errors import ReceivedError
+from orchestrator.runs.amounts import add_usage
 from orchestrator.runs.answers.replies import parse_reply_aside
 from orchestrator.runs.budget import Budget, LimitReachedError, limit_in, usage_in, usage_of
 from orchestrator.runs.log.journal import RunJournal
-from orchestrator.runs.log.recorded import add_usage, model_call
+from orchestrator.runs.log.recorded import model_call
 from orchestrator.runs.model.compaction import is_window_exceeded
 from orchestrator.runs.model.history import History
 from orchestrator.runs.model.room import Room

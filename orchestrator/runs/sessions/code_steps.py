@@ -21,7 +21,6 @@ from google.rpc.status_pb2 import Status
 from common import telemetry_names as names
 from common.errors import ReceivedError
 from common.telemetry import tracer
-from orchestrator.blobs import BlobStore
 from orchestrator.runs.budget import Budget, LimitReachedError
 from orchestrator.runs.children.told import Children, ToldChildren
 from orchestrator.runs.log.journal import RunJournal
@@ -72,7 +71,7 @@ class CodeSteps:
         told: ToldChildren,
         children: Children,
         budget: Budget,
-        blobs: BlobStore,
+        kept: KeptResults,
         *,
         run_id: str,
         output_characters_max: int,
@@ -83,7 +82,7 @@ class CodeSteps:
         self._told = told
         self._children = children
         self._budget = budget
-        self._kept = KeptResults(blobs, budget, run_id=run_id)
+        self._kept = kept
         self._run_id = run_id
         self._output_characters_max = output_characters_max
         self._is_code_lost = False

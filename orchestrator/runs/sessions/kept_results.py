@@ -4,40 +4,30 @@ given as final.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
 from fathom.orchestrator.v1.run_event_pb2 import CellFinished, ValueRead
 from fathom.sandbox.v1.execution_pb2 import FinalValue
 
 from common.errors import NotFoundError
-from orchestrator.blobs import BlobMissingError, BlobStore
-from orchestrator.errors import ObjectStoreError
-from orchestrator.runs.budget import Budget
+from orchestrator.blobs import BlobMissingError
 from orchestrator.runs.log.recorded import Place
+from orchestrator.runs.patient_blobs import PatientBlobs
 
 _FINAL_BYTES_MAX = 64 << 10
 """A larger value goes into a blob."""
 _FINAL_BLOB_BYTES_MAX = 16 << 20
-_STORE_RETRY_S = 1.0
-_log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
 
 
 class KeptResults:
     """The results of one run's executions, each at the place that its execution has."""
 
-    def __init__(self, blobs: BlobStore, budget: Budget, *, run_id: str) -> None:
+    def __init__(self, blobs: PatientBlobs, *, run_id: str) -> None:
         self._blobs = blobs
-        self._budget = budget
         self._run_id = run_id
 
     async def keep_output(self, output: str, place: Place) -> str:
         """Store an output that the model is not shown whole; return its key."""
         key = self._key(place, "txt")
-        await self._put(key, output.encode())
+        await self._blobs.put(key, output.encode())
         return key
 
     async def keep_final(
@@ -49,7 +39,7 @@ class KeptResults:
             told.final_value = data
             return
         told.final_key = self._key(place, "final")
-        await self._put(told.final_key, data)
+        await self._blobs.put(told.final_key, data)
 
     async def final(self, told: CellFinished | ValueRead) -> FinalValue | None:
         """Return the final value that an event tells of; None where there is none. Raises
@@ -59,14 +49,11 @@ class KeptResults:
             return FinalValue.FromString(told.final_value)
         if not told.final_key:
             return None
-        return FinalValue.FromString(await self._patiently(lambda: self._read(told.final_key)))
+        return FinalValue.FromString(await self._read(told.final_key))
 
     def _key(self, place: Place, suffix: str) -> str:
         turn, cell = place
         return f"outputs/{self._run_id}/{turn}-{cell}.{suffix}"
-
-    async def _put(self, key: str, data: bytes) -> None:
-        await self._patiently(lambda: self._blobs.put(key, data))
 
     async def _read(self, key: str) -> bytes:
         pieces = self._blobs.read(key, offset=0, size=_FINAL_BLOB_BYTES_MAX)
@@ -74,15 +61,3 @@ class KeptResults:
             return b"".join([piece async for piece in pieces])
         except BlobMissingError:
             raise NotFoundError(key) from None
-
-    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Store or read what a cell has come to, which has its price: an object store that is away
-        is waited for as long as the run has time. Raises ObjectStoreError."""
-        while True:
-            try:
-                return await ask()
-            except ObjectStoreError as error:
-                if self._budget.is_work_over:
-                    raise
-                _log.warning("a cell's result waits for the object store: %s", error.problem)
-            await asyncio.sleep(_STORE_RETRY_S)

@@ -24,6 +24,7 @@ from orchestrator.runs.log.recorded import Place
 from orchestrator.runs.passes import RunPasses
 from orchestrator.runs.ports import CellOrder, Sandbox, StoredSession
 from orchestrator.runs.sessions.executions import PastExecution, Transcript, ending_word
+from orchestrator.runs.sessions.session_calls import is_store_away
 from orchestrator.runs.sessions.session_source import SessionBrokenError, SessionSource
 
 _INTERRUPT_GRACE_S = 1.0
@@ -173,8 +174,8 @@ class Repl:
 
     async def checkpoint_at_end(self, owner: str) -> tuple[Place, StoredSession] | None:
         """Store the session as the run leaves it, rebuilt where it is lost, before or meanwhile;
-        None where the run has executed nothing. Raises SessionLostError, LimitReachedError and
-        ReceivedError."""
+        None where the run has executed nothing. An object store that is away is waited for as long
+        as the run has time. Raises SessionLostError, LimitReachedError and ReceivedError."""
         place, losses = self._source.newest_place, 0
         if place is None:
             return None
@@ -183,12 +184,16 @@ class Repl:
             try:
                 return place, await self._sandbox.checkpoint(session, owner)
             except ReceivedError as error:
-                losses += 1
-                if not _is_gone(error) or losses == _ABSENCES_MAX:
-                    raise
-                if error.reason != ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE:
+                if is_store_away(error):
+                    pause_s = error.retry_after_s or _RETRY_S
+                    if pause_s >= self._budget.work_left_s:
+                        raise
+                else:
+                    losses, pause_s = losses + 1, _RETRY_S
+                    if not _is_gone(error) or losses == _ABSENCES_MAX:
+                        raise
                     await self._drop(session)
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(pause_s)
 
     async def close(self) -> None:
         """Delete the session, one that is still being opened too. A failure is logged: the

@@ -48,8 +48,8 @@ class SessionCalls:
         """Return how a piece of code ends; `take` gets the events before that, and `mint` makes
         the tokens that it gets while it runs.
 
-        Where no worker can take the session just then, nothing has run, and it is asked again.
-        Raises ReceivedError.
+        Where no worker can take the session just then, or what it is made of cannot be read,
+        nothing has run, and it is asked again. Raises ReceivedError.
         """
         while True:
             renewing = renewed_tokens(self._sandbox, order.session, mint, self._passes.lifetime_s)
@@ -58,7 +58,8 @@ class SessionCalls:
                     return await _result(self._sandbox, order, take)
             except ReceivedError as error:
                 wait_s = error.retry_after_s or _RETRY_S
-                if not is_full(error) or wait_s >= self._budget.work_left_s:
+                has_run = not (is_full(error) or is_store_away(error))
+                if has_run or wait_s >= self._budget.work_left_s:
                     raise
             await asyncio.sleep(wait_s)
             timeout_s = self._budget.work_left_s + GRACE_S
@@ -105,3 +106,8 @@ async def _result(sandbox: Sandbox, order: CellOrder, take: TakeEvent) -> Execut
 def is_full(error: ReceivedError) -> bool:
     """Whether the service has no room for a session just then."""
     return error.reason == ErrorReason.ERROR_REASON_SANDBOX_CAPACITY
+
+
+def is_store_away(error: ReceivedError) -> bool:
+    """Whether the service cannot reach its object store just then."""
+    return error.reason == ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE

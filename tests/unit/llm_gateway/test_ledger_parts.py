@@ -54,7 +54,7 @@ async def test_while_calls_come_together_a_few_wait_for_more_and_enough_wait_for
     for _ in range(50):
         await asyncio.sleep(0)
     done_of_few = sum(each.done() for each in few)
-    await asyncio.wait_for(commits.post(LookUp(KEY)), 10)
+    await asyncio.wait_for(commits.post(LookUp(KEY)), 30)
 
     assert done_of_few == 0
     assert all(each.done() for each in few)

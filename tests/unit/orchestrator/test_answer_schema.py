@@ -125,15 +125,13 @@ async def test_a_check_without_end_is_ended_and_the_loop_goes_on(schema: Any, an
             ticks += 1
 
     ticking = asyncio.create_task(tick())
-    started = time.monotonic()
     verdict = await check(schema, answer)
-    elapsed_s = time.monotonic() - started
     ticking.cancel()
 
     assert verdict.text == ""
     assert len(verdict.errors) == 1
     assert "too long" in verdict.errors[0]
-    assert ticks > 20 * elapsed_s
+    assert ticks > 5  # some 100, and at most one where the loop waits
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ async def test_hostile_schemas_end_within_their_bounds(schema: Any, answer: str)
     verdict = await schemas.check(json.dumps(schema), answer)
 
     assert bool(verdict.text) is not bool(verdict.errors)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(("extra", "is_taken"), [(0, True), (1, False)])

@@ -18,7 +18,10 @@ from orchestrator.contexts.stored_context import (
     StoredDocument,
     TextShape,
 )
+from orchestrator.errors import ObjectStoreError
+from orchestrator.runs import patient_blobs
 from orchestrator.runs.answers.citations import PLACE_CHARACTERS_MAX, SEARCHES_MAX, CitationDesk
+from orchestrator.runs.patient_blobs import PatientBlobs
 
 EXACT, NORMALISED = Citation.CHECK_EXACT, Citation.CHECK_NORMALISED
 NOT_FOUND, NOT_DONE = Citation.CHECK_NOT_FOUND, Citation.CHECK_NOT_DONE
@@ -52,6 +55,22 @@ class BrokenBlobs(MemoryBlobs):
     async def read(self, _key: str, *, offset: int, size: int) -> AsyncIterator[bytes]:
         raise BlobMissingError
         yield b""
+
+
+class AwayBlobs(MemoryBlobs):
+    """A blob in a store that is away for a while, and again after each piece."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, piece_bytes=8)
+        self._is_away = True
+
+    async def read(self, _key: str, *, offset: int, size: int) -> AsyncIterator[bytes]:
+        self._is_away = not self._is_away
+        if not self._is_away:
+            raise ObjectStoreError("it is away")
+        async for piece in super().read(_key, offset=offset, size=size):
+            yield piece
+            raise ObjectStoreError("it is away again")
 
 
 def shape(text: str) -> TextShape:
@@ -95,8 +114,8 @@ def desk(
         document_count=len(documents) or 1,
         created_us=0,
     )
-    blobs = MemoryBlobs(data, piece_bytes)
-    return CitationDesk(blobs, stored, documents, time_max_s=time_max_s)  # type: ignore[arg-type]
+    blobs = PatientBlobs(MemoryBlobs(data, piece_bytes), lambda: 0.0)  # type: ignore[arg-type]
+    return CitationDesk(blobs, stored, documents, time_max_s=time_max_s)
 
 
 async def checked(where: CitationDesk, text: str, *cited: Citation) -> list[Citation]:
@@ -300,10 +319,22 @@ async def test_a_store_that_is_away_costs_the_check_and_not_the_answer() -> None
     """The answer is paid for; that its quotations were not looked up is said."""
     where = desk(TEXT)
     broken = BrokenBlobs(TEXT.encode())
-    where._blobs = broken  # type: ignore[assignment]
+    where._blobs = PatientBlobs(broken, lambda: 0.0)  # type: ignore[arg-type]
     cited = [Citation(start=4, end=11, quote="invoice"), Citation(quote="the fee was")]
 
     assert [each.check for each in await checked(where, "", *cited)] == [NOT_DONE, NOT_DONE]
+
+
+async def test_waiting_for_a_store_that_comes_back_takes_none_of_the_time_for_looking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer loses none of its proofs to a restart of the store."""
+    monkeypatch.setattr(patient_blobs, "_PAUSE_S", 0.02)
+    where = desk(TEXT, time_max_s=0.05)
+    where._blobs = PatientBlobs(AwayBlobs(TEXT.encode()), lambda: 60.0)  # type: ignore[arg-type]
+    cited = [Citation(start=4, end=11, quote="invoice"), Citation(quote="the fee was")]
+
+    assert NOT_DONE not in [each.check for each in await checked(where, "", *cited)]
 
 
 async def test_what_time_does_not_suffice_for_is_said_not_to_be_looked_up() -> None:

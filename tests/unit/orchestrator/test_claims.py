@@ -137,4 +137,4 @@ def test_hostile_texts_are_read_in_linear_time(piece: str, is_json: bool) -> Non
     started = time.process_time()
 
     assert len(claims_of(text, is_json=is_json)) <= CLAIMS_MAX
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 20

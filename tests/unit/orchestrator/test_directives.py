@@ -138,7 +138,7 @@ def test_a_hostile_reply_takes_no_time(text: str) -> None:
 
     found(text)
 
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 20
 
 
 @given(st.text())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from fathom.orchestrator.v1.run_event_pb2 import CellFinished
@@ -15,7 +13,8 @@ from fathom.sandbox.v1.execution_pb2 import FinalValue
 from common.errors import NotFoundError
 from orchestrator.blobs import FolderBlobStore
 from orchestrator.errors import ObjectStoreError
-from orchestrator.runs.sessions import kept_results
+from orchestrator.runs import patient_blobs
+from orchestrator.runs.patient_blobs import PatientBlobs
 from orchestrator.runs.sessions.kept_results import KeptResults
 
 LARGE = FinalValue(text="x" * 100_000)
@@ -45,13 +44,13 @@ class Blobs(FolderBlobStore):
 
 @pytest.fixture
 def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
-    monkeypatch.setattr(kept_results, "_STORE_RETRY_S", 0.0)
+    monkeypatch.setattr(patient_blobs, "_PAUSE_S", 0.0)
     return Blobs(tmp_path)
 
 
 def results(blobs: Blobs, *, is_work_over: bool = False) -> KeptResults:
-    budget: Any = SimpleNamespace(is_work_over=is_work_over)
-    return KeptResults(blobs, budget, run_id="0a")
+    left_s = 0.0 if is_work_over else 60.0
+    return KeptResults(PatientBlobs(blobs, lambda: left_s), run_id="0a")
 
 
 async def test_a_store_that_is_away_is_waited_for_on_both_ways(blobs: Blobs) -> None:

@@ -292,7 +292,7 @@ async def test_a_run_that_is_lost_before_it_begins_is_let_go_of_at_once(
 
         parts.queue.leave(run.run_id)
 
-        await eventually(lambda: asked == ids(run, run), within_s=3.0)
+        await eventually(lambda: asked == ids(run, run))
 
 
 async def test_only_waiting_runs_count_against_the_room(url: str) -> None:

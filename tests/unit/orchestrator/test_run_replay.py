@@ -16,9 +16,9 @@ from common.database import DatabaseAwayError
 from orchestrator.conversations.recall import Earlier, KeptSession
 from orchestrator.errors import ForkTurnUnknownError, ObjectStoreError
 from orchestrator.model_catalog import TierFacts
+from orchestrator.runs import patient_blobs
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
 from orchestrator.runs.ports import ModelCall
-from orchestrator.runs.sessions import kept_results
 from tests.support.driven_run import Bench, told
 from tests.support.fake_gateway import COST_NANOS, ScriptedError
 from tests.support.memory_neighbours import Reply, failure
@@ -442,7 +442,7 @@ async def test_a_cells_result_waits_for_an_object_store_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a cell printed and its value were paid for, and a restart of the store takes seconds."""
-    monkeypatch.setattr(kept_results, "_STORE_RETRY_S", 0.0)
+    monkeypatch.setattr(patient_blobs, "_PAUSE_S", 0.0)
     bench = Bench(tmp_path, [cells("print('x' * 5_000)"), cells("FINAL('y' * 100_000)")])
     put, absences = bench.blobs.put, [ObjectStoreError("no space left")] * 3
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sandbox_service import frames
-from sandbox_service.execution_stream import ExecutionOptions, ExecutionStream
+from sandbox_service.cell_requests import Carriers, CellRequests
+from sandbox_service.execution_options import ExecutionOptions
+from sandbox_service.execution_stream import ExecutionStream
 from sandbox_service.limits import Limits
 from sandbox_service.run_pass import RunPass
 from sandbox_service.sub_calls import SubCallMeter
@@ -30,20 +32,14 @@ async def test_an_interrupt_before_the_start_is_not_forgotten() -> None:
     async def place() -> WorkerSession:
         return session
 
-    stream = ExecutionStream(
-        place,
-        session.limits,
-        1,
-        ExecutionOptions(code="x"),
-        SubCallMeter(1),
-        None,  # type: ignore[arg-type]
-        run_pass=RunPass(""),
-        sub_tier="sub",
-    )
+    options = ExecutionOptions(code="x")
+    nobody = Carriers(sub_models=None)  # type: ignore[arg-type]
+    requests = CellRequests(options, nobody, SubCallMeter(1), RunPass(""), "sub")
+    stream = ExecutionStream(place, session.limits, 1, options, requests)
 
     await stream.interrupt()
     running = asyncio.create_task(stream.run())
-    await asyncio.wait_for(is_sent.wait(), 5)
+    await asyncio.wait_for(is_sent.wait(), 30)
     session.lose("done")
     await running
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_service import image as module
 from sandbox_service.engine import GuestMemory, GuestMemoryError
-from sandbox_service.image import ChangeFinder, SessionImage, WarmImage
 from sandbox_service.sparse_files import PAGE_BYTES, extents
+from sandbox_service.worker import image as module
+from sandbox_service.worker.image import ChangeFinder, SessionImage, WarmImage
 
 WARM_PAGES = 256
 PAGES_MAX = 512
@@ -187,7 +187,7 @@ def test_filled_data_is_there_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Mapped or copied, and whatever the borders of data, pages and pieces are."""
-    monkeypatch.setattr("sandbox_service.image._FILL_BYTES_MIN", mapped_from_bytes)
+    monkeypatch.setattr("sandbox_service.worker.image._FILL_BYTES_MIN", mapped_from_bytes)
     memory = fresh(image)
     data = bytes(i % 251 for i in range(size))
     before, after = memory.read(start - 64, 64), memory.read(start + size, 0)
@@ -206,7 +206,7 @@ def test_filled_data_may_be_overwritten_later(
     image: SessionImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory of a deleted text is used for something else."""
-    monkeypatch.setattr("sandbox_service.image._FILL_BYTES_MIN", PAGE_BYTES)
+    monkeypatch.setattr("sandbox_service.worker.image._FILL_BYTES_MIN", PAGE_BYTES)
     memory = fresh(image)
     size = 100 * PAGE_BYTES
     image.fill(memory, 20 * PAGE_BYTES, size, [b"\3" * size])
@@ -326,9 +326,9 @@ def test_a_process_without_room_for_mappings_keeps_copies(
     """One session whose memory needs many mappings must not end its neighbours."""
     memory = fresh(image)
     map_file = module._map
-    monkeypatch.setattr("sandbox_service.image._FILL_BYTES_MIN", PAGE_BYTES)
+    monkeypatch.setattr("sandbox_service.worker.image._FILL_BYTES_MIN", PAGE_BYTES)
     monkeypatch.setattr(
-        "sandbox_service.image._map",
+        "sandbox_service.worker.image._map",
         lambda memory, start, size, fd: start == 0 and map_file(memory, start, size, fd),
     )
     for page in range(60, 180):

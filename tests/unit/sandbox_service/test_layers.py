@@ -54,7 +54,7 @@ def _nothing_is_left_open() -> Iterator[None]:
     """Descriptors are memory here."""
     before = open_files()
     yield
-    assert open_files() == before
+    assert open_files() <= before  # of others' files some may be closed meanwhile
 
 
 def test_a_finished_layer_cannot_be_written_by_anybody() -> None:

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.blob_index import text_index
-from sandbox_service import guest_calls, lazy_contexts, lazy_texts, search
 from sandbox_service.frames import Mount, Text
 from sandbox_service.guest import host, lazy_lines, lazy_text
 from sandbox_service.guest.lazy_text import LazyText
 from sandbox_service.guest.text_functions import TextFunctions
-from sandbox_service.lazy_contexts import LazyMount
+from sandbox_service.worker import guest_calls, lazy_contexts, lazy_texts, search
+from sandbox_service.worker.lazy_contexts import LazyMount
 
 VALUE_BYTES_MAX = 4_000
 PIECES = [

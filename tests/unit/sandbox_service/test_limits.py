@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox_service import endings
 from sandbox_service.engine import GuestMemoryError, GuestStoppedError
-from sandbox_service.execution import StopError
 from sandbox_service.limits import Allowance, Limits
-from sandbox_service.wasi import GuestExitError
+from sandbox_service.worker import endings
+from sandbox_service.worker.execution import StopError
+from sandbox_service.worker.wasi import GuestExitError
 
 LIMITS = Limits(
     memory_bytes_max=1000,

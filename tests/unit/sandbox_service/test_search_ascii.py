@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_service import search
+from sandbox_service.worker import search
 
 _PATTERNS = (
     *("silver", "(?i)SKI", "[^k]s", r"\w+s\b", r"(k|s)+"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sandbox_service import frames
 from sandbox_service.limits import Limits
-from sandbox_service.session_account import SessionAccount
-from sandbox_service.surroundings import FixedSurroundings, HostSurroundings
+from sandbox_service.worker.session_account import SessionAccount
+from sandbox_service.worker.surroundings import FixedSurroundings, HostSurroundings
 
 LIMITS = Limits(fuel_max=80, session_fuel_max=100, execute_time_max_s=8, session_time_max_s=10)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sandbox_service.frames import Determinism
-from sandbox_service.surroundings import FixedSurroundings, HostSurroundings
+from sandbox_service.worker.surroundings import FixedSurroundings, HostSurroundings
 
 CLOCK_MAX = (1 << 63) - 1
 

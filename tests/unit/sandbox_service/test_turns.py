@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sandbox_service.turns import Turn, Turns
+from sandbox_service.worker.turns import Turn, Turns
 
 WAIT_S = 30.0
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from sandbox_service import frames, guest_calls
+from sandbox_service import frames
 from sandbox_service.limits import Limits
+from sandbox_service.worker import guest_calls
 from sandbox_service.worker_session import WorkerSession
 
 MEMORY_MAX = 1 << 30

@@ -13,7 +13,7 @@ from fathom_client.command.invocation import Invocation, error_object, print_jso
 from fathom_client.command.limit_words import option_of
 from fathom_client.command.progress_line import SEPARATOR
 from fathom_client.command.terminal import plain
-from fathom_client.figures import count_text, plural, span_text, usd_text
+from fathom_client.figures import count_text, plural, span_text
 from fathom_client.results import Result
 
 _LAST_SAID_CHARACTERS = 600
@@ -59,7 +59,7 @@ def show_outcome(invocation: Invocation, followed: Followed, *, with_answer: boo
                 terminal.say("above is what had been found so far, not an answer")
             else:
                 terminal.say(f"found so far:\n{_indented(result.found_so_far)}")
-        terminal.error(f"cost so far: {usd_text(followed.run.usage.cost_usd_nanos)}")
+        terminal.error(f"cost so far: {result.cost_text}")
         terminal.error(f"try: {failure.attempt}")
     terminal.say(terminal.style(took_line(result), "dim"))
     terminal.say(steps_line(invocation, followed.run.name))
@@ -83,7 +83,7 @@ def took_line(result: Result) -> str:
     run = result.run
     return SEPARATOR.join(
         [
-            usd_text(run.usage.cost_usd_nanos),
+            result.cost_text,
             span_text(result.elapsed_s),
             plural(run.turns, "turn"),
             plural(run.sub_calls, "call"),
@@ -119,6 +119,7 @@ def outcome_object(result: Result) -> dict[str, object]:
         "output_tokens": run.usage.output_tokens,
         "cost_usd": result.cost_usd,
         "cost_usd_nanos": run.usage.cost_usd_nanos,
+        "usage_incomplete": result.is_usage_incomplete,
         "elapsed_s": round(result.elapsed_s, 3),
     }
 

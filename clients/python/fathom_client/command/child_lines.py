@@ -6,7 +6,7 @@ from fathom.orchestrator.v1 import run_event_pb2
 
 from fathom_client.command.progress_line import SEPARATOR
 from fathom_client.command.terminal import plain
-from fathom_client.figures import plural, usd_text
+from fathom_client.figures import plural
 from fathom_client.results import Result
 
 _TEXT_CHARACTERS = 60
@@ -22,7 +22,7 @@ def child_line(changed: run_event_pb2.ChildRunChanged) -> str:
     if result.status in ("queued", "running"):
         return SEPARATOR.join([*facts, f"“{_one_line(changed.run.spec.question)}”"])
     facts += [result.status, plural(changed.run.sub_calls, "call")]
-    facts.append(usd_text(changed.run.usage.cost_usd_nanos))
+    facts.append(result.cost_text)
     said = result.text if result.text is not None else str(result.error or "")
     return SEPARATOR.join([*facts, f"“{_one_line(said)}”" if said else "no answer"])
 

@@ -22,7 +22,7 @@ from fathom_client.command.quantities import CountType
 from fathom_client.command.server_choice import server_to_read
 from fathom_client.command.terminal import Terminal, plain
 from fathom_client.command.trajectory import trajectory
-from fathom_client.figures import count_text, plural, span_text, usd_text
+from fathom_client.figures import count_text, plural, span_text
 from fathom_client.results import Result
 from fathom_client.watching import TERMINAL_STATES
 
@@ -209,7 +209,7 @@ def _table(found: list[run_pb2.Run], *, now_s: float) -> list[str]:
                 str(run.turns),
                 count_text(run.sub_calls),
                 count_text(result.tokens),
-                usd_text(run.usage.cost_usd_nanos),
+                result.cost_text,
                 age,
                 question,
             )

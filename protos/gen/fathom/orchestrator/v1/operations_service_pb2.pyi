@@ -430,8 +430,8 @@ class AuditEntry(_message.Message):
     """
     action: _builtins.str
     """What: `run.created`, `run.ended`, `run.cancel_asked`, `run.deleted`,
-    `context.deleted`, `host_tool.called`, `kill_switch.set`,
-    `kill_switch.deleted`.
+    `run.usage_settled`, `context.deleted`, `conversation.deleted`,
+    `host_tool.called`, `kill_switch.set`, `kill_switch.deleted`.
     """
     subject: _builtins.str
     """What it was done to, such as `runs/{run}`."""

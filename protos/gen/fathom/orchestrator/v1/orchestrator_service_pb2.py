@@ -28,7 +28,7 @@ from fathom.orchestrator.v1 import run_event_pb2 as fathom_dot_orchestrator_dot_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1fathom/orchestrator/v1/orchestrator_service.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a\"fathom/gateway/v1/generation.proto\x1a fathom/orchestrator/v1/run.proto\x1a&fathom/orchestrator/v1/run_event.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa1\x02\n\x0fRunChildRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x35\n\x07\x63ontext\x18\x03 \x01(\x0b\x32$.fathom.orchestrator.v1.ChildContext\x12.\n\x06limits\x18\x04 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\x12\x11\n\troot_tier\x18\x05 \x01(\t\x12\x10\n\x08sub_tier\x18\x06 \x01(\t\x12\x1a\n\x12\x61nswer_schema_json\x18\x07 \x01(\t\x12\x10\n\x08siblings\x18\x08 \x01(\x05\x12\x1b\n\x0esub_calls_left\x18\t \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_sub_calls_left\"\x96\x01\n\x0c\x43hildContext\x12\x31\n\x04text\x18\x01 \x01(\x0b\x32!.fathom.orchestrator.v1.ChildTextH\x00\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x12;\n\tdocuments\x18\x03 \x01(\x0b\x32&.fathom.orchestrator.v1.ChildDocumentsH\x00\x42\x06\n\x04kind\"\\\n\tChildText\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x35\n\x05slice\x18\x02 \x01(\x0b\x32$.fathom.orchestrator.v1.ContextSliceH\x00\x42\x08\n\x06source\"I\n\x0c\x43ontextSlice\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x03\x12\x10\n\x03\x65nd\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x06\n\x04_end\"J\n\x0e\x43hildDocuments\x12\x38\n\tdocuments\x18\x01 \x03(\x0b\x32%.fathom.orchestrator.v1.ChildDocument\"N\n\rChildDocument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x04text\x18\x02 \x01(\x0b\x32!.fathom.orchestrator.v1.ChildText\"<\n\x10RunChildResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"\xee\x01\n\x12GetRunUsageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x44\n\x08group_by\x18\x02 \x01(\x0e\x32\x32.fathom.orchestrator.v1.GetRunUsageRequest.GroupBy\"\x83\x01\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x11\n\rGROUP_BY_TURN\x10\x01\x12\x12\n\x0eGROUP_BY_DEPTH\x10\x02\x12\x12\n\x0eGROUP_BY_MODEL\x10\x03\x12\x11\n\rGROUP_BY_TIER\x10\x04\x12\x10\n\x0cGROUP_BY_RUN\x10\x05\"r\n\x13GetRunUsageResponse\x12\x32\n\x06groups\x18\x01 \x03(\x0b\x32\".fathom.orchestrator.v1.UsageGroup\x12\'\n\x05total\x18\x02 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\"B\n\nUsageGroup\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\"U\n\x10\x43reateRunRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"=\n\x11\x43reateRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x0eGetRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"{\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x31\n\x06states\x18\x03 \x03(\x0e\x32!.fathom.orchestrator.v1.Run.State\x12\x0e\n\x06parent\x18\x04 \x01(\t\"V\n\x10ListRunsResponse\x12)\n\x04runs\x18\x01 \x03(\x0b\x32\x1b.fathom.orchestrator.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x0fWatchRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x0e\n\x06joined\x18\x03 \x01(\x08\"v\n\x10WatchRunResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .fathom.orchestrator.v1.RunEvent\x12\x31\n\x07\x66urther\x18\x02 \x03(\x0b\x32 .fathom.orchestrator.v1.RunEvent\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x11\x43\x61ncelRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"x\n\x0e\x46orkRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nafter_turn\x18\x02 \x01(\x05\x12\x30\n\x07\x63hanges\x18\x03 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\";\n\x0f\x46orkRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"u\n\x12\x45stimateRunRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x15\n\rcontext_bytes\x18\x02 \x01(\x03\x12\x19\n\x11\x63ontext_documents\x18\x03 \x01(\x03\"\xcd\x02\n\x13\x45stimateRunResponse\x12,\n\x05\x63\x61lls\x18\x01 \x01(\x0b\x32\x1d.fathom.orchestrator.v1.Range\x12-\n\x06tokens\x18\x02 \x01(\x0b\x32\x1d.fathom.orchestrator.v1.Range\x12\x35\n\x0e\x63ost_usd_nanos\x18\x03 \x01(\x0b\x32\x1d.fathom.orchestrator.v1.Range\x12+\n\x08time_low\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\ttime_high\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fruns_considered\x18\x06 \x01(\x05\x12.\n\x06limits\x18\x07 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\"\"\n\x05Range\x12\x0b\n\x03low\x18\x01 \x01(\x03\x12\x0c\n\x04high\x18\x02 \x01(\x03\x32\xff\x06\n\x13OrchestratorService\x12`\n\tCreateRun\x12(.fathom.orchestrator.v1.CreateRunRequest\x1a).fathom.orchestrator.v1.CreateRunResponse\x12W\n\x06GetRun\x12%.fathom.orchestrator.v1.GetRunRequest\x1a&.fathom.orchestrator.v1.GetRunResponse\x12]\n\x08ListRuns\x12\'.fathom.orchestrator.v1.ListRunsRequest\x1a(.fathom.orchestrator.v1.ListRunsResponse\x12_\n\x08WatchRun\x12\'.fathom.orchestrator.v1.WatchRunRequest\x1a(.fathom.orchestrator.v1.WatchRunResponse0\x01\x12`\n\tCancelRun\x12(.fathom.orchestrator.v1.CancelRunRequest\x1a).fathom.orchestrator.v1.CancelRunResponse\x12_\n\x08RunChild\x12\'.fathom.orchestrator.v1.RunChildRequest\x1a(.fathom.orchestrator.v1.RunChildResponse0\x01\x12\x66\n\x0bGetRunUsage\x12*.fathom.orchestrator.v1.GetRunUsageRequest\x1a+.fathom.orchestrator.v1.GetRunUsageResponse\x12Z\n\x07\x46orkRun\x12&.fathom.orchestrator.v1.ForkRunRequest\x1a\'.fathom.orchestrator.v1.ForkRunResponse\x12\x66\n\x0b\x45stimateRun\x12*.fathom.orchestrator.v1.EstimateRunRequest\x1a+.fathom.orchestrator.v1.EstimateRunResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1fathom/orchestrator/v1/orchestrator_service.proto\x12\x16\x66\x61thom.orchestrator.v1\x1a\"fathom/gateway/v1/generation.proto\x1a fathom/orchestrator/v1/run.proto\x1a&fathom/orchestrator/v1/run_event.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa1\x02\n\x0fRunChildRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x35\n\x07\x63ontext\x18\x03 \x01(\x0b\x32$.fathom.orchestrator.v1.ChildContext\x12.\n\x06limits\x18\x04 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\x12\x11\n\troot_tier\x18\x05 \x01(\t\x12\x10\n\x08sub_tier\x18\x06 \x01(\t\x12\x1a\n\x12\x61nswer_schema_json\x18\x07 \x01(\t\x12\x10\n\x08siblings\x18\x08 \x01(\x05\x12\x1b\n\x0esub_calls_left\x18\t \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_sub_calls_left\"\x96\x01\n\x0c\x43hildContext\x12\x31\n\x04text\x18\x01 \x01(\x0b\x32!.fathom.orchestrator.v1.ChildTextH\x00\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x12;\n\tdocuments\x18\x03 \x01(\x0b\x32&.fathom.orchestrator.v1.ChildDocumentsH\x00\x42\x06\n\x04kind\"\\\n\tChildText\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x35\n\x05slice\x18\x02 \x01(\x0b\x32$.fathom.orchestrator.v1.ContextSliceH\x00\x42\x08\n\x06source\"I\n\x0c\x43ontextSlice\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x03\x12\x10\n\x03\x65nd\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x06\n\x04_end\"J\n\x0e\x43hildDocuments\x12\x38\n\tdocuments\x18\x01 \x03(\x0b\x32%.fathom.orchestrator.v1.ChildDocument\"N\n\rChildDocument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x04text\x18\x02 \x01(\x0b\x32!.fathom.orchestrator.v1.ChildText\"<\n\x10RunChildResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"\xee\x01\n\x12GetRunUsageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x44\n\x08group_by\x18\x02 \x01(\x0e\x32\x32.fathom.orchestrator.v1.GetRunUsageRequest.GroupBy\"\x83\x01\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x11\n\rGROUP_BY_TURN\x10\x01\x12\x12\n\x0eGROUP_BY_DEPTH\x10\x02\x12\x12\n\x0eGROUP_BY_MODEL\x10\x03\x12\x11\n\rGROUP_BY_TIER\x10\x04\x12\x10\n\x0cGROUP_BY_RUN\x10\x05\"\x86\x01\n\x13GetRunUsageResponse\x12\x32\n\x06groups\x18\x01 \x03(\x0b\x32\".fathom.orchestrator.v1.UsageGroup\x12\'\n\x05total\x18\x02 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\x12\x12\n\nincomplete\x18\x03 \x01(\x08\"B\n\nUsageGroup\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.fathom.gateway.v1.Usage\"U\n\x10\x43reateRunRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"=\n\x11\x43reateRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"\x1d\n\rGetRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x0eGetRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"{\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x31\n\x06states\x18\x03 \x03(\x0e\x32!.fathom.orchestrator.v1.Run.State\x12\x0e\n\x06parent\x18\x04 \x01(\t\"V\n\x10ListRunsResponse\x12)\n\x04runs\x18\x01 \x03(\x0b\x32\x1b.fathom.orchestrator.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x0fWatchRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x0e\n\x06joined\x18\x03 \x01(\x08\"v\n\x10WatchRunResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .fathom.orchestrator.v1.RunEvent\x12\x31\n\x07\x66urther\x18\x02 \x03(\x0b\x32 .fathom.orchestrator.v1.RunEvent\" \n\x10\x43\x61ncelRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x11\x43\x61ncelRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"x\n\x0e\x46orkRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nafter_turn\x18\x02 \x01(\x05\x12\x30\n\x07\x63hanges\x18\x03 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\";\n\x0f\x46orkRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.fathom.orchestrator.v1.Run\"u\n\x12\x45stimateRunRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.fathom.orchestrator.v1.RunSpec\x12\x15\n\rcontext_bytes\x18\x02 \x01(\x03\x12\x19\n\x11\x63ontext_documents\x18\x03 \x01(\x03\"\xcd\x02\n\x13\x45stimateRunResponse\x12,\n\x05\x63\x61lls\x18\x01 \x01(\x0b\x32\x1d.fathom.orchestrator.v1.Range\x12-\n\x06tokens\x18\x02 \x01(\x0b\x32\x1d.fathom.orchestrator.v1.Range\x12\x35\n\x0e\x63ost_usd_nanos\x18\x03 \x01(\x0b\x32\x1d.fathom.orchestrator.v1.Range\x12+\n\x08time_low\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\ttime_high\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fruns_considered\x18\x06 \x01(\x05\x12.\n\x06limits\x18\x07 \x01(\x0b\x32\x1e.fathom.orchestrator.v1.Limits\"\"\n\x05Range\x12\x0b\n\x03low\x18\x01 \x01(\x03\x12\x0c\n\x04high\x18\x02 \x01(\x03\x32\xff\x06\n\x13OrchestratorService\x12`\n\tCreateRun\x12(.fathom.orchestrator.v1.CreateRunRequest\x1a).fathom.orchestrator.v1.CreateRunResponse\x12W\n\x06GetRun\x12%.fathom.orchestrator.v1.GetRunRequest\x1a&.fathom.orchestrator.v1.GetRunResponse\x12]\n\x08ListRuns\x12\'.fathom.orchestrator.v1.ListRunsRequest\x1a(.fathom.orchestrator.v1.ListRunsResponse\x12_\n\x08WatchRun\x12\'.fathom.orchestrator.v1.WatchRunRequest\x1a(.fathom.orchestrator.v1.WatchRunResponse0\x01\x12`\n\tCancelRun\x12(.fathom.orchestrator.v1.CancelRunRequest\x1a).fathom.orchestrator.v1.CancelRunResponse\x12_\n\x08RunChild\x12\'.fathom.orchestrator.v1.RunChildRequest\x1a(.fathom.orchestrator.v1.RunChildResponse0\x01\x12\x66\n\x0bGetRunUsage\x12*.fathom.orchestrator.v1.GetRunUsageRequest\x1a+.fathom.orchestrator.v1.GetRunUsageResponse\x12Z\n\x07\x46orkRun\x12&.fathom.orchestrator.v1.ForkRunRequest\x1a\'.fathom.orchestrator.v1.ForkRunResponse\x12\x66\n\x0b\x45stimateRun\x12*.fathom.orchestrator.v1.EstimateRunRequest\x1a+.fathom.orchestrator.v1.EstimateRunResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,40 +53,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRUNUSAGEREQUEST']._serialized_end=1290
   _globals['_GETRUNUSAGEREQUEST_GROUPBY']._serialized_start=1159
   _globals['_GETRUNUSAGEREQUEST_GROUPBY']._serialized_end=1290
-  _globals['_GETRUNUSAGERESPONSE']._serialized_start=1292
-  _globals['_GETRUNUSAGERESPONSE']._serialized_end=1406
-  _globals['_USAGEGROUP']._serialized_start=1408
-  _globals['_USAGEGROUP']._serialized_end=1474
-  _globals['_CREATERUNREQUEST']._serialized_start=1476
-  _globals['_CREATERUNREQUEST']._serialized_end=1561
-  _globals['_CREATERUNRESPONSE']._serialized_start=1563
-  _globals['_CREATERUNRESPONSE']._serialized_end=1624
-  _globals['_GETRUNREQUEST']._serialized_start=1626
-  _globals['_GETRUNREQUEST']._serialized_end=1655
-  _globals['_GETRUNRESPONSE']._serialized_start=1657
-  _globals['_GETRUNRESPONSE']._serialized_end=1715
-  _globals['_LISTRUNSREQUEST']._serialized_start=1717
-  _globals['_LISTRUNSREQUEST']._serialized_end=1840
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1842
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1928
-  _globals['_WATCHRUNREQUEST']._serialized_start=1930
-  _globals['_WATCHRUNREQUEST']._serialized_end=2001
-  _globals['_WATCHRUNRESPONSE']._serialized_start=2003
-  _globals['_WATCHRUNRESPONSE']._serialized_end=2121
-  _globals['_CANCELRUNREQUEST']._serialized_start=2123
-  _globals['_CANCELRUNREQUEST']._serialized_end=2155
-  _globals['_CANCELRUNRESPONSE']._serialized_start=2157
-  _globals['_CANCELRUNRESPONSE']._serialized_end=2218
-  _globals['_FORKRUNREQUEST']._serialized_start=2220
-  _globals['_FORKRUNREQUEST']._serialized_end=2340
-  _globals['_FORKRUNRESPONSE']._serialized_start=2342
-  _globals['_FORKRUNRESPONSE']._serialized_end=2401
-  _globals['_ESTIMATERUNREQUEST']._serialized_start=2403
-  _globals['_ESTIMATERUNREQUEST']._serialized_end=2520
-  _globals['_ESTIMATERUNRESPONSE']._serialized_start=2523
-  _globals['_ESTIMATERUNRESPONSE']._serialized_end=2856
-  _globals['_RANGE']._serialized_start=2858
-  _globals['_RANGE']._serialized_end=2892
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=2895
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=3790
+  _globals['_GETRUNUSAGERESPONSE']._serialized_start=1293
+  _globals['_GETRUNUSAGERESPONSE']._serialized_end=1427
+  _globals['_USAGEGROUP']._serialized_start=1429
+  _globals['_USAGEGROUP']._serialized_end=1495
+  _globals['_CREATERUNREQUEST']._serialized_start=1497
+  _globals['_CREATERUNREQUEST']._serialized_end=1582
+  _globals['_CREATERUNRESPONSE']._serialized_start=1584
+  _globals['_CREATERUNRESPONSE']._serialized_end=1645
+  _globals['_GETRUNREQUEST']._serialized_start=1647
+  _globals['_GETRUNREQUEST']._serialized_end=1676
+  _globals['_GETRUNRESPONSE']._serialized_start=1678
+  _globals['_GETRUNRESPONSE']._serialized_end=1736
+  _globals['_LISTRUNSREQUEST']._serialized_start=1738
+  _globals['_LISTRUNSREQUEST']._serialized_end=1861
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1863
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1949
+  _globals['_WATCHRUNREQUEST']._serialized_start=1951
+  _globals['_WATCHRUNREQUEST']._serialized_end=2022
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2024
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2142
+  _globals['_CANCELRUNREQUEST']._serialized_start=2144
+  _globals['_CANCELRUNREQUEST']._serialized_end=2176
+  _globals['_CANCELRUNRESPONSE']._serialized_start=2178
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2239
+  _globals['_FORKRUNREQUEST']._serialized_start=2241
+  _globals['_FORKRUNREQUEST']._serialized_end=2361
+  _globals['_FORKRUNRESPONSE']._serialized_start=2363
+  _globals['_FORKRUNRESPONSE']._serialized_end=2422
+  _globals['_ESTIMATERUNREQUEST']._serialized_start=2424
+  _globals['_ESTIMATERUNREQUEST']._serialized_end=2541
+  _globals['_ESTIMATERUNRESPONSE']._serialized_start=2544
+  _globals['_ESTIMATERUNRESPONSE']._serialized_end=2877
+  _globals['_RANGE']._serialized_start=2879
+  _globals['_RANGE']._serialized_end=2913
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2916
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=3811
 # @@protoc_insertion_point(module_scope)

@@ -345,6 +345,11 @@ class GetRunUsageResponse(_message.Message):
 
     GROUPS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    incomplete: _builtins.bool
+    """True where runs of the tree have ended and what some of their calls took is
+    not known yet: it is at least what is told. See `Run.usage_incomplete`.
+    """
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageGroup]:
         """One a group, in the order of the group's key."""
@@ -358,10 +363,11 @@ class GetRunUsageResponse(_message.Message):
         *,
         groups: _abc.Iterable[Global___UsageGroup] | None = ...,
         total: _generation_pb2.Usage | None = ...,
+        incomplete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "incomplete", b"incomplete", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

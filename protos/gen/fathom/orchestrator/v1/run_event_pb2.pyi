@@ -932,7 +932,8 @@ class UsageSettled(_message.Message):
     """UsageSettled is what calls to models took of which no other event tells,
     since they were cut off before they had answered: with a cell, at a limit of
     time, or because the run was stopped. It comes before the run's end, from the
-    gateway's ledger.
+    gateway's ledger. What becomes known after that is in no event; see
+    `Run.usage_incomplete`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -942,7 +943,7 @@ class UsageSettled(_message.Message):
     RUN_USAGE_FIELD_NUMBER: _builtins.int
     incomplete: _builtins.bool
     """True where the ledger could not be read, or some of the calls had not ended
-    yet: what they take is not told.
+    yet: what they take is not told here.
     """
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutOffUsage]:

@@ -146,7 +146,12 @@ class Run(_message.Message):
     """
     usage_incomplete: _builtins.bool
     """Output only. True in a terminal state where `usage` misses what some calls
-    of the run took that were cut off. What its child runs miss is told by them.
+    of the run took that were cut off, or child runs that had not stopped by
+    then: it is at least what is told. What child runs miss that had ended is
+    told by them. It is completed after the run's end, within about half a
+    minute where the gateway is there, and unset: here, in the runs above and in
+    GetRunUsage, with `run.usage_settled` in the audit log. The run's events stay
+    as they are, so its last one has `usage` as it was known then.
     """
     @_builtins.property
     def spec(self) -> Global___RunSpec:

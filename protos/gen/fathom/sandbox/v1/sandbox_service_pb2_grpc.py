@@ -125,6 +125,7 @@ class SandboxServiceServicer:
         """CreateSession starts a guest, loads the contexts and returns when it is
         ready. RESOURCE_EXHAUSTED (with RetryInfo) when the host is full;
         FAILED_PRECONDITION, ERROR_REASON_CONTEXT_TOO_LARGE or _UNREADABLE.
+        UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE: repeat it later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +137,8 @@ class SandboxServiceServicer:
         OK. After an error the code may or may not have run: GetSession tells the
         executions ended. A second Execute on a busy session is
         FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
-        ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+        ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker, or
+        UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read:
         nothing was run, and the call may be repeated. Cancelling the call
         interrupts the code. Otherwise not safe to retry.
         """
@@ -175,7 +177,8 @@ class SandboxServiceServicer:
         compressed and named by its content. The session may be used again as soon
         as the call has begun. Safe to retry: equal content of an owner has an equal
         key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
-        ERROR_REASON_STORAGE_FULL.
+        ERROR_REASON_STORAGE_FULL; UNAVAILABLE,
+        ERROR_REASON_OBJECT_STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,7 +200,9 @@ class SandboxServiceServicer:
         with the same guest, engine and object store. NOT_FOUND where there is no
         such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
         where it belongs to another guest or engine; DATA_LOSS,
-        ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
+        ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says;
+        UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read
+        just then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

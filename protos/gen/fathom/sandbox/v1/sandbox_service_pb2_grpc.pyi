@@ -48,6 +48,7 @@ class SandboxServiceStub:
     """CreateSession starts a guest, loads the contexts and returns when it is
     ready. RESOURCE_EXHAUSTED (with RetryInfo) when the host is full;
     FAILED_PRECONDITION, ERROR_REASON_CONTEXT_TOO_LARGE or _UNREADABLE.
+    UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE: repeat it later.
     """
     Execute: _grpc.UnaryStreamMultiCallable[_sandbox_service_pb2.ExecuteRequest, _sandbox_service_pb2.ExecuteResponse]
     """Execute runs one piece of code in the session and streams what happens.
@@ -55,7 +56,8 @@ class SandboxServiceStub:
     OK. After an error the code may or may not have run: GetSession tells the
     executions ended. A second Execute on a busy session is
     FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
-    ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+    ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker, or
+    UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read:
     nothing was run, and the call may be repeated. Cancelling the call
     interrupts the code. Otherwise not safe to retry.
     """
@@ -78,7 +80,8 @@ class SandboxServiceStub:
     compressed and named by its content. The session may be used again as soon
     as the call has begun. Safe to retry: equal content of an owner has an equal
     key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
-    ERROR_REASON_STORAGE_FULL.
+    ERROR_REASON_STORAGE_FULL; UNAVAILABLE,
+    ERROR_REASON_OBJECT_STORE_UNAVAILABLE.
     """
     DeleteCheckpoints: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteCheckpointsRequest, _sandbox_service_pb2.DeleteCheckpointsResponse]
     """DeleteCheckpoints deletes an owner's checkpoints, but for those that are to
@@ -92,7 +95,9 @@ class SandboxServiceStub:
     with the same guest, engine and object store. NOT_FOUND where there is no
     such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
     where it belongs to another guest or engine; DATA_LOSS,
-    ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
+    ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says;
+    UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read
+    just then.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSessionRequest, _sandbox_service_pb2.GetSessionResponse]
     """GetSession returns a session."""
@@ -125,6 +130,7 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     """CreateSession starts a guest, loads the contexts and returns when it is
     ready. RESOURCE_EXHAUSTED (with RetryInfo) when the host is full;
     FAILED_PRECONDITION, ERROR_REASON_CONTEXT_TOO_LARGE or _UNREADABLE.
+    UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE: repeat it later.
     """
     Execute: _aio.UnaryStreamMultiCallable[_sandbox_service_pb2.ExecuteRequest, _sandbox_service_pb2.ExecuteResponse]  # type: ignore[assignment]
     """Execute runs one piece of code in the session and streams what happens.
@@ -132,7 +138,8 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     OK. After an error the code may or may not have run: GetSession tells the
     executions ended. A second Execute on a busy session is
     FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
-    ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+    ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker, or
+    UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read:
     nothing was run, and the call may be repeated. Cancelling the call
     interrupts the code. Otherwise not safe to retry.
     """
@@ -155,7 +162,8 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     compressed and named by its content. The session may be used again as soon
     as the call has begun. Safe to retry: equal content of an owner has an equal
     key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
-    ERROR_REASON_STORAGE_FULL.
+    ERROR_REASON_STORAGE_FULL; UNAVAILABLE,
+    ERROR_REASON_OBJECT_STORE_UNAVAILABLE.
     """
     DeleteCheckpoints: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.DeleteCheckpointsRequest, _sandbox_service_pb2.DeleteCheckpointsResponse]  # type: ignore[assignment]
     """DeleteCheckpoints deletes an owner's checkpoints, but for those that are to
@@ -169,7 +177,9 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     with the same guest, engine and object store. NOT_FOUND where there is no
     such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
     where it belongs to another guest or engine; DATA_LOSS,
-    ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
+    ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says;
+    UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read
+    just then.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSessionRequest, _sandbox_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """GetSession returns a session."""
@@ -205,6 +215,7 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateSession starts a guest, loads the contexts and returns when it is
         ready. RESOURCE_EXHAUSTED (with RetryInfo) when the host is full;
         FAILED_PRECONDITION, ERROR_REASON_CONTEXT_TOO_LARGE or _UNREADABLE.
+        UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE: repeat it later.
         """
 
     @_abc_1.abstractmethod
@@ -218,7 +229,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         OK. After an error the code may or may not have run: GetSession tells the
         executions ended. A second Execute on a busy session is
         FAILED_PRECONDITION, ERROR_REASON_SESSION_BUSY. RESOURCE_EXHAUSTED,
-        ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker:
+        ERROR_REASON_SANDBOX_CAPACITY where an evicted session finds no worker, or
+        UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read:
         nothing was run, and the call may be repeated. Cancelling the call
         interrupts the code. Otherwise not safe to retry.
         """
@@ -265,7 +277,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         compressed and named by its content. The session may be used again as soon
         as the call has begun. Safe to retry: equal content of an owner has an equal
         key. Nothing is shared between owners. RESOURCE_EXHAUSTED,
-        ERROR_REASON_STORAGE_FULL.
+        ERROR_REASON_STORAGE_FULL; UNAVAILABLE,
+        ERROR_REASON_OBJECT_STORE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -291,7 +304,9 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         with the same guest, engine and object store. NOT_FOUND where there is no
         such checkpoint; FAILED_PRECONDITION, ERROR_REASON_CHECKPOINT_INCOMPATIBLE
         where it belongs to another guest or engine; DATA_LOSS,
-        ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says.
+        ERROR_REASON_CHECKPOINT_DAMAGED where its content is not what its key says;
+        UNAVAILABLE, ERROR_REASON_OBJECT_STORE_UNAVAILABLE where it cannot be read
+        just then.
         """
 
     @_abc_1.abstractmethod

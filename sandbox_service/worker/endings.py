@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sandbox_service.engine import GuestMemoryError, GuestStoppedError
-from sandbox_service.execution import StopError
 from sandbox_service.frames import Ending, Failure
 from sandbox_service.limits import Allowance, Limits
-from sandbox_service.wasi import GuestExitError
+from sandbox_service.worker.execution import StopError
+from sandbox_service.worker.wasi import GuestExitError
 
 _NEARLY_FULL = 0.9
 _TRAPS_FOR_WANT_OF_MEMORY = ("UNREACHABLE", "MEMORY_OUT_OF_BOUNDS")

@@ -15,27 +15,22 @@ import os
 import socket
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import wasmtime
 
 from sandbox_service import frames
-from sandbox_service.contexts import Contexts
 from sandbox_service.engine import THREAD_STACK_BYTES, GuestEngine
-from sandbox_service.guest_session import GuestHost, GuestSession, Layers
-from sandbox_service.image import ChangeFinder, WarmImage
 from sandbox_service.jail import privileges
 from sandbox_service.jail.walls import WALLS, JailOptions, raise_walls
-from sandbox_service.turns import Turns
+from sandbox_service.worker.contexts import Contexts
+from sandbox_service.worker.guest_session import GuestHost, GuestSession, Layers
+from sandbox_service.worker.image import ChangeFinder, WarmImage
+from sandbox_service.worker.ticker import Ticker
+from sandbox_service.worker.turns import Turns
 
 _ENCODINGS = ("utf-8", "ascii", "latin-1", "utf-16-le", "utf-32-le")
 """Python loads an encoding's module when it is first used; later no file can be opened."""
-_TICK_S = 0.005
-_LINGER_TICKS = 40
-"""Without any guest it goes on this long, so that cells in quick succession do not wake it."""
 _RECEIVE_BYTES = 1 << 18
 _FDS_MAX = 253
 """What the kernel passes at once; an Open has fewer."""
@@ -44,42 +39,6 @@ _ARENAS_MAX = 2
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _SWITCH_INTERVAL_S = 0.0005
 """A guest's calls to the host wait for the interpreter lock; let them not wait long."""
-
-
-class Ticker:
-    """Advances the engine's epoch every few milliseconds, while any guest runs."""
-
-    def __init__(self, engine: GuestEngine) -> None:
-        self._engine = engine
-        self._guests = 0
-        self._changed = threading.Condition()
-
-    def start(self) -> None:
-        """Begin ticking."""
-        threading.Thread(target=self._tick, name="ticker", daemon=True).start()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Tick at least as long as the block lasts."""
-        with self._changed:
-            self._guests += 1
-            self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._guests -= 1
-
-    def _tick(self) -> None:
-        idle_ticks = 0
-        while True:
-            idle_ticks = 0 if self._guests else idle_ticks + 1
-            if idle_ticks > _LINGER_TICKS:
-                with self._changed:
-                    while not self._guests:
-                        self._changed.wait()
-            time.sleep(_TICK_S)
-            self._engine.tick()
 
 
 class Worker:
@@ -228,7 +187,3 @@ def main() -> None:
     Worker(connection, os.getppid()).serve()
     # Sessions may still be inside WebAssembly; nobody waits for them any more.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

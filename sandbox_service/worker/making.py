@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from sandbox_service import frames, guest_calls
+from sandbox_service import frames
 from sandbox_service.engine import (
     THREAD_STACK_BYTES,
     GuestEngine,
@@ -18,10 +18,11 @@ from sandbox_service.engine import (
     compile_guest,
 )
 from sandbox_service.guest_build import runtime_sources
-from sandbox_service.image import WarmImage
 from sandbox_service.profiles import PROFILES
-from sandbox_service.surroundings import FixedSurroundings
-from sandbox_service.wasi import Wasi
+from sandbox_service.worker import guest_calls
+from sandbox_service.worker.image import WarmImage
+from sandbox_service.worker.surroundings import FixedSurroundings
+from sandbox_service.worker.wasi import Wasi
 
 _WARM_MEMORY_BYTES_MAX = 1 << 30
 _WARM_FUEL = 1_000_000_000_000

@@ -14,7 +14,7 @@ import re2
 from msgspec import Struct
 
 from common.blob_index.text_index import RESTART_BYTES, restart_shift
-from sandbox_service.lazy_texts import LazyText
+from sandbox_service.worker.lazy_texts import LazyText
 
 MATCHES_MAX = 1_000
 """Matches of one answer; the next answer goes on from there."""

@@ -8,7 +8,7 @@ import msgspec
 
 from sandbox_service import frames
 from sandbox_service.limits import Allowance
-from sandbox_service.surroundings import FixedSurroundings, HostSurroundings, Surroundings
+from sandbox_service.worker.surroundings import FixedSurroundings, HostSurroundings, Surroundings
 
 
 class SessionAccount:

@@ -13,9 +13,11 @@ import msgspec
 
 from common.blob_index.json_index import TOO_LARGE, WHOLE, Entry, JsonIndex
 from common.blob_index.text_index import IndexFormatError, TextIndex
-from sandbox_service import search, texts
+from sandbox_service import texts
 from sandbox_service.frames import Mount
-from sandbox_service.guest_calls import (
+from sandbox_service.texts import TextShapeError
+from sandbox_service.worker import search
+from sandbox_service.worker.guest_calls import (
     FindText,
     GrepText,
     LazyQuestion,
@@ -24,9 +26,8 @@ from sandbox_service.guest_calls import (
     ReadText,
     SpanLines,
 )
-from sandbox_service.lazy_texts import LazyText
-from sandbox_service.search import PatternError, Tick
-from sandbox_service.texts import TextShapeError
+from sandbox_service.worker.lazy_texts import LazyText
+from sandbox_service.worker.search import PatternError, Tick
 
 READ_BYTES_MAX = 4 << 20
 _ITEMS_MAX = 1_000

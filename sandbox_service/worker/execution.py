@@ -14,8 +14,8 @@ from typing import Literal
 
 from sandbox_service.frames import OUTPUT_TEXT_MAX
 from sandbox_service.limits import Limits
-from sandbox_service.surroundings import HostSurroundings, Surroundings
-from sandbox_service.turns import Turn, Turns
+from sandbox_service.worker.surroundings import HostSurroundings, Surroundings
+from sandbox_service.worker.turns import Turn, Turns
 
 _FLUSH_BYTES = 16 << 10
 _SWITCHES_MAX = 500

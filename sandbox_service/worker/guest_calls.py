@@ -18,7 +18,7 @@ from sandbox_service.frames import (
     Question,
     Variable,
 )
-from sandbox_service.search import MATCHES_MAX, PATTERN_CHARACTERS_MAX
+from sandbox_service.worker.search import MATCHES_MAX, PATTERN_CHARACTERS_MAX
 
 REQUEST_BYTES_MAX = 48 << 20
 """A larger request is refused unread, whatever the session may have; see also Cell."""

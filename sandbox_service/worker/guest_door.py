@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from sandbox_service import frames, guest_calls
-from sandbox_service.contexts import ContextError, Contexts
+from sandbox_service import frames
 from sandbox_service.engine import GuestInstance, GuestMemoryError
-from sandbox_service.execution import Execution, StopError
-from sandbox_service.guest_calls import ReportEnd
-from sandbox_service.image import SessionImage
 from sandbox_service.limits import Limits
+from sandbox_service.worker import guest_calls
+from sandbox_service.worker.contexts import ContextError, Contexts
+from sandbox_service.worker.execution import Execution, StopError
+from sandbox_service.worker.guest_calls import ReportEnd
+from sandbox_service.worker.image import SessionImage
 
 _DONE, _REFUSED = 0, -1
 _FINAL_BYTES_MAX = 1 << 20

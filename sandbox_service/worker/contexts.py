@@ -11,14 +11,15 @@ import os
 from collections.abc import Iterator
 
 from common.blob_index.text_index import IndexFormatError
-from sandbox_service import lazy_contexts, texts
+from sandbox_service import texts
 from sandbox_service.engine import GuestMemory
 from sandbox_service.frames import Mount, Text
-from sandbox_service.guest_calls import LazyQuestion, MountOutline, TextOutline
-from sandbox_service.image import SessionImage
-from sandbox_service.lazy_contexts import LazyMount
-from sandbox_service.search import Tick
 from sandbox_service.texts import TextShapeError
+from sandbox_service.worker import lazy_contexts
+from sandbox_service.worker.guest_calls import LazyQuestion, MountOutline, TextOutline
+from sandbox_service.worker.image import SessionImage
+from sandbox_service.worker.lazy_contexts import LazyMount
+from sandbox_service.worker.search import Tick
 
 INLINE_BYTES_MAX = 64 << 10
 """A text of up to this size goes to the guest inline."""

@@ -16,18 +16,19 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
-from sandbox_service import endings, frames
-from sandbox_service.contexts import Contexts
+from sandbox_service import frames
 from sandbox_service.engine import GuestEngine, GuestInstance, GuestMemoryError, GuestStoppedError
-from sandbox_service.execution import Execution, Stream
-from sandbox_service.guest_calls import ReportEnd
-from sandbox_service.guest_door import GuestDoor
-from sandbox_service.image import ChangeFinder, SessionImage, WarmImage
 from sandbox_service.limits import Allowance
-from sandbox_service.making import RUN, START
-from sandbox_service.session_account import SessionAccount
-from sandbox_service.turns import Turns
-from sandbox_service.wasi import Wasi
+from sandbox_service.worker import endings
+from sandbox_service.worker.contexts import Contexts
+from sandbox_service.worker.execution import Execution, Stream
+from sandbox_service.worker.guest_calls import ReportEnd
+from sandbox_service.worker.guest_door import GuestDoor
+from sandbox_service.worker.image import ChangeFinder, SessionImage, WarmImage
+from sandbox_service.worker.making import RUN, START
+from sandbox_service.worker.session_account import SessionAccount
+from sandbox_service.worker.turns import Turns
+from sandbox_service.worker.wasi import Wasi
 
 _START_TIME_MAX_S = 120.0
 _START_FUEL = 10_000_000_000_000
