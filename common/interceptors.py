@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 import grpc
@@ -104,19 +104,24 @@ class ErrorInterceptor(_Around):
         concurrent_rpcs_max: int,
         *,
         request_bytes_max: Callable[[str], int],
+        waiting: Collection[str] = (),
     ) -> None:
         """`request_bytes_max` gives the most bytes of a request, by the method's path; gRPC's own
-        bound is one for all methods."""
+        bound is one for all methods. `waiting` are methods whose calls wait for other work: they
+        have as many places again, so that they take none from those that are soon over."""
         super().__init__()
         self._admit = admit
         self._request_bytes_max = request_bytes_max
+        self._waiting = frozenset(waiting)
         self._places = _Places(concurrent_rpcs_max)
+        self._waiting_places = _Places(concurrent_rpcs_max)
         self._open_places = _Places(_OPEN_STREAMS_MAX)
 
     async def all_left(self) -> None:
         """Return once no call is served. gRPC's own stop does not wait for what a call that was cut
         off still does, and that may need what is closed after the server."""
         await self._places.empty.wait()
+        await self._waiting_places.empty.wait()
 
     def wrapped(self, method: str, handler: Any) -> Any:
         within_s = _OPEN_REQUEST_S if method.startswith(_OPEN) else _REQUEST_S
@@ -127,7 +132,7 @@ class ErrorInterceptor(_Around):
 
     def around_unary(self, method: str, behavior: Unary) -> Unary:
         # A look at the health is soon over, and must not find its place taken.
-        place = contextlib.nullcontext() if method.startswith(_OPEN) else self._places
+        place = contextlib.nullcontext() if method.startswith(_OPEN) else self._places_of(method)
 
         async def call(request: Any, context: Context) -> Any:
             try:
@@ -142,7 +147,7 @@ class ErrorInterceptor(_Around):
         return call
 
     def around_stream(self, method: str, behavior: Stream) -> Stream:
-        place = self._open_places if method.startswith(_OPEN) else self._places
+        place = self._open_places if method.startswith(_OPEN) else self._places_of(method)
 
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
@@ -156,6 +161,9 @@ class ErrorInterceptor(_Around):
                 await _abort(context, method, error)
 
         return call
+
+    def _places_of(self, method: str) -> _Places:
+        return self._waiting_places if method in self._waiting else self._places
 
     def _let_in(self, method: str, context: Context) -> None:
         if not method.startswith(_OPEN):

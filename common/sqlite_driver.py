@@ -7,15 +7,19 @@ threads four times took longer than most statements. SQLAlchemy sees the same in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import queue
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import aiosqlite
-from aiosqlite.core import _STOP_RUNNING_SENTINEL
+from aiosqlite.core import _STOP_RUNNING_SENTINEL, set_exception, set_result
 from sqlalchemy.engine import URL
 
+Orders = queue.SimpleQueue[tuple[asyncio.Future[Any] | None, Callable[[], object]]]
 _ROWS_AT_ONCE = 256
 """Rows that come along with the execution of a statement."""
 
@@ -26,7 +30,7 @@ class QuickConnection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=_ROWS_AT_ONCE)
         # A process that ends is not to wait for it.
-        self._thread.daemon = True
+        self._thread = threading.Thread(target=_carry_out, args=(self._tx,), daemon=True)
         self._stopped: asyncio.Future[Any] | None = None
         self._is_stopping = False
 
@@ -140,6 +144,27 @@ class QuickCursor:
         assert self._open is not None
         self._open.close()
         self._open = None
+
+
+def _carry_out(orders: Orders) -> None:
+    """Do what a connection is asked for, to its end. aiosqlite's own thread dies, with its file
+    open, of a loop that was closed after a caller had gone."""
+    while True:
+        future, work = orders.get()
+        try:
+            result = work()
+        except BaseException as error:  # whatever it is, it is the caller's
+            _tell(future, set_exception, error)
+        else:
+            _tell(future, set_result, result)
+            if result is _STOP_RUNNING_SENTINEL:
+                return
+
+
+def _tell(future: asyncio.Future[Any] | None, how: Callable[..., None], what: object) -> None:
+    if future is not None:
+        with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits
+            future.get_loop().call_soon_threadsafe(how, future, what)
 
 
 def _end(made: sqlite3.Connection) -> object:

@@ -20,7 +20,7 @@ from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 from prometheus_client import start_http_server
@@ -28,8 +28,18 @@ from pythonjsonlogger.json import JsonFormatter
 
 from common.addresses import write_address
 from common.config import ServerConfig, split_address
+from common.spans import SpanProvider
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_LEFT_TO_SDK = (
+    "OTEL_ATTRIBUTE_",
+    "OTEL_EVENT_",
+    "OTEL_LINK_",
+    "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED",
+    "OTEL_SPAN_",
+    "OTEL_SDK_DISABLED",
+)
+"""Variables, by what they begin with, about spans that the SDK makes."""
 _SPANS_MAX = 128
 """Sent at a time: putting so many into bytes keeps calls waiting for a millisecond or two."""
 
@@ -50,11 +60,11 @@ class Telemetry:
     def __init__(self, service_name: str, config: ServerConfig, environ: Mapping[str, str]) -> None:
         resource = Resource.create({"service.name": service_name})
         self._config = config
-        self._traces = TracerProvider(resource=resource)
+        processor = None
         if _ENDPOINT in environ or "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in environ:
-            self._traces.add_span_processor(
-                BatchSpanProcessor(OTLPSpanExporter(), max_export_batch_size=_SPANS_MAX)
-            )
+            processor = BatchSpanProcessor(OTLPSpanExporter(), max_export_batch_size=_SPANS_MAX)
+        self.traces = _tracer_provider(resource, processor, environ)
+        """Makes the spans."""
         readers: list[MetricReader] = []
         if _ENDPOINT in environ or "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in environ:
             readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
@@ -63,11 +73,13 @@ class Telemetry:
         # Examples of measurements would cost as much as the measurements.
         no_examples = AlwaysOffExemplarFilter()
         self._metrics = MeterProvider(readers, resource=resource, exemplar_filter=no_examples)
+        self._is_measured = bool(readers)
         self._endpoint: WSGIServer | None = None
 
     def __enter__(self) -> Self:
-        trace.set_tracer_provider(self._traces)
-        metrics.set_meter_provider(self._metrics)
+        trace.set_tracer_provider(self.traces)
+        if self._is_measured:  # else instruments lead nowhere, which costs nothing
+            metrics.set_meter_provider(self._metrics)
         if self._config.metrics_listen:
             host, port = split_address(self._config.metrics_listen)
             self._endpoint, _ = start_http_server(port, host.strip("[]"))
@@ -87,7 +99,18 @@ class Telemetry:
             self._endpoint.shutdown()
             self._endpoint.server_close()
         self._metrics.shutdown()
-        self._traces.shutdown()
+        self.traces.shutdown()
+
+
+def _tracer_provider(
+    resource: Resource, processor: SpanProcessor | None, environ: Mapping[str, str]
+) -> SpanProvider | TracerProvider:
+    sdk = TracerProvider(resource=resource)
+    if not any(name.startswith(_LEFT_TO_SDK) for name in environ):
+        return SpanProvider(sdk, processor)
+    if processor is not None:
+        sdk.add_span_processor(processor)
+    return sdk
 
 
 class _TraceIds(logging.Filter):

@@ -23,6 +23,7 @@ from llm_gateway.catalog import Deployment
 from llm_gateway.failures import ProviderError
 
 _OPERATION = "chat"
+_GOOD, _BAD = Status(StatusCode.OK), Status(StatusCode.ERROR)
 _NANOS = 1_000_000_000
 _CONTENT_CHARACTERS_MAX = 32_768
 
@@ -182,7 +183,7 @@ class SeenCall:
                 names.COST_USD: answer.spend.cost_usd_nanos / _NANOS,
             }
         )
-        self._span.set_status(Status(StatusCode.OK))
+        self._span.set_status(_GOOD)
 
 
 class SeenAttempt:
@@ -202,12 +203,12 @@ class SeenAttempt:
             _fail(self._span, result.kind.value)
         else:
             self.status = "ok"
-            self._span.set_status(Status(StatusCode.OK))
+            self._span.set_status(_GOOD)
 
 
 def _fail(span: Span, error_type: AttributeValue) -> None:
     span.set_attribute(names.ERROR_TYPE, error_type)
-    span.set_status(Status(StatusCode.ERROR))
+    span.set_status(_BAD)
 
 
 def _asked(call: Call) -> dict[str, AttributeValue]:

@@ -24,6 +24,10 @@ _FINISH_REASONS = {
     "content_filter": FinishReason.FILTERED,
 }
 """Every other word is STOP: compatible servers use many for it."""
+PARTS_MAX = 2 << 20
+"""Values of a reply, about: an empty list is two bytes of a reply, and sixty of memory."""
+_COUNT_MAX = 2**31
+"""Tokens beyond any model's are damage: their prices would not add up to what a number holds."""
 _DONE = b"[DONE]"
 _SCHEMA_NAME = "answer"
 """Providers want one, and may show it to the model."""
@@ -173,6 +177,8 @@ class StreamedReply:
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
+    if len(data) > PARTS_MAX and sum(map(data.count, (b",", b"[", b"{"))) > PARTS_MAX:
+        _broken("too_large")
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -222,8 +228,7 @@ def _detail(usage: dict[str, Any], group: str, key: str) -> int:
 
 def _count(document: dict[str, Any], key: str) -> int | None:
     value = document.get(key)
-    # Counts beyond any model are damage, and would not fit the wire.
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _COUNT_MAX
     return value if is_count else None
 
 

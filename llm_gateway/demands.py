@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 
 from llm_gateway.accounts.caps import NOTHING, Amounts, Cap, State
@@ -29,14 +30,15 @@ class Demand:
     """Counts the prompt's tokens more closely, which takes long; None where that is unknown. Asked
     only where the bound does not fit."""
 
+    @functools.cached_property
+    def worst(self) -> Amounts:
+        """What it takes at worst with all that is wanted."""
+        return self.amounts(self.output_tokens_max)
+
     def amounts(self, output_tokens: int) -> Amounts:
         """Return what it takes at worst with an answer of so many tokens."""
         cost = self.price.cost_usd_nanos_bound(self.input_tokens_max, output_tokens)
         return Amounts(1, self.input_tokens_max + output_tokens, cost)
-
-    def held(self, output_tokens: int) -> Amounts:
-        """Return what is held for it, so that there is room for another attempt elsewhere."""
-        return self.amounts(output_tokens).at_least(self.fallback)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

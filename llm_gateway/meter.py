@@ -149,11 +149,12 @@ class Meter:
     async def _try(self, asking: Asking, output_tokens: int) -> Reservation | Shortage:
         self._holds += 1
         hold_id = f"{self._owner}-{self._holds:012d}"
+        amounts = asking.demand.amounts(output_tokens)
         holding = Holding(
             hold_id=hold_id,
             owner=self._owner,
             tenant=asking.key[0],
-            amounts=asking.demand.held(output_tokens),
+            amounts=amounts.at_least(asking.demand.fallback),
             caps=asking.caps,
             now_us=self._now_us(),
         )
@@ -166,7 +167,7 @@ class Meter:
             return shortage
         return Reservation(
             output_tokens,
-            asking.demand.amounts(output_tokens),
+            amounts,
             lambda taken: self._settle(asking.key, hold_id, taken),
         )
 

@@ -49,7 +49,7 @@ class QuotaServicer(QuotaServiceServicer):
     def register(self, server: Server) -> None:
         """Add it to a server."""
         add_QuotaServiceServicer_to_server(self, server.grpc)
-        server.serves(_NAME)
+        server.serves(_NAME, admit=self._let_in)
 
     async def SetQuota(
         self, request: pb2.SetQuotaRequest, context: Context
@@ -109,6 +109,9 @@ class QuotaServicer(QuotaServiceServicer):
         page = usage_page_from(request, now_us=int(time.time() * _MICROS))
         sums = await self._usage.sums(page.query, offset=page.offset, size=page.size + 1)
         return usage_page_to(page, sums)
+
+    def _let_in(self, _method: str, context: Context) -> None:
+        self._admit(context)
 
     def _admit(self, context: Context) -> None:
         brought = dict(context.invocation_metadata() or ()).get(OPERATOR_KEY_METADATA, "")

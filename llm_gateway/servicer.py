@@ -60,7 +60,7 @@ class GatewayServicer(GatewayServiceServicer):
     def register(self, server: Server) -> None:
         """Add it to a server."""
         add_GatewayServiceServicer_to_server(self, server.grpc)
-        server.serves(_NAME)
+        server.serves(_NAME, admit=self._let_in)
 
     async def Generate(
         self, request: pb2.GenerateRequest, context: Context
@@ -128,6 +128,9 @@ class GatewayServicer(GatewayServiceServicer):
         """List what the run token permits."""
         models = self._gateway.models(self._admit(context))
         return models_page(models, self._gateway.catalog, request)
+
+    def _let_in(self, _method: str, context: Context) -> None:
+        self._admit(context)
 
     def _admit(self, context: Context) -> RunToken:
         metadata = dict(context.invocation_metadata() or ())

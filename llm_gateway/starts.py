@@ -79,8 +79,7 @@ class Starter:
             # Posted first and awaited last: so it shares the reservation's transaction, or is the
             # only one where that needs none. Where there is no room it stands for a moment all the
             # same, and a gateway that dies in it has a call booked that was not made.
-            worst = demand.amounts(demand.output_tokens_max)
-            posted = claim.post_hold(model, worst, demand.output_tokens_max)
+            posted = claim.post_hold(model, demand.worst, demand.output_tokens_max)
         reservation = None
         try:
             reservation = await self._meter.reserve_at_once(asking)
@@ -115,11 +114,10 @@ class Starter:
 
     def _with_fallbacks(self, call: Call, demand: Demand, fallbacks: Sequence[Upstream]) -> Demand:
         """Return a demand that holds what the dearest may take; the same where none is dearer."""
-        own = worst = demand.amounts(demand.output_tokens_max)
+        worst = demand.worst
         for other in fallbacks:
-            instead = self.demand(call, other.deployment)
-            worst = worst.at_least(instead.amounts(instead.output_tokens_max))
-        return demand if worst == own else dataclasses.replace(demand, fallback=worst)
+            worst = worst.at_least(self.demand(call, other.deployment).worst)
+        return demand if worst == demand.worst else dataclasses.replace(demand, fallback=worst)
 
     def demand(self, call: Call, deployment: Deployment) -> Demand:
         """Return what an attempt with a deployment may take."""

@@ -27,6 +27,13 @@ from orchestrator.tenants import Caller, set_caller
 
 METADATA = "authorization"
 """The gRPC metadata key that carries an API key, as `Bearer {key}`."""
+RUN_TOKEN_METHODS = frozenset(
+    {
+        "/fathom.orchestrator.v1.OrchestratorService/RunChild",
+        "/fathom.orchestrator.v1.HostToolService/CallHostTool",
+    }
+)
+"""Called by the sandbox service, on behalf of a run, with its token in the place of a key."""
 _SCHEME = "Bearer "
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

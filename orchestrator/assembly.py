@@ -19,12 +19,10 @@ from common.server import Server
 from common.tls import channel_credentials
 from common.token_keys import public_half
 from orchestrator import gateway_client, sandbox_client
-from orchestrator.api_keys import ApiKeys
+from orchestrator.api_keys import RUN_TOKEN_METHODS, ApiKeys
 from orchestrator.blobs import BlobStore
 from orchestrator.config import OrchestratorConfig
 from orchestrator.contexts.assembly import open_contexts
-from orchestrator.contexts.store import ContextStore
-from orchestrator.contexts.uploads import Uploads
 from orchestrator.conversations.recall import Recall
 from orchestrator.conversations.servicer import ConversationServicer
 from orchestrator.conversations.store import ConversationStore
@@ -38,19 +36,20 @@ from orchestrator.profiles.assembly import ProfileServices
 from orchestrator.profiles.profiles import Profiles
 from orchestrator.runs.admission import Admission
 from orchestrator.runs.answers.answer_schema import AnswerSchemas
-from orchestrator.runs.children.run_trees import RunTrees
+from orchestrator.runs.children.run_trees import RunTrees, TreeGround
 from orchestrator.runs.driver import RunDriver
 from orchestrator.runs.estimate import Estimator
 from orchestrator.runs.log.event_log import EventLog
 from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.meters import RunMeters
 from orchestrator.runs.model.prompt_book import PromptBook
+from orchestrator.runs.queue import RunQueue
 from orchestrator.runs.servicer import OrchestratorServicer
 from orchestrator.runs.sessions.checkpoint_owners import CheckpointOwners
 from orchestrator.runs.settlement import Settlement
 from orchestrator.sandbox_client import SandboxClient
 from orchestrator.tables import MIGRATIONS
-from orchestrator.tenant_places import TenantPlaces
+from orchestrator.tenant_places import CellPlaces, TenantPlaces
 
 _REQUEST_BYTES_MAX = {"/fathom.orchestrator.v1.OrchestratorService/RunChild": 16 << 20}
 """A child run's context by value comes in one message."""
@@ -78,7 +77,15 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
         conversations = ConversationStore(database)
         catalog, log = ModelCatalog(gateway, signer), EventLog(runs)
         meters, schemas = RunMeters(), AnswerSchemas()
-        trees = _trees(config, database, blobs, log, (contexts, kept.uploads), schemas)
+        ground = TreeGround(
+            database=database,
+            blobs=blobs,
+            contexts=contexts,
+            uploads=kept.uploads,
+            log=log,
+            schemas=schemas,
+        )
+        trees = RunTrees.over(ground, _verifier(config), config.tree_settings)
         driver = RunDriver(
             model=gateway,
             sandbox=sandbox,
@@ -104,31 +111,18 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
         await stack.enter_async_context(queue)
         operations = Operations.over(database, queue.cancel)
         await stack.enter_async_context(
-            operations.working(
-                Neighbours(
-                    blobs=blobs,
-                    logs=log,
-                    sandbox=sandbox,
-                    settlement=driver.settlement,
-                    lineages=trees.children,
-                ),
-                runs_kept_days=config.runs_kept_days,
-            )
+            operations.working(_neighbours(driver, sandbox), runs_kept_days=config.runs_kept_days)
         )
-        admission = Admission(
-            *(runs, contexts, catalog, log, queue, schemas, conversations, operations.switches),
-            profiles,
-            defaults=config.default_limits,
-            ceilings=config.ceiling_limits,
-            growth_max=config.limits_growth_max,
-            direct_tokens_max=config.direct_tokens_max,
-        )
+        admission = _admission(config, driver, conversations, operations, queue)
         await stack.enter_async_context(_beside(keys.watch(config.api_keys_check_s)))
         server = _server(config, keys, trees.tokens, log)
-        estimator = Estimator(runs, contexts, catalog, admission.complete)
-        OrchestratorServicer(runs, admission, estimator, log, queue, trees).register(server)
+        estimator = Estimator(runs, contexts, catalog, admission)
+        cells = CellPlaces(keys, calls_max=config.cell_calls_max_per_tenant)
+        OrchestratorServicer(runs, admission, estimator, log, queue, trees, cells).register(server)
         kept.servicer.register(server)
-        offered = ProfileServices(profiles, database, schemas, operations.audit, trees.tokens)
+        offered = ProfileServices(
+            profiles, database, schemas, operations.audit, trees.tokens, cells
+        )
         await stack.enter_async_context(offered.working(server, config))
         ConversationServicer(conversations, contexts).register(server)
         operations.servicer().register(server)
@@ -140,6 +134,42 @@ def _signer(config: OrchestratorConfig) -> RunTokenSigner:
         config.run_token_key,
         audience=config.run_token_audience,
         lifetime_s_max=config.run_token_lifetime_s or None,
+    )
+
+
+def _verifier(config: OrchestratorConfig) -> RunTokenVerifier:
+    """Return what checks the tokens that cells' calls bring, which are our own."""
+    return RunTokenVerifier(public_half(config.run_token_key), audience=config.run_token_audience)
+
+
+def _admission(
+    config: OrchestratorConfig,
+    driver: RunDriver,
+    conversations: ConversationStore,
+    operations: Operations,
+    queue: RunQueue,
+) -> Admission:
+    return Admission(
+        defaults=config.spec_defaults,
+        profiles=driver.profiles,
+        conversations=conversations,
+        contexts=driver.contexts,
+        catalog=driver.catalog,
+        schemas=driver.schemas,
+        switches=operations.switches,
+        runs=RunStore(operations.database),
+        log=driver.log,
+        queue=queue,
+    )
+
+
+def _neighbours(driver: RunDriver, sandbox: SandboxClient) -> Neighbours:
+    return Neighbours(
+        blobs=driver.blobs,
+        logs=driver.log,
+        sandbox=sandbox,
+        settlement=driver.settlement,
+        lineages=driver.children,
     )
 
 
@@ -157,6 +187,7 @@ def _server(
         config,
         admit=places.admit,
         request_bytes_max=_REQUEST_BYTES_MAX,
+        waiting=RUN_TOKEN_METHODS,
     )
     server.on_drain(log.drain)
     return server
@@ -190,23 +221,6 @@ async def _open_neighbours(
         stack, config, config.sandbox_address, sandbox_client.MESSAGE_BYTES_MAX
     )
     return GatewayClient(gateway), SandboxClient(sandbox)
-
-
-def _trees(
-    config: OrchestratorConfig,
-    database: Database,
-    blobs: BlobStore,
-    log: EventLog,
-    contexts: tuple[ContextStore, Uploads],
-    schemas: AnswerSchemas,
-) -> RunTrees:
-    """Put together what trees of runs take; the tokens that start child runs are our own."""
-    tokens = RunTokenVerifier(public_half(config.run_token_key), audience=config.run_token_audience)
-    return RunTrees.over(
-        *(database, blobs, log, tokens, contexts, schemas),
-        context_ttl_s=config.child_context_ttl_s,
-        per_tree_max=config.children_per_tree_max,
-    )
 
 
 async def _channel(

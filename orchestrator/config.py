@@ -11,8 +11,11 @@ from orchestrator.contexts.assembly import ContextSettings
 from orchestrator.contexts.upload_plan import TTL_MAX_S, TTL_MIN_S, UploadLimits
 from orchestrator.durable.assembly import QueueSettings
 from orchestrator.runs.assembly import DriverSettings
+from orchestrator.runs.children.run_trees import TreeSettings
+from orchestrator.runs.default_limits import DefaultLimits
 from orchestrator.runs.limits import RunLimits
 from orchestrator.runs.spec import DIRECT_TOKENS_MAX
+from orchestrator.runs.spec_defaults import SpecDefaults
 
 PREFIX = "FATHOM_ORCHESTRATOR_"
 _USD = 1_000_000_000
@@ -74,6 +77,11 @@ class OrchestratorConfig(ServerConfig):
     """Calls of one tenant that this process serves at a time; where there are API keys."""
     watchers_max_per_tenant: int = 200
     """Calls of WatchRun among them."""
+    cell_calls_max_per_tenant: int = 150
+    """Calls that the code of one tenant's runs makes and that this process serves at a time, those
+    that wait for child runs at each depth, and those of host tools; further ones wait until some of
+    these end. Where there are API keys. All tenants together have `concurrent_rpcs_max`, beside the
+    calls of clients."""
     executor_lease_s: float = 15.0
     """Seconds without a sign of this process until others take its runs over (PostgreSQL)."""
     turns_default: int = 20
@@ -156,7 +164,7 @@ class OrchestratorConfig(ServerConfig):
         for name in (
             *("runs_running_max_per_tenant", "runs_waiting_max", "runs_waiting_max_per_tenant"),
             *("concurrent_rpcs_max_per_tenant", "watchers_max_per_tenant"),
-            *("children_per_tree_max", "output_characters_max"),
+            *("cell_calls_max_per_tenant", "children_per_tree_max", "output_characters_max"),
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1")
@@ -188,9 +196,9 @@ class OrchestratorConfig(ServerConfig):
             raise ConfigError(f"direct_tokens_max: must be 0 to {DIRECT_TOKENS_MAX}")
 
     @property
-    def default_limits(self) -> RunLimits:
-        """What a run gets that asks for nothing."""
-        return RunLimits(
+    def spec_defaults(self) -> SpecDefaults:
+        """What a run gets that asks for nothing, and may ask for at most."""
+        base = RunLimits(
             turns_max=self.turns_default,
             time_max_s=self.time_default_s,
             sub_calls_max=self.sub_calls_default,
@@ -199,11 +207,7 @@ class OrchestratorConfig(ServerConfig):
             depth_max=self.depth_default,
             children_live_max=self.children_live_default,
         )
-
-    @property
-    def ceiling_limits(self) -> RunLimits:
-        """What a run may ask for at most."""
-        return RunLimits(
+        ceilings = RunLimits(
             turns_max=self.turns_max,
             time_max_s=self.time_max_s,
             sub_calls_max=self.sub_calls_max,
@@ -211,6 +215,17 @@ class OrchestratorConfig(ServerConfig):
             cost_usd_nanos_max=round(self.cost_usd_max * _USD),
             depth_max=self.depth_max,
             children_live_max=self.children_live_max,
+        )
+        return SpecDefaults(
+            limits=DefaultLimits(base=base, ceilings=ceilings, growth_max=self.limits_growth_max),
+            direct_tokens_max=self.direct_tokens_max,
+        )
+
+    @property
+    def tree_settings(self) -> TreeSettings:
+        """How large trees of runs may be."""
+        return TreeSettings(
+            context_ttl_s=self.child_context_ttl_s, per_tree_max=self.children_per_tree_max
         )
 
     @property

@@ -38,8 +38,11 @@ class TenantBusyError(ServiceError):
     reason = ErrorReason.ERROR_REASON_TENANT_BUSY
 
     def __init__(self, limit: str, value: int) -> None:
-        what = "runs are watched" if limit == "watchers_max" else "calls are under way"
-        message = f"{value} {what} with keys of yours, which is as many as may; end some of them"
+        what = {
+            "watchers_max": "runs are watched with keys of yours",
+            "cell_calls_max": "calls of your runs' code wait",
+        }.get(limit, "calls are under way with keys of yours")
+        message = f"{value} {what}, which is as many as may; wait until some of them end"
         super().__init__(message, retry_after_s=1.0, limit=limit, value=value)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import grpc
 
-from common.run_token import RunToken
+from common.run_token import RunToken, RunTokenVerifier
 from orchestrator.api_keys import RUN_TOKEN_METHODS, ApiKeys
+from orchestrator.bearers import token_of
 from orchestrator.errors import TenantBusyError
 from orchestrator.tenants import tenant_of
 
@@ -20,11 +21,15 @@ _WATCH = "/fathom.orchestrator.v1.OrchestratorService/WatchRun"
 
 
 class TenantPlaces:
-    """The places of each tenant in this process, for calls that bring an API key."""
+    """Who is let in, before any request is read, and the places of each tenant in this process,
+    for calls that bring an API key."""
 
-    def __init__(self, keys: ApiKeys, *, calls_max: int, watchers_max: int) -> None:
+    def __init__(
+        self, keys: ApiKeys, tokens: RunTokenVerifier, *, calls_max: int, watchers_max: int
+    ) -> None:
         """Bounds hold only where keys tell tenants apart: one alone may have all there is."""
         self._keys = keys
+        self._tokens = tokens
         self._calls = _Places("concurrent_rpcs_max", calls_max)
         self._watchers = _Places("watchers_max", watchers_max)
 
@@ -33,8 +38,11 @@ class TenantPlaces:
 
         Raises UnauthenticatedError and TenantBusyError.
         """
-        self._keys.admit(method, context)
-        if method in RUN_TOKEN_METHODS or not self._keys.tells_apart:
+        if method in RUN_TOKEN_METHODS:
+            token_of(self._tokens, context)
+            return
+        self._keys.admit(context)
+        if not self._keys.tells_apart:
             return
         tenant = tenant_of(context)
         if method == _WATCH:

@@ -20,7 +20,7 @@ from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.guest_build import GuestBuild, GuestNotPreparedError
 from sandbox_service.memory_watch import MemoryGauge, MemoryWatch
 from sandbox_service.object_store import open_object_store
-from sandbox_service.orchestrator_client import OrchestratorChildRuns
+from sandbox_service.orchestrator_client import OrchestratorClient
 from sandbox_service.pool import WorkerPool
 from sandbox_service.prepare import prepare_guest
 from sandbox_service.progress import Progress
@@ -90,7 +90,7 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
             message_bytes_max=MESSAGE_BYTES_MAX,
             credentials=channel_credentials(config),
         ) as channel,
-        OrchestratorChildRuns(
+        OrchestratorClient(
             config.orchestrator_address,
             config.orchestrator_address_file,
             channel_credentials(config),
@@ -107,9 +107,7 @@ async def _serve(config: SandboxConfig, build: GuestBuild, audit: AuditTrail) ->
             message_bytes_max=_MESSAGE_BYTES_MAX,
             admit=admitting({ORCHESTRATOR}),
         )
-        carriers = Carriers(
-            sub_models=sub_models, child_runs=orchestrator, host_tools=orchestrator
-        )
+        carriers = Carriers(sub_models=sub_models, child_runs=orchestrator, host_tools=orchestrator)
         SandboxServicer(sessions, carriers, config, audit, gauge).register(server)
         async with server:
             await server.wait_for_signal()

@@ -136,7 +136,7 @@ class SandboxConfig(ServerConfig):
     lazy_context_bytes_min: int = 256 << 20
     """Memory of a context above which it is mounted by reference, if a quarter of the session's
     memory is not reached before."""
-    sub_call_concurrency_max: int = 64
+    sub_call_concurrency_max: int = 128
     """Sub-calls of one batch that the gateway works on at a time, at most 256."""
     sub_call_timeout_s: float = 600.0
     """Seconds after which a sub-call is given up; a batch gets them for each round of calls."""

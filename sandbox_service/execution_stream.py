@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import msgspec
 
@@ -29,7 +30,9 @@ _GRACE_S = 15.0
 _INTERRUPT_GRACE_S = 5.0
 """For the worker to end a cell that was interrupted; then the worker is ended."""
 _JOINED_MAX = 50
-"""Events of sub-calls that the caller is told of at once."""
+"""Events that the caller is told of at once."""
+_SMALL_CHARACTERS = 4096
+"""Of output that may come along with other events."""
 _EVENTS_AT_ONCE = 100
 """Of a batch's sub-calls; then everybody else has a turn."""
 _LOST_MESSAGE = (
@@ -89,26 +92,21 @@ class ExecutionStream:
 
     async def events(self) -> AsyncGenerator[list[int | Event], None]:
         """Yield the number once a worker has the cell, then what happens, Ended last: each by
-        itself, but for events of sub-calls that are there together.
+        itself, but for small events, which come along with what is there after them.
 
         Raises WorkerLostError where the session is lost, or what kept it from a worker.
         """
         while True:
-            joined: list[int | Event] = []
             event = await self._events.get()
-            while isinstance(event, SubCallStarted | SubCallFinished):
+            joined: list[int | Event] = []
+            while _is_small(event) and len(joined) + 1 < _JOINED_MAX and not self._events.empty():
                 joined.append(event)
-                if len(joined) == _JOINED_MAX or self._events.empty():
-                    yield joined
-                    joined = []
-                    event = await self._events.get()
-                else:
-                    event = self._events.get_nowait()
-            if joined:
-                yield joined
+                event = self._events.get_nowait()
             if isinstance(event, Exception):
+                if joined:
+                    yield joined
                 raise event
-            yield [event]
+            yield [*joined, event]
             if isinstance(event, Ended):
                 return
 
@@ -276,6 +274,13 @@ class ExecutionStream:
                 await asyncio.sleep(0)
         self._limit_reached = self._limit_reached or calls.limit_reached
         return calls.answers()
+
+
+def _is_small(event: int | Event | Exception) -> TypeGuard[int | Event]:
+    """Whether an event costs less than a message of its own."""
+    if isinstance(event, frames.Output):
+        return len(event.text) <= _SMALL_CHARACTERS
+    return isinstance(event, int | SubCallStarted | SubCallFinished)
 
 
 def _out_of_memory(interrupted: frames.Ended, memory_bytes: int) -> frames.Ended:

@@ -36,6 +36,7 @@ RUNTIME_MODULES = (
     "lazy_text",
     "lazy_documents",
     "lazy_json",
+    "child_contexts",
     "child_runs",
     "host_tools",
     "queries",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,7 +24,7 @@ from common.errors import ServiceError, received
 from common.run_token import RUN_TOKEN_METADATA
 from sandbox_service import frames
 from sandbox_service.child_runs import ChildOrder
-from sandbox_service.errors import ChildRunsUnavailableError
+from sandbox_service.errors import ChildRunsUnavailableError, HostToolsUnavailableError
 from sandbox_service.host_tools import HostToolOrder
 from sandbox_service.run_pass import RunPass
 
@@ -42,6 +42,7 @@ _AWAY = frozenset(
         ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
         ErrorReason.ERROR_REASON_DRAINING,
         ErrorReason.ERROR_REASON_SERVER_BUSY,
+        ErrorReason.ERROR_REASON_TENANT_BUSY,
         ErrorReason.ERROR_REASON_DATABASE_AWAY,
         ErrorReason.ERROR_REASON_DATABASE_FULL,
         ErrorReason.ERROR_REASON_OBJECT_STORE_UNAVAILABLE,
@@ -50,7 +51,7 @@ _AWAY = frozenset(
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 
 
-class OrchestratorChildRuns:
+class OrchestratorClient:
     """Child runs and host tools over gRPC; an async context manager."""
 
     def __init__(
@@ -88,7 +89,7 @@ class OrchestratorChildRuns:
         request = _request(order)
         heard_s, attempt = time.monotonic(), 0
         while True:
-            stub = OrchestratorServiceStub(await self._opened())
+            stub = OrchestratorServiceStub(await self._opened(ChildRunsUnavailableError))
             metadata = ((RUN_TOKEN_METADATA, run_pass.token),)
             stream = stub.RunChild(request, timeout=_CALL_TIMEOUT_S, metadata=metadata)
             try:
@@ -97,6 +98,9 @@ class OrchestratorChildRuns:
                     yield response.run
             except grpc.aio.AioRpcError as error:
                 failure = received(error)
+                if failure.reason == ErrorReason.ERROR_REASON_TENANT_BUSY:
+                    # It waits for others of its own tenant, for as long as the run has time.
+                    heard_s = time.monotonic()
                 if not _is_away(failure) or time.monotonic() - heard_s > _AWAY_S:
                     raise failure from error
             else:
@@ -117,7 +121,7 @@ class OrchestratorChildRuns:
         metadata = ((RUN_TOKEN_METADATA, run_token),)
         until_s, attempt = time.monotonic() + _AWAY_S, 0
         while True:
-            stub = HostToolServiceStub(await self._opened())
+            stub = HostToolServiceStub(await self._opened(HostToolsUnavailableError))
             try:
                 response = await stub.CallHostTool(
                     request, timeout=_TOOL_TIMEOUT_S, metadata=metadata
@@ -131,8 +135,10 @@ class OrchestratorChildRuns:
             await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
             attempt += 1
 
-    async def _opened(self) -> grpc.aio.Channel:
+    async def _opened(self, unavailable: Callable[[str], ServiceError]) -> grpc.aio.Channel:
         address = self._address or _read(self._address_file)
+        if not address:
+            raise unavailable("the orchestrator's address is not known")
         if self._channel is None or address != self._known:
             before, self._known = self._channel, address
             self._channel = open_channel(
@@ -144,12 +150,9 @@ class OrchestratorChildRuns:
 
 
 def _read(address_file: Path | None) -> str:
-    address = ""
-    if address_file is not None and address_file.is_file():
-        address = address_file.read_text(encoding="utf-8").strip()
-    if not address:
-        raise ChildRunsUnavailableError("the orchestrator's address is not known")
-    return address
+    if address_file is None or not address_file.is_file():
+        return ""
+    return address_file.read_text(encoding="utf-8").strip()
 
 
 def _is_away(error: ServiceError) -> bool:

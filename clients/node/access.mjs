@@ -5,6 +5,14 @@ import { readFileSync } from 'node:fs'
 
 import grpc from '@grpc/grpc-js'
 
+// Without the first two a server whose machine has lost its power would be listened to for ever.
+// Calls are made again by ask.mjs: the library tells that it has sent what it keeps for that.
+const CONNECTION = {
+  'grpc.keepalive_time_ms': 30_000,
+  'grpc.keepalive_timeout_ms': 10_000,
+  'grpc.enable_retries': 0
+}
+
 // Returns the target, credentials and options of a client for HOST:PORT, over TLS for
 // https://HOST:PORT or where a file for TLS is named. Throws where a file cannot be used.
 export function accessTo(address, environ = process.env) {
@@ -16,7 +24,7 @@ export function accessTo(address, environ = process.env) {
   return {
     target: target.replace(/\/+$/, ''),
     credentials: isTls ? tlsCredentials(files) : grpc.credentials.createInsecure(),
-    options: { interceptors: apiKey ? [bringing(apiKey)] : [] }
+    options: { ...CONNECTION, interceptors: apiKey ? [bringing(apiKey)] : [] }
   }
 }
 

@@ -24,7 +24,9 @@ const CHUNK_BYTES = 1024 * 1024
 const UPLOAD_TIMEOUT_S = 600
 const CALL_TIMEOUT_S = 30
 const RUN_TIMEOUT_S = 3600
-const WATCH_ATTEMPTS = 10
+const ATTEMPTS = 10
+const PASSING = new Set([grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED])
+const NOTHING_KEPT = {}
 const NANOS_PER_USD = 1e9
 const EXIT_STATUS = { STATE_ANSWERED: 0, STATE_PARTIAL: 3 }
 const EXIT_STATUS_OF_ERROR = {
@@ -43,9 +45,46 @@ function loadServices() {
 }
 
 const after = (seconds) => ({ deadline: Date.now() + seconds * 1000 })
+const pause = (attempt) => new Promise((resolve) => setTimeout(resolve, 200 * attempt))
 
-// Sends the file in chunks, waiting whenever the connection is full.
+// Makes a call until it succeeds, or fails for a reason that does not pass. One that has not
+// begun is not made again: a server that is not there is told at once.
+async function persistently(call, hasBegun = () => true) {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await call(attempt)
+    } catch (error) {
+      if (!PASSING.has(error.code) || !hasBegun() || attempt === ATTEMPTS) throw error
+    }
+    await pause(attempt)
+  }
+}
+
+// Uploads the file. Where the connection breaks, the upload goes on with what the server has kept.
 async function upload(contexts, path) {
+  const id = randomUUID()
+  let hasBegun = false
+  return persistently(
+    async (attempt) => {
+      const kept = attempt === 1 ? NOTHING_KEPT : await keptOf(contexts, id)
+      return kept.context ?? send(contexts, path, id, kept.bytes_kept ?? 0, () => (hasBegun = true))
+    },
+    () => hasBegun
+  )
+}
+
+async function keptOf(contexts, id) {
+  const getUpload = promisify(contexts.GetUpload.bind(contexts))
+  try {
+    return await getUpload({ upload_id: id }, after(CALL_TIMEOUT_S))
+  } catch (error) {
+    if (error.code !== grpc.status.NOT_FOUND) throw error
+    return NOTHING_KEPT
+  }
+}
+
+// Sends the file but for its first bytes, in chunks, each once the one before has left.
+async function send(contexts, path, id, start, onSent) {
   let call
   const stored = new Promise((resolve, reject) => {
     call = contexts.UploadContext(after(UPLOAD_TIMEOUT_S), (error, response) =>
@@ -53,15 +92,17 @@ async function upload(contexts, path) {
     )
   })
   stored.catch(() => {}) // Reported by whoever awaits it below.
-  const send = async (message) => {
-    const drained = new Promise((resolve) => call.once('drain', resolve))
-    // A server that refuses the upload never drains it: the refusal ends the wait.
-    if (!call.write(message)) await Promise.race([drained, stored])
+  const write = async (message) => {
+    const sent = new Promise((resolve) => call.write(message, () => resolve()))
+    // A server that refuses the upload takes no more of it: the refusal ends the wait.
+    await Promise.race([stored, sent])
   }
-  await send({ start: { kind: 'KIND_TEXT', title: basename(path) } })
-  let offset = 0
-  for await (const data of createReadStream(path, { highWaterMark: CHUNK_BYTES })) {
-    await send({ chunk: { offset_bytes: offset, data } })
+  await write({ start: { kind: 'KIND_TEXT', title: basename(path), upload_id: id } })
+  let offset = start
+  for await (const data of createReadStream(path, { start, highWaterMark: CHUNK_BYTES })) {
+    await write({ chunk: { offset_bytes: offset, data } })
+    // Under TLS the first ones leave before the server has said whether it lets us in.
+    if (offset > start) onSent()
     offset += data.length
   }
   call.end()
@@ -82,9 +123,9 @@ async function* watch(orchestrator, name) {
       }
       return
     } catch (error) {
-      if (error.code !== grpc.status.UNAVAILABLE || attempt === WATCH_ATTEMPTS) throw error
-      await new Promise((resolve) => setTimeout(resolve, 200 * attempt))
+      if (!PASSING.has(error.code) || attempt === ATTEMPTS) throw error
     }
+    await pause(attempt)
   }
 }
 
@@ -103,7 +144,7 @@ async function ask(address, question, path) {
 
   const context = await upload(contexts, path)
   const request = { spec: { question, context: context.name }, request_id: randomUUID() }
-  const { run } = await createRun(request, after(CALL_TIMEOUT_S))
+  const { run } = await persistently(() => createRun(request, after(CALL_TIMEOUT_S)))
   console.error(run.name)
 
   let last = run

@@ -31,6 +31,8 @@ class Settle:
     """What it took."""
     now_us: int
     """When."""
+    accounts: tuple[str, ...] = ()
+    """Where it was held, as far as its owner knows: else that is read first."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,15 +23,19 @@ class SqlAccountStore:
 
     def __init__(self, commits: GroupCommit) -> None:
         self._commits = commits
+        self._accounts: dict[str, tuple[str, ...]] = {}
 
     async def reserve(self, holding: Holding) -> Shortage | None:
         """See AccountStore."""
         shortage: Shortage | None = await self._commits.post(AccountWork(Reserve(holding)))
+        if shortage is None:
+            self._accounts[holding.hold_id] = tuple(cap.account for cap in holding.caps)
         return shortage
 
     def settle(self, hold_id: str, taken: Amounts, now_us: int) -> asyncio.Future[None]:
         """See AccountStore."""
-        return self._commits.post(AccountWork(Settle(hold_id, taken, now_us)))
+        accounts = self._accounts.pop(hold_id, ())
+        return self._commits.post(AccountWork(Settle(hold_id, taken, now_us, accounts)))
 
     async def states(self, caps: Sequence[Cap], now_us: int) -> list[State]:
         """See AccountStore."""

@@ -28,8 +28,10 @@ def do_account_work(connection: Connection, work: Sequence[AccountWork]) -> list
     steps = [each.step for each in work]
     dead = {id(step): _dead(connection, step) for step in steps if isinstance(step, Expire)}
     settled = {step.hold_id for step in steps if isinstance(step, Settle)}.union(*dead.values())
+    known = {step.hold_id for step in steps if isinstance(step, Settle) and step.accounts}
     # Read before the lock only to know what to lock: what they say is read again behind it.
-    named = {name for hold in _holds(connection, settled).values() for name in hold.accounts}
+    found = _holds(connection, settled - known).values()
+    named = {name for hold in found for name in hold.accounts}
     named |= {name for step in steps for name in _accounts(connection, step)}
     before = _lock(connection, named)
     reserved = {step.holding.hold_id for step in steps if isinstance(step, Reserve)}
@@ -65,6 +67,8 @@ def _accounts(connection: Connection, step: Reserve | Settle | Look | Expire) ->
     match step:
         case Reserve(holding):
             return [cap.account for cap in holding.caps]
+        case Settle():
+            return [*step.accounts]
         case Look(caps):
             return [cap.account for cap in caps]
         case Expire(now_us):

@@ -91,12 +91,10 @@ class UploadStream:
                 self._is_over = True
                 return record.context_id
             try:
-                writer = await self._in_thread(
-                    self._blobs.begin, record.blob_key, record.kept_bytes
-                )
+                writer = await self._begun(record.blob_key, record.kept_bytes)
             except BlobMissingError:
                 await self._store.restart(record)
-                writer = await self._in_thread(self._blobs.begin, record.blob_key)
+                writer = await self._begun(record.blob_key)
                 self._opened = record, writer
             else:
                 self._opened = record, writer
@@ -199,6 +197,9 @@ class UploadStream:
         assert self._opened is not None, "the stream was not begun"
         return self._opened
 
+    async def _begun(self, blob_key: str, kept_bytes: int = 0) -> BlobWriter:
+        return await begin_blob(self._threads, self._blobs, blob_key, kept_bytes)
+
     async def _take_again(self, record: UploadRecord) -> None:
         begun = await self._store.documents(record)
         self._kept_bytes, self._kept_documents = record.kept_bytes, len(begun)
@@ -286,3 +287,22 @@ class UploadStream:
         except asyncio.CancelledError:
             await asyncio.wait({working})
             raise
+
+
+async def begin_blob(
+    threads: Executor, blobs: BlobStore, key: str, kept_bytes: int = 0
+) -> BlobWriter:
+    """Begin a blob in a thread, or go on with it; raises what `begin` does.
+
+    Where the caller is cancelled it is closed again: while one holds it, nobody else can go on
+    with it.
+    """
+    loop = asyncio.get_running_loop()
+    beginning = loop.run_in_executor(threads, blobs.begin, key, kept_bytes)
+    try:
+        return await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+        await asyncio.wait({beginning})
+        if beginning.exception() is None:
+            beginning.result().close()
+        raise

@@ -20,7 +20,7 @@ from orchestrator.contexts.store import ContextStore
 from orchestrator.contexts.stored_context import StoredContext
 from orchestrator.contexts.upload_plan import UploadLimits, UploadPlan
 from orchestrator.contexts.upload_store import UploadStore
-from orchestrator.contexts.upload_stream import UploadStream
+from orchestrator.contexts.upload_stream import UploadStream, begin_blob
 
 _JSON_CHECKS_MAX = 2
 """Pieces of JSON that are checked at a time, each in a thread."""
@@ -120,8 +120,8 @@ class Uploads:
         if record.context_id is not None:
             return KeptUpload(context=await self._contexts.get(tenant, record.context_id))
         try:
-            writer = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._blobs.begin, record.blob_key, record.kept_bytes
+            writer = await begin_blob(
+                self._threads, self._blobs, record.blob_key, record.kept_bytes
             )
         except BlobMissingError:
             return KeptUpload()

@@ -121,9 +121,7 @@ class ConversationStore:
             return
         await _delete(connection, found)
         deeds = [
-            Deed(
-                tenant=each.tenant, actor=actor, action="conversation.deleted", subject=each.name
-            )
+            Deed(tenant=each.tenant, actor=actor, action="conversation.deleted", subject=each.name)
             for each in found
         ]
         await self._audit.add_within(connection, deeds)

@@ -38,7 +38,6 @@ class DbosSteps:
         """Whether the run is where DBOS knows no further step, as notes are made in order."""
         self._unnoted: collections.deque[tuple[str, int]] = collections.deque()
         self._noting: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
 
     async def step(self, name: str, work: Work, /) -> int:
         """See Steps. What follows need not wait until DBOS has noted what `work` came to: a note
@@ -57,13 +56,8 @@ class DbosSteps:
 
     async def settle(self) -> None:
         """Return once everything is noted; raise what kept a step from it."""
-        if self._noting is None:
-            return
-        self._hurry.set()
-        try:
+        if self._noting is not None:
             await self._noting
-        finally:
-            self._hurry.clear()
 
     async def _looked_up(self, name: str, work: Work) -> int:
         """Return what DBOS knows of a step, else have it done and noted."""
@@ -80,9 +74,7 @@ class DbosSteps:
 
     async def _note(self) -> None:
         """Note what is not noted, a while after the first step of it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HOLD_S):
-                await self._hurry.wait()
+        await asyncio.sleep(_HOLD_S)
         while self._unnoted:
             name, sequence = self._unnoted[0]
             # What DBOS has noted of it before says less than the log, which was looked at.

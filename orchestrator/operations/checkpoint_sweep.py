@@ -22,6 +22,8 @@ from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.sessions.checkpoint_owners import GRACE_S, CheckpointOwners, DueOwner
 
 SWEEP_EVERY_S = 30.0
+KEPT_KEYS_MAX = 10_000
+"""What DeleteCheckpoints can be told to keep."""
 _AT_ONCE = 100
 _RETRY_S = 300.0
 _log = logging.getLogger(__name__)
@@ -126,6 +128,13 @@ class CheckpointSweep:
                 is_removed = True
         if needed is None:
             await self._owners.look_again(owner, at_us=self._later_us(GRACE_S))
+            return
+        if len(needed) > KEPT_KEYS_MAX:
+            # All that it has is kept until it is deleted itself: as many that were told of bound
+            # what was not, which would be a few of a killed process.
+            facts = {"owner": owner.name, "checkpoints": len(needed)}
+            _log.warning("an owner has too many checkpoints to tell those that go", extra=facts)
+            await self._owners.look_again(owner, at_us=None)
             return
         await self._door.delete_checkpoints(
             owner.owner, needed, age_min_s=0 if is_removed else GRACE_S

@@ -21,8 +21,8 @@ from orchestrator.runs.log.recorded import RecordedEvents
 from orchestrator.runs.settlement import Settlement
 
 SWEEP_EVERY_S = 5.0
-_AT_ONCE = 50
-_CLAIM_S = 120.0
+_AT_ONCE = 10
+_CLAIM_S = 20.0
 """How long a process has for those that it looks at; one that died is followed after that."""
 _PAUSES_S = (10.0, 3600.0)
 """Until a run is looked at again, the shortest and the longest: a quarter of the time since its
@@ -30,7 +30,7 @@ end lies between."""
 _GIVEN_UP_S = 30 * 86_400.0
 """The ledger keeps no call for longer."""
 _GRACE_S = 0.3
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 2.0
 _log = logging.getLogger(__name__)
 
 

@@ -19,6 +19,7 @@ from orchestrator.profiles.servicer import ProfileServicer
 from orchestrator.profiles.tool_calls import ToolCalls
 from orchestrator.profiles.tool_client import ToolClient
 from orchestrator.runs.answers.answer_schema import AnswerSchemas
+from orchestrator.tenant_places import CellPlaces
 
 
 class ProfileServices:
@@ -31,11 +32,13 @@ class ProfileServices:
         schemas: AnswerSchemas,
         audit: AuditLog,
         tokens: RunTokenVerifier,
+        cells: CellPlaces,
     ) -> None:
         self._profiles = profiles
         self._calls = ToolCalls(database, audit)
         self._schemas = schemas
         self._tokens = tokens
+        self._cells = cells
 
     @contextlib.asynccontextmanager
     async def working(self, server: Server, config: OrchestratorConfig) -> AsyncIterator[None]:
@@ -44,7 +47,7 @@ class ProfileServices:
         ProfileServicer(self._profiles).register(server)
         async with ToolClient(channel_credentials(config)) as client, asyncio.TaskGroup() as tasks:
             tools = HostTools(self._profiles, self._calls, client, self._schemas)
-            HostToolServicer(tools, self._tokens).register(server)
+            HostToolServicer(tools, self._tokens, self._cells).register(server)
             watching = tasks.create_task(self._profiles.watch(config.profiles_check_s))
             yield
             watching.cancel()

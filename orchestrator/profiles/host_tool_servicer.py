@@ -12,6 +12,7 @@ from common.run_token import RunTokenVerifier
 from common.server import Server
 from orchestrator.bearers import token_of
 from orchestrator.profiles.host_tools import HostTools, ToolOrder
+from orchestrator.tenant_places import CellPlaces
 
 _NAME = "fathom.orchestrator.v1.HostToolService"
 CallContext = grpc.aio.ServicerContext[Any, Any]
@@ -20,9 +21,10 @@ CallContext = grpc.aio.ServicerContext[Any, Any]
 class HostToolServicer(host_tool_service_pb2_grpc.HostToolServiceServicer):
     """The service."""
 
-    def __init__(self, tools: HostTools, tokens: RunTokenVerifier) -> None:
+    def __init__(self, tools: HostTools, tokens: RunTokenVerifier, cells: CellPlaces) -> None:
         self._tools = tools
         self._tokens = tokens
+        self._cells = cells
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -39,4 +41,5 @@ class HostToolServicer(host_tool_service_pb2_grpc.HostToolServiceServicer):
             tool=request.tool,
             arguments_json=request.arguments_json,
         )
-        return pb.CallHostToolResponse(result_json=await self._tools.call(token, order))
+        with self._cells.tool_call(token):
+            return pb.CallHostToolResponse(result_json=await self._tools.call(token, order))

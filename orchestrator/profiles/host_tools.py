@@ -5,6 +5,7 @@ asked by the version of the profile that the run works with. Everything else is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -23,6 +24,7 @@ from common.errors import (
 )
 from common.run_token import RunToken
 from orchestrator.errors import HostToolFailedError, HostToolRefusedError
+from orchestrator.fair_places import FairPlaces
 from orchestrator.operations.audit_log import Deed
 from orchestrator.profiles.profile import ARGUMENT_BYTES_MAX, HostTool, Profile
 from orchestrator.profiles.profiles import Profiles
@@ -63,7 +65,7 @@ class HostTools:
         self._calls = calls
         self._client = client
         self._schemas = schemas
-        self._places: dict[tuple[str, str], asyncio.Semaphore] = {}
+        self._places: dict[tuple[str, str], FairPlaces] = {}
 
     async def call(self, token: RunToken, order: ToolOrder) -> str:
         """Return the result of a call as JSON text: a new one's, or what was told of it before.
@@ -181,19 +183,17 @@ class HostTools:
     ) -> str:
         until_s = time.monotonic() + tool.time_max_s
         key = profile.version, tool.name
-        place = self._places.setdefault(key, asyncio.Semaphore(tool.concurrency_max))
-        try:
-            async with asyncio.timeout(tool.time_max_s):
-                await place.acquire()
-        except TimeoutError:
-            raise HostToolFailedError(
-                tool.name, "time_max", f"no place was free within {tool.time_max_s:g} s"
-            ) from None
-        try:
+        places = self._places.setdefault(key, FairPlaces(tool.concurrency_max))
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                place = places.place(facts.tenant, wait_s=tool.time_max_s)
+                await stack.enter_async_context(place)
+            except TimeoutError:
+                raise HostToolFailedError(
+                    tool.name, "time_max", f"no place was free within {tool.time_max_s:g} s"
+                ) from None
             left_s = max(until_s - time.monotonic(), 0.0)
             result = await self._client.call(tool, arguments, facts, timeout_s=left_s)
-        finally:
-            place.release()
         return await self._checked_result(tool, result)
 
     async def _checked_result(self, tool: HostTool, result: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
@@ -15,54 +16,43 @@ from orchestrator.conversations.store import ConversationStore
 from orchestrator.errors import KillSwitchError
 from orchestrator.model_catalog import ModelCatalog
 from orchestrator.operations.kill_switches import KillSwitches
-from orchestrator.profiles.filled_spec import defaults_of, filled, lowered
 from orchestrator.profiles.profile import Profile
 from orchestrator.profiles.profiles import Profiles
 from orchestrator.runs.answers.answer_schema import AnswerSchemas
-from orchestrator.runs.default_limits import DefaultLimits
 from orchestrator.runs.fork import TakenOver
-from orchestrator.runs.limits import RunLimits
 from orchestrator.runs.log.event_log import EventLog
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.store import RequestKey, RunStore
 from orchestrator.runs.queue import RunQueue
-from orchestrator.runs.spec import complete_spec
+from orchestrator.runs.spec_defaults import SpecDefaults
 
 REQUEST_ID_CHARACTERS_MAX = 256
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Admission:
     """The way in for runs."""
 
-    def __init__(
-        self,
-        runs: RunStore,
-        contexts: ContextStore,
-        catalog: ModelCatalog,
-        log: EventLog,
-        queue: RunQueue,
-        schemas: AnswerSchemas,
-        conversations: ConversationStore,
-        switches: KillSwitches,
-        profiles: Profiles,
-        *,
-        defaults: RunLimits,
-        ceilings: RunLimits,
-        growth_max: float = 1.0,
-        direct_tokens_max: int = 0,
-    ) -> None:
-        self._runs = runs
-        self._contexts = contexts
-        self._catalog = catalog
-        self._log = log
-        self._queue = queue
-        self._schemas = schemas
-        self._conversations = conversations
-        self._switches = switches
-        self._profiles = profiles
-        self._ceilings = ceilings
-        self._defaults = DefaultLimits(base=defaults, ceilings=ceilings, growth_max=growth_max)
-        self._direct_tokens_max = direct_tokens_max
+    defaults: SpecDefaults
+    """What a spec leaves open."""
+    profiles: Profiles
+    """What a spec may name."""
+    conversations: ConversationStore
+    """What it may join."""
+    contexts: ContextStore
+    """What it may be about."""
+    catalog: ModelCatalog
+    """Which models it may ask."""
+    schemas: AnswerSchemas
+    """Checks what its answer is to fit."""
+    switches: KillSwitches
+    """What is stopped."""
+    runs: RunStore
+    """Where runs are stored."""
+    log: EventLog
+    """Whose watchers hear of them."""
+    queue: RunQueue
+    """Where they wait."""
 
     async def create(
         self,
@@ -84,76 +74,70 @@ class Admission:
         check_length("request_id", request_id, REQUEST_ID_CHARACTERS_MAX)
         profile = await self._profile(tenant, spec, taken)
         asked = spec
-        spec = filled(asked, profile)
-        self._complete(spec, profile)  # what is wrong is told before anything is looked up
+        # What is wrong is told before anything is looked up.
+        spec = self.defaults.complete(asked, profile)
         key: RequestKey | None = None
         if request_id:
             data = asked.SerializeToString(deterministic=True)
             if taken is not None:
                 data += f"{taken.run}/{taken.after_turn}".encode()
             key = RequestKey(request_id, hashlib.blake2b(data, digest_size=32).digest())
-            earlier = await self._runs.find_request(tenant, key)
+            earlier = await self.runs.find_request(tenant, key)
             if earlier is not None:
                 return earlier.whole()
-        await self._switches.check(_targets(tenant, spec, taken))
-        if spec.answer_schema_json:
-            await self._schemas.check_schema(spec.answer_schema_json)
+        await self._check(_targets(tenant, spec, taken), spec)
         conversation = await self._conversation(tenant, spec)
         context_id = spec.context.removeprefix("contexts/")
-        context = await self._contexts.get(
+        context = await self.contexts.get(
             tenant, conversation.context_id if conversation is not None else context_id
         )
-        complete = self._complete(
-            spec, profile, size_bytes=context.size_bytes, documents=context.document_count
+        complete = self.defaults.complete(
+            asked, profile, size_bytes=context.size_bytes, documents=context.document_count
         )
         seat: Seat | None = None
         if conversation is not None:
             seat, complete.context = conversation.seat(), context.name
             conversation.lower(complete)
-        await self._catalog.facts(tenant, root_tier=complete.root_tier, sub_tier=complete.sub_tier)
+        await self.catalog.facts(tenant, root_tier=complete.root_tier, sub_tier=complete.sub_tier)
         record = RunRecord.queued(complete)
         record.head.created_by = created_by
         if spec.profile:
-            await self._profiles.keep(profile)
+            await self.profiles.keep(profile)
             record.head.profile_version = profile.version
         # A caller that hangs up between the commit and the queue would leave a run behind that
         # is only found a second later: storing and waking is one step that goes on without it.
         return await asyncio.shield(self._store(tenant, record, key, seat, taken))
+
+    async def check(self, tenant: str, spec: RunSpec) -> None:
+        """Raise KillSwitchError or InvalidFieldError where no run of this spec would be begun, for
+        reasons that `complete` does not see."""
+        await self._check(_targets(tenant, spec, None), spec)
+
+    async def _check(self, targets: list[str], spec: RunSpec) -> None:
+        await self.switches.check(targets)
+        if spec.answer_schema_json:
+            await self.schemas.check_schema(spec.answer_schema_json)
 
     def complete(
         self, tenant: str, spec: RunSpec, *, size_bytes: int = 0, documents: int = 1
     ) -> RunSpec:
         """Return the spec with the defaults for a context of that size, and those of its
         profile."""
-        profile = self._profiles.asked(tenant, spec.profile)
-        return self._complete(
-            filled(spec, profile), profile, size_bytes=size_bytes, documents=documents
-        )
-
-    def _complete(
-        self, spec: RunSpec, profile: Profile, *, size_bytes: int = 0, documents: int = 1
-    ) -> RunSpec:
-        ceilings = lowered(self._ceilings, profile)
-        defaults = self._defaults.for_context(size_bytes=size_bytes, documents=documents)
-        return complete_spec(
-            spec,
-            defaults=defaults_of(defaults, profile, ceilings),
-            ceilings=ceilings,
-            direct_tokens_max=self._direct_tokens_max,
-        )
+        profile = self.profiles.asked(tenant, spec.profile)
+        return self.defaults.complete(spec, profile, size_bytes=size_bytes, documents=documents)
 
     async def _profile(self, tenant: str, spec: RunSpec, taken: TakenOver | None) -> Profile:
         """Return the profile of a run; a fork goes on with its original's version."""
         if taken is not None and spec.profile:
-            return await self._profiles.kept(taken.profile_version)
-        return self._profiles.asked(tenant, spec.profile)
+            return await self.profiles.kept(taken.profile_version)
+        return self.profiles.asked(tenant, spec.profile)
 
     async def _conversation(self, tenant: str, spec: RunSpec) -> StoredConversation | None:
         """Return the conversation that a run is to join, which is about the run's context."""
         if not spec.conversation:
             return None
         name = spec.conversation.removeprefix("conversations/")
-        conversation = await self._conversations.get(tenant, name)
+        conversation = await self.conversations.get(tenant, name)
         if spec.context not in {"", f"contexts/{conversation.context_id}"}:
             raise InvalidFieldError(
                 "spec.context",
@@ -171,11 +155,11 @@ class Admission:
     ) -> Run:
         event = record.state_event() if taken is None else taken.begin(record)
         events = () if taken is None else taken.events
-        async with self._queue.room(tenant):
-            stored = await self._runs.create(tenant, record, event, key, seat, events)
+        async with self.queue.room(tenant):
+            stored = await self.runs.create(tenant, record, event, key, seat, events)
         if stored is record:
-            self._log.wake(record.run_id)
-            self._queue.wake()
+            self.log.wake(record.run_id)
+            self.queue.wake()
             await self._stop_if_switched(tenant, record, taken)
         return stored.whole()
 
@@ -185,9 +169,9 @@ class Admission:
         """Stop a run whose tenant or profile was stopped while it was being stored: the switch did
         not find it, and it did not meet the switch."""
         try:
-            await self._switches.check(_targets(tenant, record.head.spec, taken))
+            await self.switches.check(_targets(tenant, record.head.spec, taken))
         except KillSwitchError:
-            await self._queue.cancel(record.run_id)
+            await self.queue.cancel(record.run_id)
 
 
 def _targets(tenant: str, spec: RunSpec, taken: TakenOver | None) -> list[str]:

@@ -95,7 +95,7 @@ class RunDriver(RunTools):
             outcome = await self._outcome(live, stop, closing)
             over_s = time.monotonic()
             if outcome is not None:
-                await end_children(tenant, record, journal, self.children)
+                await end_children(tenant, record, journal, self.children, stop)
                 if is_resumed or _may_have_cut(outcome, journal):
                     waited_s = time.monotonic() - over_s
                     await self.settlement.complete(

@@ -116,13 +116,16 @@ class ContextRecords(Protocol):
         """Return a context; raises NotFoundError."""
 
 
-class SpecCompletion(Protocol):
-    """What fills a spec in."""
+class SpecAdmission(Protocol):
+    """What decides whether a spec would do, and fills it in."""
 
-    def __call__(
+    def complete(
         self, tenant: str, spec: RunSpec, *, size_bytes: int = 0, documents: int = 1
     ) -> RunSpec:
         """Return the spec with every default; raises an error that names a wrong field."""
+
+    async def check(self, tenant: str, spec: RunSpec) -> None:
+        """Raise what else would be said of a run with this spec."""
 
 
 class Estimator:
@@ -133,24 +136,26 @@ class Estimator:
         runs: RunRecords,
         contexts: ContextRecords,
         catalog: ModelCatalog,
-        complete: SpecCompletion,
+        admission: SpecAdmission,
     ) -> None:
         self._runs = runs
         self._contexts = contexts
         self._catalog = catalog
-        self._complete = complete
+        self._admission = admission
 
     async def estimate(self, tenant: str, spec: RunSpec, size: Size | None = None) -> Estimate:
         """Return what a run would take; `size` stands for a context that is not stored.
 
         Raises as the admission of the run would.
         """
-        self._complete(tenant, spec)
+        complete = self._admission.complete
+        complete(tenant, spec)
+        await self._admission.check(tenant, spec)
         if size is None:
             if not spec.context:
                 raise InvalidFieldError("spec.context", "is needed, also in a conversation")
             size = await self._size(tenant, spec.context)
-        spec = self._complete(tenant, spec, size_bytes=size.size_bytes, documents=size.documents)
+        spec = complete(tenant, spec, size_bytes=size.size_bytes, documents=size.documents)
         root, sub = await self._catalog.facts(
             tenant, root_tier=spec.root_tier, sub_tier=spec.sub_tier
         )

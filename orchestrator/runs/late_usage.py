@@ -1,10 +1,11 @@
-"""What calls of a run took that became known after its end: added to the run as it is stored, to the
-runs above it that count it, and to its conversation. The events of a run stay as they are.
+"""What calls of a run took that became known after its end: added to the run as it is stored, to
+the runs above it that count it, and to its conversation. The events of a run stay as they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -66,9 +67,7 @@ class LateUsage:
             _runs.c.run_id.in_(ours)
         )
         async with self._database.reading() as connection:
-            return [
-                DueRun(row.tenant, _record(row)) for row in await connection.execute(runs)
-            ]
+            return [DueRun(row.tenant, _record(row)) for row in await connection.execute(runs)]
 
     async def look_again(self, run_id: str, *, at_us: int | None) -> None:
         """Have a run looked at again, or never where that is None."""
@@ -168,7 +167,7 @@ async def _counting(connection: AsyncConnection, chain: list[str]) -> list[str]:
     )
     booked = set((await connection.execute(query)).scalars())
     counting = chain[:1]
-    for below, above in zip(chain, chain[1:], strict=False):
+    for below, above in itertools.pairwise(chain):
         if below not in booked:
             break
         counting.append(above)

@@ -33,6 +33,7 @@ from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.queue import RunQueue
 from orchestrator.runs.usage import GroupBy
+from orchestrator.tenant_places import CellPlaces
 from orchestrator.tenants import caller_of, tenant_of
 
 _NAME = "fathom.orchestrator.v1.OrchestratorService"
@@ -58,6 +59,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         log: EventLog,
         queue: RunQueue,
         trees: RunTrees,
+        cells: CellPlaces,
     ) -> None:
         self._runs = runs
         self._admission = admission
@@ -65,6 +67,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self._log = log
         self._queue = queue
         self._trees = trees
+        self._cells = cells
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -144,8 +147,9 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     ) -> AsyncIterator[pb.RunChildResponse]:
         """Start a child run, or find it, and tell of it to its end."""
         token = token_of(self._trees.tokens, context)
-        async for run in self._trees.children.run(token, read_order(request)):
-            yield pb.RunChildResponse(run=run)
+        with self._cells.child_call(token):
+            async for run in self._trees.children.run(token, read_order(request)):
+                yield pb.RunChildResponse(run=run)
 
     async def GetRunUsage(
         self, request: pb.GetRunUsageRequest, context: CallContext

@@ -86,9 +86,7 @@ class Settlement:
             grace_s=grace_s,
             timeout_s=timeout_s,
         )
-        return UsageSettled(
-            usages=_untold(found.calls, recorded), incomplete=found.open_calls > 0
-        )
+        return UsageSettled(usages=_untold(found.calls, recorded), incomplete=found.open_calls > 0)
 
     def _token(self, tenant: str, record: RunRecord, lineage: Lineage | None) -> str:
         token = RunToken(

@@ -21,6 +21,7 @@ import __main__
 
 from . import (
     awaiting,
+    child_contexts,
     child_runs,
     code_check,
     contexts,
@@ -72,7 +73,7 @@ class Session:
         can still answer."""
         self.answers.provided |= TextFunctions(self.namespace).provided()
         self.answers.provided |= self.answers.citations.provided()
-        self.answers.provided["part"] = child_runs.part
+        self.answers.provided["part"] = child_contexts.part
         self.namespace.update(self.answers.provided)
         self.answers.provided["len"] = contexts.length
 

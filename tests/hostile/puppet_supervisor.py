@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 from common.errors import NotFoundError
 from sandbox_service.audit import AuditTrail
-from sandbox_service.errors import CapacityError, SessionLostError
 from sandbox_service.cell_requests import Carriers
+from sandbox_service.errors import CapacityError, SessionLostError
 from sandbox_service.execution_options import ExecutionOptions
 from sandbox_service.execution_stream import Event
 from sandbox_service.guest_build import GuestBuild

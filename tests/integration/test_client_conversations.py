@@ -34,8 +34,11 @@ async def test_questions_build_on_one_another(stack: Stack, tmp_path: Path) -> N
     assert (first.status, first.stdout) == (0, "10\n")
     assert (second.status, second.stdout) == (0, "20\n")
     shown = await verb(stack, tmp_path, "show", name)
-    assert len(shown.stdout.splitlines()) == 3
     assert "2 runs" in shown.stdout
+    assert [line.split("  ")[-1] for line in shown.stdout.splitlines()[2:]] == [
+        "How long is it?",
+        "And twice that?",
+    ]
 
 
 async def test_conversations_are_listed_and_deleted(stack: Stack, tmp_path: Path) -> None:

@@ -171,7 +171,11 @@ async def test_a_watch_gives_up_once_patience_ends() -> None:
         run = await client.create("why?", "contexts/c1")
         with pytest.raises(UnavailableError) as caught:
             async for _ in watch(
-                client._orchestrator, run.name, patience_s=1.5, pause=instantly(waits)
+                client._orchestrator,
+                run.name,
+                patience_s=1.5,
+                pause=instantly(waits),
+                clock=lambda: sum(waits),
             ):
                 pass
 

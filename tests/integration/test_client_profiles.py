@@ -1,9 +1,11 @@
-"""`fathom profiles` and `fathom ask --profile` as processes, against the real orchestrator."""
+"""`fathom profiles`, and what `fathom ask` settles with the real orchestrator, as processes."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import pytest
 
 from tests.integration.test_client_command import run
 from tests.support.orchestrator import orchestrator
@@ -35,4 +37,62 @@ async def test_a_question_is_asked_under_a_profile(tmp_path: Path) -> None:
     assert asked.status == 0
     assert json.loads(asked.stdout) == answer
     assert wrong.status != 0
-    assert "profiles/search" in wrong.stderr
+    assert "there is no profiles/serch" in wrong.stderr
+    assert "try: fathom profiles list" in wrong.stderr
+
+
+async def test_the_limits_of_a_profile_go_before_the_commands_own(tmp_path: Path) -> None:
+    """They are an operator's decision for such work; what is typed goes before both."""
+    (tmp_path / "notes.txt").write_text("the notes\n")
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "tickets.toml").write_text(
+        'version = "1"\ndescription = "d"\n'
+        "[limits.defaults]\nturns_max = 33\n[limits.ceilings]\ncost_usd_max = 2.0\n"
+    )
+    asking = ("ask", "Why?", "notes.txt", "--profile", "tickets")
+    async with orchestrator(tmp_path, profiles_folder=folder) as stack:
+        server = ("--server", stack.server.address)
+        stack.gateway.replies = ["FINAL(yes)"]
+        asked = await run(tmp_path, *asking, *server)
+        typed = await run(tmp_path, *asking, "--max-turns", "7", "--dry-run", *server)
+        foretold = await run(tmp_path, "estimate", *asking[1:], "--max-usd", "1", *server)
+        listed = await run(tmp_path, "runs", "list", "--json", *server)
+    unknown = await run(tmp_path, *asking, "--dry-run", "--max-usd", "1")
+
+    assert (asked.status, asked.stdout) == (0, "yes\n")
+    assert asked.stderr.startswith("1 file, 10 B · limits $2, 33 turns, 10 min\n")
+    assert typed.stderr.startswith("1 file, 10 B · limits $2, 7 turns, 10 min\n")
+    assert foretold.stderr == "1 file, 10 B · limits $1, 33 turns, 10 min\n"
+    assert unknown.stderr == "1 file, 10 B · limits $1, else those of profiles/tickets\n"
+    assert len(json.loads(listed.stdout)["runs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--root-model", "nope"), ("--schema", '{"type": "nope"}')]
+)
+async def test_what_would_be_refused_is_refused_before_anything_is_uploaded(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    """An upload may take hours, and a wrong name would be told after it."""
+    (tmp_path / "notes.txt").write_text("the notes\n")
+    async with orchestrator(tmp_path) as stack:
+        server = ("--server", stack.server.address)
+        refused = await run(tmp_path, "ask", "Why?", "notes.txt", option, value, *server)
+        listed = await run(tmp_path, "contexts", "list", "--json", *server)
+
+    assert refused.status == 2
+    assert f"error: {option}: " in refused.stderr
+    assert json.loads(listed.stdout) == {"contexts": []}
+
+
+async def test_each_turn_has_one_line_at_a_limit_too(tmp_path: Path) -> None:
+    """Where no line can be redrawn; the request for a last answer is no turn of its own."""
+    (tmp_path / "notes.txt").write_text("the notes\n")
+    async with orchestrator(tmp_path) as stack:
+        stack.gateway.replies = ["```repl\nprint(1)\n```", "FINAL(so far)"]
+        limited = ("--max-turns", "1", "--server", stack.server.address)
+        ended = await run(tmp_path, "ask", "Why?", "notes.txt", *limited)
+
+    assert (ended.status, ended.stdout) == (3, "so far\n")
+    assert len([line for line in ended.stderr.splitlines() if line.startswith("turn ")]) == 1

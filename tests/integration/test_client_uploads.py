@@ -12,13 +12,15 @@ import blake3
 import pytest
 from fathom.orchestrator.v1 import context_service_pb2 as pb
 from fathom.orchestrator.v1.context_pb2 import Context
+from fathom_client import channel
+from fathom_client.client import Client
 from fathom_client.errors import UnavailableError
 from fathom_client.uploads import CHUNK_BYTES, InputFile, Upload, upload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.contexts import context_service
-from tests.support.cutting_proxy import cutting_proxy
+from tests.support.cutting_proxy import Gate, cutting_proxy
 from tests.support.orchestrator import TIMEOUT_S
 
 
@@ -121,3 +123,70 @@ async def test_a_server_that_stays_away_is_given_up(tmp_path: Path) -> None:
                 await upload(address, documents([4_000_000]), pause=pause, patience_s=0.5)
 
     assert pauses
+
+
+@pytest.fixture
+def _quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have silence noticed within seconds; what is long is the waiting only."""
+    monkeypatch.setattr(channel, "_KEEPALIVE_TIME_MS", 500)
+    monkeypatch.setattr(channel, "_KEEPALIVE_TIMEOUT_MS", 500)
+
+
+@pytest.mark.usefixtures("_quick_pings")
+async def test_an_upload_goes_on_after_the_network_fell_silent(tmp_path: Path) -> None:
+    """Nothing says that a connection is gone where a machine has lost its power, or a process
+    stands still: without a word of the other side the upload would wait for ever."""
+    gate, source = Gate(), documents([3_000_000, 2_000_000])
+    silences = 0
+
+    def fall_silent(sent_bytes: int) -> None:
+        if not silences and sent_bytes > 2_000_000:
+            gate.flowing.clear()
+
+    async def speak(_: float) -> None:
+        nonlocal silences
+        silences += 1
+        gate.flowing.set()
+
+    async with (
+        context_service(tmp_path) as stack,
+        cutting_proxy(stack.address, gate=gate) as address,
+    ):
+        sent = upload(address, source, on_progress=fall_silent, pause=speak)
+        response = await asyncio.wait_for(sent, TIMEOUT_S)
+        data = await stack.read(response.context.name)
+
+    assert silences
+    assert data == b"".join(file.data for file in source.files)
+
+
+@pytest.mark.usefixtures("_quick_pings")
+async def test_reading_goes_on_behind_what_came_before_the_network_fell_silent(
+    tmp_path: Path,
+) -> None:
+    """What is read again, or left out, would be another text."""
+    gate, silences = Gate(), 0
+    data = random.Random(1).randbytes(8_000_000)
+
+    async def speak(_: float) -> None:
+        nonlocal silences
+        silences += 1
+        gate.flowing.set()
+
+    async with (
+        context_service(tmp_path) as stack,
+        cutting_proxy(stack.address, gate=gate) as address,
+        Client(address) as client,
+    ):
+        context = await stack.upload_text(data)
+        read = b""
+        pieces = client.contexts.read(
+            context.name, offset_bytes=10, size_bytes=7_000_000, pause=speak
+        )
+        async for piece in pieces:
+            read += piece
+            if not silences:
+                gate.flowing.clear()
+
+    assert silences == 1
+    assert read == data[10:7_000_010]

@@ -35,7 +35,7 @@ from common.config import Secret
 from common.errors import ReceivedError, ServiceError, received
 from common.run_token import RUN_TOKEN_METADATA, RunTokenSigner
 from common.server import Server
-from sandbox_service.orchestrator_client import OrchestratorChildRuns
+from sandbox_service.orchestrator_client import OrchestratorClient
 from tests.support.eventually import eventually
 from tests.support.fake_gateway import TOKEN_KEY, FakeGateway
 from tests.support.orchestrator import TIMEOUT_S, Stack, orchestrator, serve_on_address
@@ -144,7 +144,7 @@ async def neighbourhood(folder: Path, **settings: Any) -> AsyncIterator[Neighbou
     address_file = folder / "orchestrator.address"
     async with (
         serve_on_address(tickets) as endpoint,
-        OrchestratorChildRuns("", address_file) as carried,
+        OrchestratorClient("", address_file) as carried,
         sandbox(guest(), objects, child_runs=carried, host_tools=carried) as box,
     ):
         (profiles / "tickets.toml").write_text(PROFILE.format(endpoint=endpoint))

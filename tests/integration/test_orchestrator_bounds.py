@@ -202,7 +202,7 @@ async def test_only_a_child_runs_context_makes_a_large_request(tmp_path: Path) -
         assert error.metadata["bytes_max"] == str(4 * MIB)
 
         for size, code in (
-            (16 * MIB - 100, grpc.StatusCode.NOT_FOUND),  # it was read, and there is no such run
+            (16 * MIB - 100, grpc.StatusCode.INVALID_ARGUMENT),  # it was read, and names no call
             (16 * MIB + 1, grpc.StatusCode.RESOURCE_EXHAUSTED),
         ):
             call = runs.RunChild(

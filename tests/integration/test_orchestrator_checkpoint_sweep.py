@@ -119,6 +119,24 @@ async def test_what_a_run_told_of_is_kept_and_the_rest_is_not(place: Place) -> N
     assert await place.swept(after_s=GRACE_S) == []
 
 
+@pytest.mark.parametrize(("count", "is_swept"), [(3, True), (4, False)])
+async def test_an_owner_with_more_checkpoints_than_can_be_named_keeps_all(
+    place: Place, monkeypatch: pytest.MonkeyPatch, count: int, is_swept: bool
+) -> None:
+    """And is not looked at again and again: the sandbox would refuse each call. Once it is deleted,
+    all of them go."""
+    monkeypatch.setattr("orchestrator.operations.checkpoint_sweep.KEPT_KEYS_MAX", 3)
+    record = await place.run(*(f"checkpoints/{number}" for number in range(count)))
+    owner = owner_of(record.head)
+    await place.owners.note(TENANT, owner)
+
+    assert len(await place.swept(after_s=GRACE_S)) == is_swept
+    assert await place.swept(after_s=RETRY_S) == []
+    async with place.database.writing() as connection:
+        await disown(connection, record.head.name)
+    assert await place.swept() == [(owner, set(), 0)]
+
+
 async def test_a_run_under_way_is_looked_at_after_its_end(place: Place) -> None:
     record = await place.run("checkpoints/a", is_live=True)
     await place.owners.note(TENANT, owner_of(record.head))

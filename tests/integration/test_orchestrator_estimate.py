@@ -117,6 +117,11 @@ async def test_an_estimate_keeps_to_the_limits_that_are_asked_for(stack: Stack) 
             grpc.StatusCode.INVALID_ARGUMENT,
             ErrorReason.ERROR_REASON_LIMIT_ABOVE_CEILING,
         ),
+        (
+            RunSpec(question="why?", context="contexts/a", answer_schema_json='{"type": "nope"}'),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            ErrorReason.ERROR_REASON_INVALID_FIELD,
+        ),
     ],
 )
 async def test_what_could_not_run_cannot_be_estimated(

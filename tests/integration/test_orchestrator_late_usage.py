@@ -49,7 +49,7 @@ from tests.support.fake_gateway import TOKEN_KEY, ScriptedError
 from tests.support.orchestrator import TIMEOUT_S, Stack, orchestrator
 
 DAY_US = 86_400 * 1_000_000
-TIERS = {"root_tier": "root", "sub_tier": "sub"}
+TIERS: dict[str, Any] = {"root_tier": "root", "sub_tier": "sub"}
 
 
 def away() -> ServiceError:

@@ -240,16 +240,16 @@ async def test_a_cancellation_is_stored_with_its_entry_or_not_at_all(
 
 async def test_what_a_switch_has_not_stopped_yet_is_found_later(database: Database) -> None:
     """As where a process was killed between storing a switch and stopping what it stands for."""
-    for run_id, fields in {
+    fields_of: dict[str, dict[str, Any]] = {
         "named": {},
         "other": {},
         "ended": {"state": Run.STATE_ANSWERED},
         "tenant": {"tenant": "switched"},
         "profile": {"spec": spec(profile="profiles/search")},
         "unlike": {"spec": spec(profile="profiles/research")},
-    }.items():
-        values: dict[str, Any] = {"state": Run.STATE_RUNNING} | fields
-        await add_run(database, run_id, **values)
+    }
+    for run_id, fields in fields_of.items():
+        await add_run(database, run_id, **{"state": Run.STATE_RUNNING} | fields)
     runs = tables.runs  # heads are what tells of profiles
     async with database.writing() as connection:
         await connection.execute(update(runs).values(head=runs.c.progress))

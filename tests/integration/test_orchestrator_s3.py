@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fathom.orchestrator.v1.orchestrator_service_pb2 import CreateRunRequest, Fo
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 from fathom_client.errors import UnavailableError
 
+from common import parted_objects
 from common.config import ConfigError, Secret
 from common.parted_objects import PART_BYTES, PartedObjects, RemoteStoreError, open_bucket
 from orchestrator.blobs import BlobStore
@@ -71,6 +73,54 @@ async def test_an_upload_goes_on_after_the_store_was_away(server: S3Server, tmp_
             assert error.retry_after_s is not None
             assert (first.bytes_kept, kept.bytes_kept) == (PART_BYTES, PART_BYTES)
             assert await stack.read(context.name) == data
+
+
+async def test_a_store_that_accepts_and_never_answers_is_given_up(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing says that a machine is gone; who waits for it is told when to come back."""
+    monkeypatch.setattr(parted_objects, "_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(parted_objects, "_RETRIES", 0)
+    data, place, gate = b"a line of text\n" * 1_000, server.new_place(), Gate()
+    async with cutting_proxy(server.endpoint.removeprefix("http://"), gate=gate) as address:
+        blobs = S3BlobStore(server.objects(place=place, endpoint=f"http://{address}"))
+        async with context_service(tmp_path, blobs=blobs) as stack:
+            stored = await stack.upload_text(b"stored before")
+            gate.flowing.clear()
+            refusal = await stack.refused_upload(*text_messages(data))
+            unread = await refused(stack.read(stored.name))
+            gate.flowing.set()
+
+            context = await stack.upload_text(data)
+            assert await stack.read(context.name) == data
+    for error in (refusal, unread):
+        assert error.code is grpc.StatusCode.UNAVAILABLE
+        assert error.reason.endswith("OBJECT_STORE_UNAVAILABLE")
+        assert error.retry_after_s is not None
+
+
+async def test_a_run_waits_for_a_store_that_is_away(
+    server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it has to read is there again once the store is, and it has the time."""
+    gate = Gate()
+    async with cutting_proxy(server.endpoint.removeprefix("http://"), gate=gate) as address:
+        settings: dict[str, Any] = {
+            "object_store": server.new_place(),
+            "object_store_endpoint": f"http://{address}",
+            "object_store_credentials": server.credentials,
+        }
+        async with orchestrator(tmp_path, **settings) as stack:
+            context = await stack.upload(b"We say that it was paid in full in May.\n")
+            stack.gateway.replies = ["FINAL(in May)"]
+            gate.close()
+            spec = RunSpec(question="When?", context=context.name, direct_tokens_max=1_000)
+            made = (await stack.runs.CreateRun(CreateRunRequest(spec=spec), timeout=TIMEOUT_S)).run
+            await eventually(lambda: "a run waits for the object store" in caplog.text)
+            gate.open()
+            ended = (await stack.watch(made))[-1].run_changed
+
+    assert (ended.state, ended.answer.text) == (Run.STATE_ANSWERED, "in May")
 
 
 async def test_a_deleted_context_leaves_no_part(server: S3Server, tmp_path: Path) -> None:

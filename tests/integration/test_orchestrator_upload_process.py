@@ -110,6 +110,22 @@ async def test_a_large_upload_takes_little_memory(orchestrator: Orchestrator) ->
     assert orchestrator.rss_bytes_max < RSS_BYTES_MAX
 
 
+async def test_what_is_stored_is_not_for_every_user_of_the_machine(
+    orchestrator: Orchestrator,
+) -> None:
+    """Contexts are other people's documents."""
+    await orchestrator.start()
+    async with grpc.aio.insecure_channel(orchestrator.address) as channel:
+        text = iter([start(Context.KIND_TEXT), chunk(LINE, 0)])
+        stub = context_service_pb2_grpc.ContextServiceStub(channel)
+        await stub.UploadContext(text, timeout=100)
+
+    stored = [path for path in orchestrator.folder.rglob("*") if path.is_file()]
+    modes = {path.name: path.stat().st_mode & 0o007 for path in stored if path.name != "log"}
+    assert any(path.read_bytes() == LINE for path in stored)
+    assert set(modes.values()) == {0}, modes
+
+
 async def test_an_upload_outlives_a_killed_orchestrator(orchestrator: Orchestrator) -> None:
     """What was kept on the way is not sent again."""
     upload_id = str(uuid.uuid4())

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from tests.support.orchestrator import chunk, start
 from tests.support.orchestrator_process import OrchestratorProcess
 from tests.support.played_model import Gate, PlayedModel, answers
 from tests.support.sandbox_process import SandboxProcess
+from tests.support.service_process import ServiceProcess
 from tests.support.standing_address import StandingAddress
 
 pytestmark = pytest.mark.guest
@@ -63,7 +63,7 @@ class Place:
     async def begin(self, name: str) -> None:
         """Start a service, anew where it was killed."""
         gateway, sandbox = (self.addresses[each].address for each in ("gateway", "sandbox"))
-        service: Any
+        service: ServiceProcess
         if name == "gateway":
             config = config_file(self.folder / "models.toml", [self.provider.base_url])
             database_url = f"sqlite+aiosqlite:///{self.folder}/gateway.sqlite"
@@ -86,8 +86,7 @@ class Place:
         """End a service as the kernel does when memory is short."""
         if name in self.addresses:
             self.addresses[name].target = ""
-        service = self.services[name]
-        await (service.end(signal.SIGKILL) if name == "orchestrator" else service.kill())
+        await self.services[name].kill()
 
     async def run(self) -> str:
         """Create a run and return its name."""

@@ -42,6 +42,21 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return pids
 
 
+@pytest.fixture
+def held(started: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The same; the first stands still from its start, so that it is not over too soon."""
+    start: Callable[..., Any] = subprocess.Popen
+
+    def stopped(*command: Any, **options: Any) -> Any:
+        process = start(*command, **options)
+        if len(started) == 1:
+            process.send_signal(signal.SIGSTOP)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", stopped)
+    return started
+
+
 def context(folder: Path, data: bytes = DATA, *, kind: Any = "text") -> ContextBlob:
     (folder / "blob").write_bytes(data)
     text = Text(
@@ -139,38 +154,39 @@ async def test_an_index_that_cannot_be_stored_serves_all_the_same(
 
 
 async def test_an_index_is_made_to_its_end_though_its_caller_goes_away(
-    tmp_path: Path, started: list[int]
+    tmp_path: Path, held: list[int]
 ) -> None:
     """Else a blob that takes longer than callers wait would never have one."""
     blob, one = context(tmp_path, JSON, kind="json"), mounts(tmp_path)
     before = open_files()
     opening = asyncio.create_task(one.open([blob], LIMITS))
-    await eventually(lambda: bool(started))
+    await eventually(lambda: bool(held))
 
     opening.cancel()
     await asyncio.wait([opening])
+    os.kill(held[0], signal.SIGCONT)
     opened = await one.open([blob], LIMITS)
 
     assert opening.cancelled()
-    assert len(started) == 1
+    assert len(held) == 1
     assert len(opened.fds) == 2
     opened.close()
     assert open_files() <= before
 
 
 async def test_a_process_that_is_killed_while_it_reads_is_started_again(
-    tmp_path: Path, started: list[int]
+    tmp_path: Path, held: list[int]
 ) -> None:
     """Its memory is wanted elsewhere, or its machine's owner has mistaken it: the blob is well."""
     opening = asyncio.create_task(
         mounts(tmp_path).open([context(tmp_path, JSON, kind="json")], LIMITS)
     )
-    await eventually(lambda: bool(started))
+    await eventually(lambda: bool(held))
 
-    os.kill(started[0], signal.SIGKILL)
+    os.kill(held[0], signal.SIGKILL)
     opened = await opening
 
-    assert len(started) == 2
+    assert len(held) == 2
     assert [mount.has_index for mount in opened.mounts] == [True]
     opened.close()
 
@@ -198,32 +214,32 @@ async def test_a_blob_that_each_process_dies_of_is_unreadable(
 
 
 async def test_the_process_that_reads_a_blob_has_nothing_of_ours_to_write_to(
-    tmp_path: Path, started: list[int]
+    tmp_path: Path, held: list[int]
 ) -> None:
     """The blob is untrusted, and the service's standard error may be a log in a file."""
     one = mounts(tmp_path)
     opening = asyncio.create_task(one.open([context(tmp_path, JSON, kind="json")], LIMITS))
-    await eventually(lambda: bool(started))
+    await eventually(lambda: bool(held))
 
-    assert Path(f"/proc/{started[0]}/fd/2").readlink() == Path("/dev/null")
+    assert Path(f"/proc/{held[0]}/fd/2").readlink() == Path("/dev/null")
 
     await one.close()
     await asyncio.wait([opening])
 
 
 async def test_the_end_of_the_service_ends_the_making_of_indexes(
-    tmp_path: Path, started: list[int]
+    tmp_path: Path, held: list[int]
 ) -> None:
     blob, one = context(tmp_path, JSON, kind="json"), mounts(tmp_path)
     before = open_files()
     opening = asyncio.create_task(one.open([blob], LIMITS))
-    await eventually(lambda: bool(started))
+    await eventually(lambda: bool(held))
 
     await one.close()
     await asyncio.wait([opening])
 
     assert opening.cancelled()
-    assert not Path(f"/proc/{started[0]}").exists()
+    assert not Path(f"/proc/{held[0]}").exists()
     assert open_files() <= before
 
 

@@ -27,7 +27,7 @@ from common.server import Server
 from sandbox_service import frames
 from sandbox_service.child_runs import ChildOrder
 from sandbox_service.host_tools import HostToolOrder
-from sandbox_service.orchestrator_client import OrchestratorChildRuns
+from sandbox_service.orchestrator_client import OrchestratorClient
 from sandbox_service.run_pass import RunPass
 from tests.support.orchestrator import serve_on_address
 
@@ -75,7 +75,7 @@ CHILD = ChildOrder(
 TOOL = HostToolOrder(request_id="0a/1/1/t1", tool="look_up", arguments_json="{}")
 
 
-async def ask(client: OrchestratorChildRuns, *, is_tool: bool) -> None:
+async def ask(client: OrchestratorClient, *, is_tool: bool) -> None:
     if is_tool:
         assert await client.call_tool(TOOL, "token") == "1"
     else:
@@ -91,7 +91,7 @@ async def test_what_passes_is_waited_for(error: ServiceError, is_tool: bool) -> 
     orchestrator = Orchestrator(error)  # type: ignore[abstract]  # the rest is not asked
     async with (
         serve_on_address(orchestrator) as address,
-        OrchestratorChildRuns(address) as client,
+        OrchestratorClient(address) as client,
     ):
         await ask(client, is_tool=is_tool)
 
@@ -104,9 +104,19 @@ async def test_what_is_refused_is_told_at_once(is_tool: bool) -> None:
     orchestrator = Orchestrator(error)  # type: ignore[abstract]  # the rest is not asked
     async with (
         serve_on_address(orchestrator) as address,
-        OrchestratorChildRuns(address) as client,
+        OrchestratorClient(address) as client,
     ):
         with pytest.raises(ServiceError, match="question"):
             await ask(client, is_tool=is_tool)
 
     assert orchestrator.asked == 1
+
+
+@pytest.mark.parametrize(("is_tool", "what"), [(False, "child runs"), (True, "host tools")])
+async def test_without_an_orchestrator_code_is_told_of_what_it_called(
+    is_tool: bool, what: str
+) -> None:
+    """At once, and in the words of the call: it is to do something else."""
+    async with OrchestratorClient("") as client:
+        with pytest.raises(ServiceError, match=f"^{what} are not available here: the orch"):
+            await ask(client, is_tool=is_tool)

@@ -19,9 +19,9 @@ import pytest
 from common.errors import NotFoundError
 from sandbox_service import frames
 from sandbox_service.audit import AuditTrail
+from sandbox_service.cell_requests import Carriers
 from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.errors import CapacityError, SessionLostError
-from sandbox_service.cell_requests import Carriers
 from sandbox_service.execution_options import ExecutionOptions
 from sandbox_service.execution_stream import Ended, Event
 from sandbox_service.guest_build import GuestBuild

@@ -233,6 +233,31 @@ async def test_calls_above_the_number_are_told_when_to_come_back() -> None:
     assert error.retry_after_s == 1.0
 
 
+async def test_calls_that_wait_for_other_work_take_no_places_of_the_rest() -> None:
+    """They have as many of their own, and those beyond are told when to come back, on one
+    connection too."""
+    probe = Probe()
+    waiting = {"/fathom.gateway.v1.GatewayService/StreamGenerate"}
+    config = ServerConfig(concurrent_rpcs_max=2, drain_s=1.0)
+    server = Server("test", config, waiting=waiting)
+    registers(probe)(server)
+    async with server, open_channel(server.address) as channel:
+        stub: Any = pb_grpc.GatewayServiceStub(channel)
+        streams = [stub.StreamGenerate(pb.StreamGenerateRequest(), timeout=20) for _ in range(2)]
+        for stream in streams:
+            await stream.read()
+
+        await stub.Generate(pb.GenerateRequest(), timeout=30)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.StreamGenerate(pb.StreamGenerateRequest(), timeout=20).read()
+        probe.release.set()
+        for stream in streams:
+            assert await stream.code() is grpc.StatusCode.OK
+
+    error = received(caught.value)
+    assert error.reason_name == "ERROR_REASON_SERVER_BUSY"
+
+
 async def test_draining_lets_calls_end_and_runs_the_callbacks() -> None:
     probe = Probe()
     server = Server("test", ServerConfig(drain_s=5))

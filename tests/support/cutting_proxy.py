@@ -18,6 +18,8 @@ class Gate:
         """Unset while bytes are kept, as by a network without a way or a server that stands still;
         connections stay, and new ones come about."""
         self.flowing.set()
+        self.entered = 0
+        """Connections that were let in."""
         self._connections: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
@@ -38,6 +40,7 @@ class Gate:
         """Note the current task as a connection."""
         task = asyncio.current_task()
         assert task is not None
+        self.entered += 1
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 

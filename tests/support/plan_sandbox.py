@@ -17,7 +17,7 @@ from sandbox_service import frames, responses
 from sandbox_service.child_runs import ChildRunRound
 from sandbox_service.execution_stream import Event
 from sandbox_service.gateway_client import GatewaySubModels
-from sandbox_service.orchestrator_client import OrchestratorChildRuns
+from sandbox_service.orchestrator_client import OrchestratorClient
 from sandbox_service.run_pass import RunPass
 from sandbox_service.sub_calls import SubCallMeter, SubCallRound
 from tests.support.fake_sandbox import Context, FakeSandbox
@@ -41,7 +41,7 @@ class PlanSandbox(FakeSandbox):
         self._models = GatewaySubModels(
             self._gateway_channel, call_timeout_s=30.0, concurrency_max=16
         )
-        self._children = OrchestratorChildRuns("", orchestrator_address_file)
+        self._children = OrchestratorClient("", orchestrator_address_file)
         self.ran: list[str] = []
         """Call prefix of each plan that was executed."""
         self._passes: dict[str, RunPass] = {}

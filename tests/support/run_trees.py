@@ -15,7 +15,7 @@ from sandbox_service.config import SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.memory_watch import MemoryGauge, MemoryWatch
 from sandbox_service.objects import FolderObjects
-from sandbox_service.orchestrator_client import OrchestratorChildRuns
+from sandbox_service.orchestrator_client import OrchestratorClient
 from sandbox_service.pool import WorkerPool
 from sandbox_service.servicer import SandboxServicer
 from sandbox_service.session_table import SessionTable
@@ -59,7 +59,7 @@ async def trees(
                 gauge=gauge,
             ) as table,
             MemoryWatch(table, gauge),
-            OrchestratorChildRuns("", address_file) as child_runs,
+            OrchestratorClient("", address_file) as child_runs,
         ):
             sub_models = GatewaySubModels(channel, call_timeout_s=60.0, concurrency_max=16)
             carriers = Carriers(sub_models=sub_models, child_runs=child_runs)

@@ -27,8 +27,8 @@ from common.errors import ServiceError, received
 from common.run_token import RUN_TOKEN_METADATA
 from common.server import Server
 from sandbox_service.audit import AuditTrail
-from sandbox_service.child_runs import ChildRuns
 from sandbox_service.cell_requests import Carriers
+from sandbox_service.child_runs import ChildRuns
 from sandbox_service.config import PREFIX, SandboxConfig
 from sandbox_service.gateway_client import MESSAGE_BYTES_MAX, GatewaySubModels
 from sandbox_service.guest_build import GuestBuild
@@ -294,9 +294,7 @@ async def sandbox(
                 call_timeout_s=config.sub_call_timeout_s,
                 concurrency_max=config.sub_call_concurrency_max,
             )
-            carriers = Carriers(
-                sub_models=sub_models, child_runs=child_runs, host_tools=host_tools
-            )
+            carriers = Carriers(sub_models=sub_models, child_runs=child_runs, host_tools=host_tools)
             servicer = SandboxServicer(table, carriers, config, audit, gauge)
 
             servers: list[Server] = []

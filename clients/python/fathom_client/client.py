@@ -13,8 +13,6 @@ from typing import Self
 
 from fathom.orchestrator.v1 import (
     context_pb2,
-    context_service_pb2,
-    context_service_pb2_grpc,
     orchestrator_service_pb2,
     orchestrator_service_pb2_grpc,
     run_event_pb2,
@@ -46,9 +44,6 @@ class Client:
         self._channel = open_channel(address, self._access)
         self._orchestrator: orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub = (
             orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
-        )
-        self._contexts: context_service_pb2_grpc.ContextServiceAsyncStub = (
-            context_service_pb2_grpc.ContextServiceStub(self._channel)
         )
 
     @property
@@ -91,12 +86,6 @@ class Client:
         response = await uploads.upload(
             self._address, source, access=self._access, on_progress=on_progress
         )
-        return response.context
-
-    async def get_context(self, name: str) -> context_pb2.Context:
-        """Return the description of `contexts/{context}`."""
-        request = context_service_pb2.GetContextRequest(name=name)
-        response = await answer_of(self._contexts.GetContext(request, timeout=_TIMEOUT_S))
         return response.context
 
     async def create(
@@ -178,13 +167,22 @@ class Client:
         limits: Limits | None = None,
         root_tier: str = "",
         sub_tier: str = "",
+        answer_schema_json: str = "",
+        confidence_min: float | None = None,
+        profile: str = "",
     ) -> orchestrator_service_pb2.EstimateRunResponse:
-        """Return what a run would take; nothing is uploaded or started for it."""
+        """Return what a run would take; nothing is uploaded or started for it.
+
+        Raises CallError as `create` would for what is wrong with the question.
+        """
         spec = run_pb2.RunSpec(
             question=question,
             limits=(limits or Limits()).to_wire(),
             root_tier=root_tier,
             sub_tier=sub_tier,
+            answer_schema_json=answer_schema_json,
+            confidence_min=confidence_min,
+            profile=profile,
         )
         request = orchestrator_service_pb2.EstimateRunRequest(spec=spec)
         if isinstance(context, str):

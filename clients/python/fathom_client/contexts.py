@@ -104,13 +104,14 @@ class Contexts:
                     if size_bytes is not None:
                         request.size_bytes -= len(response.data)
                     breaks, given_up_at = 0, time.monotonic() + patience_s
-                return
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc_error(error)
                 wait_s = max(_PAUSES_S[min(breaks, 3)], failure.retry_after_s or 0.0)
                 is_late = time.monotonic() + wait_s > given_up_at
                 if not isinstance(failure, UnavailableError) or is_late:
                     raise failure from error
+            else:
+                return
             finally:
                 call.cancel()
             breaks += 1

@@ -6,6 +6,8 @@ Only the way out. What a person types is read in `command/quantities.py`.
 from __future__ import annotations
 
 NANOS_PER_USD = 1_000_000_000
+_HOURS_AS_DAYS = 48
+"""From so many on, a length of time is told in whole days."""
 
 
 def usd_text(nanos: int) -> str:
@@ -53,13 +55,15 @@ def clock_text(elapsed_s: float) -> str:
 
 
 def span_text(span_s: float) -> str:
-    """Return a length of time in words, such as `40 ms`, `3.2 s`, `10 min` or `1 h 30 min`."""
+    """Return a length of time in words, such as `40 ms`, `3.2 s`, `1 h 30 min` or `7 days`."""
     if span_s < 1:
         return f"{span_s * 1000:.0f} ms"
     if span_s < 60:
         return f"{span_s:.1f}".removesuffix(".0") + " s"
     minutes, seconds = divmod(round(span_s), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= _HOURS_AS_DAYS:
+        return f"{round(span_s / 86_400)} days"
     parts = [(hours, "h"), (minutes, "min"), (seconds, "s")]
     return " ".join(f"{value} {unit}" for value, unit in parts if value)
 

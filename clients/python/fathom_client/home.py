@@ -99,6 +99,8 @@ class Home:
                 raise HomeInUseError(
                     f"another fathom command{who} runs its services in {self.path}"
                 ) from None
+            # Left behind by an owner that was killed; under the lock it would pass for ours.
+            self._record.unlink(missing_ok=True)
             yield
         finally:
             os.close(descriptor)

@@ -128,9 +128,10 @@ def read_inputs(
                 listing.add_path(found)
     if not listing.files:
         skipped = ", ".join(f"{entry.path} ({entry.why})" for entry in listing.skipped[:3])
-        raise InputError(f"nothing to read; skipped: {skipped}" if skipped else "nothing to read")
+        why = f"; skipped: {skipped}" if skipped else f": no file in {_title(paths)}"
+        raise InputError(f"nothing to read{why}")
     if not any(file.size_bytes for file in listing.files):
-        raise InputError("nothing to read: there is not one byte of text")
+        raise InputError(f"nothing to read: not one byte of text in {_title(paths)}")
     kind = context_pb2.Context.KIND_DOCUMENTS
     if as_json:
         _check_json(listing.files)
@@ -299,4 +300,4 @@ def _check_json(files: Sequence[InputFile]) -> None:
 
 
 def _title(paths: Sequence[str | Path]) -> str:
-    return ", ".join(str(path) for path in paths)
+    return ", ".join("standard input" if path == STDIN else str(path) for path in paths)

@@ -5,7 +5,7 @@ The orchestrator enforces limits; here they are only written down and sent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 
 from fathom.orchestrator.v1 import run_pb2
@@ -45,6 +45,12 @@ class Limits:
         if self.time_s is not None:
             limits.time_max.FromNanoseconds(round(self.time_s * 1_000_000_000))
         return limits
+
+    def or_else(self, other: Limits) -> Limits:
+        """Return these limits, with those of `other` where there is none."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        missing = [name for name, value in chosen.items() if value is None]
+        return Limits(**(chosen | {name: getattr(other, name) for name in missing}))
 
     def describe(self) -> str:
         """Return the limits that are set, as the trust line shows them: `$5, 20 turns, 10 min`."""

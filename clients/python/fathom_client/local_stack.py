@@ -134,9 +134,9 @@ async def local_stack(options: StackOptions) -> AsyncIterator[LocalStack]:
             "sandbox",
             "sandbox_service",
             FATHOM_SANDBOX_GATEWAY_ADDRESS=gateway,
-            FATHOM_SANDBOX_ORCHESTRATOR_ADDRESS_FILE=str(home.logs / "orchestrator.address"),
             FATHOM_SANDBOX_OBJECT_STORE=str(home.objects),
             FATHOM_SANDBOX_REQUIRE_JAIL=required_jail(options.environ),
+            **_way_back(options),
         )
         address = await starter.start_orchestrator(token_key, gateway, sandbox)
         running = Running(
@@ -199,6 +199,24 @@ def required_jail(environ: Mapping[str, str]) -> str:
     are, unless the user has decided otherwise.
     """
     return environ.get("FATHOM_SANDBOX_REQUIRE_JAIL", "false")
+
+
+def has_way_back(environ: Mapping[str, str]) -> bool:
+    """Return whether the sandbox can call the orchestrator, as child runs and host tools need.
+
+    One that speaks TLS is not called by who trusts no authority: such calls are tried again until
+    the run's time is over, where code that knows of no orchestrator is told so at once.
+    """
+    is_tls = bool(environ.get("FATHOM_ORCHESTRATOR_TLS_CERTIFICATE_FILE"))
+    return not is_tls or bool(environ.get("FATHOM_SANDBOX_TLS_CA_FILE"))
+
+
+def _way_back(options: StackOptions) -> dict[str, str]:
+    if not has_way_back(options.environ):
+        return {}
+    # Its file is there once the orchestrator is, which starts after the sandbox.
+    address_file = options.home.logs / "orchestrator.address"
+    return {"FATHOM_SANDBOX_ORCHESTRATOR_ADDRESS_FILE": str(address_file)}
 
 
 class _Starter:

@@ -39,7 +39,8 @@ def read_schema(text: str) -> str:
         try:
             return _checked(Path(text).read_text(encoding="utf-8"), text)
         except (OSError, UnicodeDecodeError) as error:
-            raise SchemaTextError(f"{text}: cannot be read: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SchemaTextError(f"{text}: cannot be read: {why}") from error
     return _of_shorthand(text)
 
 

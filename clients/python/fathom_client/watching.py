@@ -42,6 +42,7 @@ async def watch(
     after_sequence: int = 0,
     patience_s: float = 30.0,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
     on_break: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[run_event_pb2.RunEvent]:
     """Yield the run's events in order, ending after its last one.
@@ -69,8 +70,8 @@ async def watch(
                     yield event
         except grpc.aio.AioRpcError as error:
             is_new = broken_since is None
-            broken_since = broken_since or time.monotonic()
-            waited_s = time.monotonic() - broken_since
+            broken_since = clock() if broken_since is None else broken_since
+            waited_s = clock() - broken_since
             if error.code() not in _RESUMED_CODES or waited_s + backoff_s > patience_s:
                 raise from_rpc_error(error) from error
             if is_new:

@@ -31,9 +31,9 @@ from orchestrator.runs.spec import QUESTION_BYTES_MAX
 
 SIBLINGS_MAX = 100_000
 _REQUEST_ID = re.compile(r"[0-9a-z-]{1,64}/[0-9]{1,9}/[0-9]{1,9}/c[0-9]{1,9}")
-_LOOK_S = 0.5
-"""How often a child that waits for a place looks by itself: the one that it waits for may be
-driven elsewhere."""
+_LOOK_S = (0.5, 4.0)
+"""How often a child that waits for a place looks by itself, at first and in the end: the one that
+it waits for may be driven elsewhere."""
 _TOLD_S = 1.0
 """How often the spend of a child is told."""
 
@@ -189,6 +189,7 @@ class ChildRuns:
         )
         # A caller that hangs up meanwhile leaves no child that nobody knows of: storing one is one
         # transaction, and what waits in the queue is found there.
+        look_s, longest_s = _LOOK_S
         while True:
             freed = self._freed.setdefault(parent_id, asyncio.Event())
             try:
@@ -203,7 +204,8 @@ class ChildRuns:
             if record is not None:
                 self._queued.wake()
                 return record.run_id
-            await _wait(freed)
+            await _wait(freed, look_s)
+            look_s = min(2 * look_s, longest_s)
 
     @property
     def _queued(self) -> Queue:
@@ -215,10 +217,14 @@ class ChildRuns:
         yield record.whole()
         if record.progress.state in TERMINAL_STATES:
             return
-        ended = asyncio.create_task(self._ended(run_id, record.progress.last_sequence))
+        heard = asyncio.Event()
+        ended = asyncio.create_task(self._ended(run_id, record.progress.last_sequence, heard))
         try:
             told = record.progress.usage.SerializeToString()
             while not (await asyncio.wait({ended}, timeout=_TOLD_S))[0]:
+                if not heard.is_set():
+                    continue  # nothing has changed: to wait costs no look at the database
+                heard.clear()
                 record = await self._runs.get(tenant, run_id)
                 if record.progress.usage.SerializeToString() != told:
                     told = record.progress.usage.SerializeToString()
@@ -228,9 +234,10 @@ class ChildRuns:
             ended.cancel()
         yield (await self._runs.get(tenant, run_id)).whole()
 
-    async def _ended(self, run_id: str, after: int) -> None:
+    async def _ended(self, run_id: str, after: int, heard: asyncio.Event) -> None:
+        """Return once a run has ended; set `heard` with each event before that."""
         async for _ in self._log.follow(run_id, after=after):
-            pass
+            heard.set()
 
     def _free(self, token: RunToken) -> None:
         """Let children wait no longer that waited for one of their parent's to end."""
@@ -297,9 +304,9 @@ def _see(adding: asyncio.Future[RunRecord | None]) -> None:
         adding.exception()
 
 
-async def _wait(freed: asyncio.Event) -> None:
+async def _wait(freed: asyncio.Event, look_s: float) -> None:
     try:
-        async with asyncio.timeout(_LOOK_S):
+        async with asyncio.timeout(look_s):
             await freed.wait()
     except TimeoutError:
         return

@@ -22,6 +22,34 @@ from orchestrator.runs.usage import RunUsage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TreeSettings:
+    """How large trees of runs may be."""
+
+    context_ttl_s: float
+    """How long a context is kept that was made for a child run."""
+    per_tree_max: int
+    """Child runs that a run and all below it may start in their whole life."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TreeGround:
+    """What trees have in common with all runs."""
+
+    database: Database
+    """Where runs are."""
+    blobs: BlobStore
+    """Where the bytes of contexts are."""
+    contexts: ContextStore
+    """What they are about."""
+    uploads: Uploads
+    """The way in for what code gives to a child."""
+    log: EventLog
+    """Where their ends are heard of."""
+    schemas: AnswerSchemas
+    """Checks what their answers are to fit."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunTrees:
     """Trees of runs, of every tenant."""
 
@@ -33,26 +61,15 @@ class RunTrees:
     """Checks the tokens of those who start child runs."""
 
     @classmethod
-    def over(
-        cls,
-        database: Database,
-        blobs: BlobStore,
-        log: EventLog,
-        tokens: RunTokenVerifier,
-        contexts: tuple[ContextStore, Uploads],
-        schemas: AnswerSchemas,
-        *,
-        context_ttl_s: float,
-        per_tree_max: int,
-    ) -> Self:
+    def over(cls, ground: TreeGround, tokens: RunTokenVerifier, settings: TreeSettings) -> Self:
         """Put them together over what all runs share."""
-        store, runs = ChildStore(database, per_tree_max=per_tree_max), RunStore(database)
-        kept, uploads = contexts
-        maker = ChildContexts(
-            kept, blobs, UploadedValues(uploads, kept, kept_s=context_ttl_s), kept_s=context_ttl_s
-        )
+        database = ground.database
+        store = ChildStore(database, per_tree_max=settings.per_tree_max)
+        runs, kept_s = RunStore(database), settings.context_ttl_s
+        values = UploadedValues(ground.uploads, ground.contexts, kept_s=kept_s)
+        maker = ChildContexts(ground.contexts, ground.blobs, values, kept_s=kept_s)
         return cls(
-            children=ChildRuns(store, runs, maker, log, schemas),
+            children=ChildRuns(store, runs, maker, ground.log, ground.schemas),
             usage=RunUsage(runs, store, LateUsage(database)),
             tokens=tokens,
         )

@@ -20,12 +20,13 @@ from orchestrator.runs.budget import Budget
 from orchestrator.runs.log.journal import RunJournal
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
 from orchestrator.runs.log.recorded import key_of
+from orchestrator.runs.stop_wish import StopWish
 
 _HEAD_CHARACTERS = 500
 _LOOK_S = 0.05
-_PATIENCE_S = 15.0
+_PATIENCE_S = 5.0
 """How long children that were told to stop may take for it before their parent ends all the
-same; what they took is then added to it after that."""
+same; what they took is then added to it after that. Well below what the queue allows the parent."""
 
 
 class Children(Protocol):
@@ -124,9 +125,10 @@ class ToldChildren:
 
 
 async def end_children(
-    tenant: str, record: RunRecord, journal: RunJournal, children: Children
+    tenant: str, record: RunRecord, journal: RunJournal, children: Children, stop: StopWish
 ) -> None:
-    """Stop what lives below a run that is about to end, and tell of it as of the run's own."""
+    """Stop what lives below a run that is about to end, and tell of it as of the run's own; nothing
+    where this process lets go of the run meanwhile, and perhaps of its children."""
     if not record.head.spec.limits.depth_max:
         return
     await children.close(record.run_id)
@@ -136,6 +138,8 @@ async def end_children(
     await children.stop_below(record.run_id)
     until_s = time.monotonic() + _PATIENCE_S
     while any(_is_live(child) for _, child in left) and time.monotonic() < until_s:
+        if stop.is_left:
+            return
         await asyncio.sleep(_LOOK_S)
         left = await children.unbooked(tenant, record.run_id)
     run = journal.run

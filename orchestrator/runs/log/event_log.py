@@ -35,6 +35,7 @@ _LOOK_S = 2.0
 _AWAY_S = (0.1, 2.0)
 """Pauses while the database is away, the first and the longest."""
 _log = logging.getLogger(__name__)
+_Bells = weakref.WeakValueDictionary[str, asyncio.Event]
 
 
 class EventLog:
@@ -47,8 +48,9 @@ class EventLog:
         self._writing: frozenset[str] = frozenset()
         self._appended = asyncio.Event()
         self._urgent = asyncio.Event()
-        # Kept by those who wait: a run that nobody watches has none.
-        self._bells: weakref.WeakValueDictionary[str, asyncio.Event] = weakref.WeakValueDictionary()
+        # Kept by those who wait: a run that nobody waits for has none.
+        self._bells: _Bells = weakref.WeakValueDictionary()
+        self._drivers_bells: _Bells = weakref.WeakValueDictionary()
         self._is_draining = False
         self._is_closed = False
         self.on_lost: Callable[[str], None] = _ignore
@@ -83,7 +85,7 @@ class EventLog:
     async def stored(self, run_id: str) -> None:
         """Return once all that was appended of a run is stored; never, where the run was lost."""
         while run_id in self._pending or run_id in self._writing or self._is_lost(run_id):
-            await self._bell(run_id).wait()
+            await self._drivers_bells.setdefault(run_id, asyncio.Event()).wait()
 
     async def write(self) -> None:
         """Store what is appended, until closed. Waits for a database that is away."""
@@ -150,10 +152,12 @@ class EventLog:
         return await self._store.has_ended(run_id)
 
     def wake(self, run_id: str) -> None:
-        """Have the watchers of a run look again."""
-        bell = self._bells.pop(run_id, None)
-        if bell is not None:
-            bell.set()
+        """Have the watchers of a run look again. Whoever drives it goes on first: to tell watchers
+        takes a while."""
+        for bells in (self._drivers_bells, self._bells):
+            bell = bells.pop(run_id, None)
+            if bell is not None:
+                bell.set()
 
     def wake_all(self) -> None:
         """Have every watcher look again."""

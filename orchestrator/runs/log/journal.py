@@ -64,11 +64,20 @@ class RunJournal:
         """What the log has, with what was added since."""
         return self._recorded
 
-    async def step(self, name: str, key: Key, work: Callable[[], Awaitable[RunEvent]]) -> RunEvent:
+    async def step(
+        self,
+        name: str,
+        key: Key,
+        work: Callable[[], Awaitable[RunEvent]],
+        *,
+        is_kept: Callable[[RunEvent], bool] | None = None,
+    ) -> RunEvent:
         """Return the event that tells what a step came to: the recorded one, else that of `work`,
         which is stored by then.
 
-        `key` is the event's. The n-th step of a key has the n-th event of it.
+        `key` is the event's. The n-th step of a key has the n-th event of it. `is_kept` tells of
+        events that others keep too: to do the step again gives the same, and costs nothing. What
+        follows from such a one need not wait for its commit; it is stored with or before the next.
         """
         ordinal = self._told[key]
         self._told[key] += 1
@@ -79,7 +88,8 @@ class RunJournal:
                 event = await work()
                 assert key_of(event) == key
                 self._append(event, may_wait=False)
-                await self._log.stored(self._record.run_id)
+                if is_kept is None or not is_kept(event):
+                    await self._log.stored(self._record.run_id)
             return event.sequence
 
         await self._steps.step(name, once)

@@ -160,7 +160,9 @@ class RootModel:
             )
             return await self._called(call)
 
-        event = await self._journal.step(f"turn {turn}", model_call(turn), work)
+        event = await self._journal.step(
+            f"turn {turn}", model_call(turn), work, is_kept=_is_in_ledger
+        )
         if event.HasField("model_replied"):
             self._count(event.model_replied.usage)
             return event.model_replied
@@ -233,6 +235,12 @@ class RootModel:
             value=self._room.window_tokens,
             spent=self._history.size_bytes // _BYTES_PER_TOKEN,
         )
+
+
+def _is_in_ledger(event: RunEvent) -> bool:
+    """Whether the gateway gives the same again, under the same request id: it has written a reply
+    down before we hear of it, and forgets failures."""
+    return event.HasField("model_replied")
 
 
 def _bound(generation: Generation) -> None:

@@ -116,6 +116,32 @@ async def test_a_connection_may_be_closed_again_and_again(tmp_path: Path) -> Non
     assert not made._thread.is_alive()
 
 
+def test_a_connection_whose_loop_is_closed_ends_its_thread_all_the_same(tmp_path: Path) -> None:
+    """A caller that is cancelled when the process ends may leave it at a statement; its file would
+    stay open."""
+    is_begun, may_end = threading.Event(), threading.Event()
+
+    def dwell(_: object) -> None:
+        is_begun.set()
+        may_end.wait(30)
+
+    async def leave_it() -> sqlite_driver.QuickConnection:
+        made = sqlite_driver.connect(make_url(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite"))
+        await made
+        waiting = asyncio.create_task(made.trip(dwell))
+        await asyncio.to_thread(is_begun.wait, 30)
+        waiting.cancel()
+        made.stop()
+        return made
+
+    made = asyncio.run(leave_it())
+    may_end.set()
+    made._thread.join(30)
+
+    assert not made._thread.is_alive()
+    assert made._connection is None
+
+
 async def test_a_connection_that_is_nobodys_ends_its_thread(tmp_path: Path) -> None:
     """One whose caller is cancelled while it is made ready is never handed out."""
     made = await sqlite_driver.connect(make_url(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite"))

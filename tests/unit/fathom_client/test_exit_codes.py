@@ -71,7 +71,7 @@ def test_each_wrong_field_is_shown_once() -> None:
 
     cause = explain(error).cause
 
-    assert cause == "spec.question: is empty\n  spec.context: is missing"
+    assert cause == "the question: is empty\n  --context: is missing"
 
 
 CEILINGS = [

@@ -10,11 +10,13 @@ from fathom_client.command.failures import explain
 from fathom_client.errors import (
     CallError,
     FailedPreconditionError,
+    InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
     UnauthenticatedError,
 )
+from fathom_client.inputs import InputError
 
 _SEEN_BY_SERVICES_ALONE = frozenset(
     {
@@ -65,6 +67,7 @@ def test_each_reason_that_a_user_meets_has_a_next_step_of_its_own(reason: str) -
         ("contexts/a", "fathom contexts list --server h:1"),
         ("conversations/a", "fathom conversations list --server h:1"),
         ("runs/a", "fathom runs list --server h:1"),
+        ("profiles/a", "fathom profiles list --server h:1"),
     ],
 )
 def test_what_is_not_found_is_looked_up_among_its_own_kind(resource: str, verb: str) -> None:
@@ -104,3 +107,26 @@ def test_an_option_is_named_only_where_it_would_raise_the_limit(reason: str, att
     )
 
     assert explain(error).attempt == attempt
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("spec.answer_schema_json", "--schema"),
+        ("spec.root_tier", "--root-model"),
+        ("spec.limits.sub_calls_max", "--max-calls"),
+        ("changes.sub_tier", "--sub-model"),
+        ("page_size", "page_size"),
+    ],
+)
+def test_a_wrong_field_is_named_by_the_option_that_sets_it(field: str, words: str) -> None:
+    """Nobody who types a command knows the contract; what no option sets keeps its name."""
+    error = InvalidArgumentError(f"{field}: 'x: y' is wrong", metadata={"field": field})
+
+    assert explain(error).cause == f"{words}: 'x: y' is wrong"
+
+
+def test_wrong_arguments_lead_to_the_help_of_their_own_verb() -> None:
+    failure = explain(InputError("no such file"), verb="contexts put")
+
+    assert failure.attempt == "fathom contexts put --help"

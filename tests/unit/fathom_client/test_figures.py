@@ -55,7 +55,16 @@ def test_a_running_time_looks_like_a_clock(elapsed_s: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("span_s", "text"),
-    [(0.04, "40 ms"), (3.21, "3.2 s"), (30, "30 s"), (600, "10 min"), (5400, "1 h 30 min")],
+    [
+        (0.04, "40 ms"),
+        (3.21, "3.2 s"),
+        (30, "30 s"),
+        (600, "10 min"),
+        (5400, "1 h 30 min"),
+        (48 * 3600 - 1, "47 h 59 min 59 s"),
+        (48 * 3600, "2 days"),
+        (7 * 86_400 - 1, "7 days"),
+    ],
 )
 def test_a_span_is_in_words(span_s: float, text: str) -> None:
     assert span_text(span_s) == text

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import click
 import pytest
 from fathom.orchestrator.v1 import context_pb2
+from fathom_client.access import Access
 from fathom_client.client import Client
 from fathom_client.command.ask import upload
-from fathom_client.command.invocation import name_of_command
+from fathom_client.command.invocation import address_of, name_of_command
 from fathom_client.command.terminal import Terminal
 from fathom_client.uploads import Upload
 
@@ -42,6 +44,28 @@ def test_a_command_off_the_path_is_named_by_its_path(
     monkeypatch.setenv("PATH", "/nowhere")
 
     assert name_of_command(program) == "venv/bin/fathom"
+
+
+@pytest.mark.parametrize(
+    ("typed", "address"),
+    [
+        (" 127.0.0.1:7311 ", "127.0.0.1:7311"),
+        ("http://h:7311/", "h:7311"),
+        ("[::1]:7311", "[::1]:7311"),
+        ("https://fathom.example", "https://fathom.example"),
+        ("unix:/run/fathom", "unix:/run/fathom"),
+        ("", ""),
+    ],
+)
+def test_a_server_may_be_named_as_other_tools_want_it(typed: str, address: str) -> None:
+    assert address_of(typed, Access()) == address
+
+
+@pytest.mark.parametrize("typed", ["fathom.example", "http://fathom.example", "host:", "host:grpc"])
+def test_a_server_without_a_port_is_wrong_usage(typed: str) -> None:
+    """gRPC would look for port 443, and tell of a host that cannot be reached."""
+    with pytest.raises(click.UsageError, match="HOST:PORT"):
+        address_of(typed, Access())
 
 
 async def test_the_size_of_all_files_is_added_up_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from fathom_client.local_stack import (
     ListenAddressError,
     check_listen_address,
     environment_of,
+    has_way_back,
     required_jail,
 )
 from fathom_client.model_settings import (
@@ -206,6 +207,34 @@ def test_who_owns_a_home_is_told(tmp_path: Path) -> None:
     with home.owned(), home.announced(running):
         with pytest.raises(HomeInUseError, match="process 4711"), home.owned():
             pass
+
+
+def test_what_a_killed_owner_announced_is_gone_with_the_next_owner(tmp_path: Path) -> None:
+    """Others would be sent to its address while the next one starts, and find nobody there."""
+    home, record = Home(tmp_path), tmp_path / "up.json"
+    running = Running(pid=4711, address="a:1", shared=True, scripted=False)
+    with home.owned(), home.announced(running):
+        left_behind = record.read_text()
+    record.write_text(left_behind)
+
+    with home.owned():
+        assert home.running() is None
+
+
+@pytest.mark.parametrize(
+    ("certificate", "authority", "told"),
+    [("", "", True), ("o.pem", "", False), ("o.pem", "ca.pem", True)],
+)
+def test_the_sandbox_calls_no_orchestrator_that_it_cannot_trust(
+    certificate: str, authority: str, told: bool
+) -> None:
+    """A child run would be tried again until the time of its parent is over."""
+    environ = {
+        "FATHOM_ORCHESTRATOR_TLS_CERTIFICATE_FILE": certificate,
+        "FATHOM_SANDBOX_TLS_CA_FILE": authority,
+    }
+
+    assert has_way_back(environ) is told
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,13 @@ def test_a_limit_of_zero_is_sent_and_an_unset_one_is_not() -> None:
     assert not wire.HasField("time_max")
 
 
+def test_limits_are_completed_one_by_one() -> None:
+    """Zero is a limit, and no other stands in for it."""
+    asked = Limits(usd=0, turns=3)
+
+    assert asked.or_else(Limits(usd=5, time_s=600)) == Limits(usd=0, turns=3, time_s=600)
+
+
 def test_the_trust_line_tells_the_limits_that_are_set() -> None:
     assert Limits(usd=5, turns=20, time_s=600).describe() == "$5, 20 turns, 10 min"
     assert Limits(tokens=2_000_000, depth=0).describe() == "2M tokens, depth 0"

@@ -47,7 +47,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("name,", "'' is no field"),
         ("a, a", "'a' is there twice"),
         ("{", "the schema is no JSON"),
-        ("missing.json", "missing.json: cannot be read"),
+        ("missing.json", "missing.json: cannot be read: No such file or directory$"),
     ],
 )
 def test_what_is_no_schema_is_an_error_that_says_what_would_be(text: str, problem: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
-from fathom_client.command.terminal import Terminal, plain
+from fathom_client.command.terminal import Terminal, echo, escaped, plain
 
 
 class Tty(io.StringIO):
@@ -23,6 +24,31 @@ def test_text_of_others_cannot_command_the_terminal(hostile: str) -> None:
     shown = plain(f"a{hostile}b")
 
     assert not any(char in shown for char in "\x1b\x07\r\x9b\u202e\x08")
+
+
+def test_names_of_others_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Code names the tier that it asks, and `fathom runs show` tells of it."""
+    stream = Tty()
+    terminal = Terminal({"TERM": "xterm"}, stream=stream)
+    line = f"{terminal.style('tier', 'green')} \x1b]0;title\x07\x9b2J\u202e\x1b[2J"
+
+    echo(line)
+    terminal.say(line)
+    terminal.live(line)
+
+    assert not any(char in capsys.readouterr().out for char in "\x1b\x07\x9b\u202e")
+    assert not any(char in stream.getvalue() for char in "\x07\x9b\u202e")
+    assert stream.getvalue().count("\x1b") == 2 + 1 + 2  # colour twice, and the live line's
+
+
+def test_json_says_the_same_without_what_a_terminal_would_obey() -> None:
+    hostile = "\x1b[2J\x9b\x7f\u202eä"
+
+    text = escaped(json.dumps({hostile: hostile}, ensure_ascii=False))
+
+    assert json.loads(text) == {hostile: hostile}
+    assert not any(char in text for char in "\x1b\x9b\x7f\u202e")
+    assert "ä" in text
 
 
 def test_lines_and_tabs_stay() -> None:

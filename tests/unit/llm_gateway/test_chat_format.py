@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.answers import Delta, FinishReason, Tokens
-from llm_gateway.chat_format import StreamedReply, parse_reply, request_body
+from llm_gateway.chat_format import PARTS_MAX, StreamedReply, parse_reply, request_body
 from llm_gateway.failures import FailureKind, ProviderError
 from llm_gateway.prompts import Message, Role
 from llm_gateway.sse import EVENT_BYTES_MAX
@@ -146,6 +146,8 @@ def test_a_refusal_is_a_filtered_answer() -> None:
         ({"prompt_tokens": -1, "completion_tokens": 2}, None),
         ({"prompt_tokens": 5, "completion_tokens": "2"}, None),
         ({"prompt_tokens": 10**30, "completion_tokens": 2}, None),
+        ({"prompt_tokens": 2**31, "completion_tokens": 2}, None),
+        ({"prompt_tokens": 2**31 - 1, "completion_tokens": 2}, Tokens(input=2**31 - 1, output=2)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, Tokens(input=0, output=0)),
         (
             {
@@ -194,6 +196,17 @@ def test_a_reply_outside_the_format_is_broken(body: bytes, problem: str) -> None
 
     assert caught.value.kind is FailureKind.BROKEN_REPLY
     assert caught.value.problem == problem
+
+
+def test_a_reply_of_more_values_than_memory_is_meant_for_is_broken() -> None:
+    """Parsed, thirty megabytes of empty lists take a gigabyte and stop everybody for a second."""
+    room = PARTS_MAX - reply(junk=[[]]).count(b",") - reply(junk=[[]]).count(b"[") - 4
+    text = reply(junk=["JUNK"])
+    assert parse_reply(text.replace(b'"JUNK"', b"0," * room + b"0")).text == "yes"
+
+    with pytest.raises(ProviderError) as caught:
+        parse_reply(text.replace(b'"JUNK"', b"0," * (room + 4) + b"0"))
+    assert (caught.value.kind, caught.value.problem) == (FailureKind.BROKEN_REPLY, "too_large")
 
 
 def test_a_broken_reply_keeps_the_usage_it_reported() -> None:

@@ -20,7 +20,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     config = loaded()
 
     assert config.listen == "127.0.0.1:7311"
-    assert config.default_limits == RunLimits(
+    assert config.spec_defaults.limits.base == RunLimits(
         turns_max=20,
         time_max_s=600.0,
         sub_calls_max=1_000,
@@ -29,7 +29,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         depth_max=1,
         children_live_max=4,
     )
-    assert config.ceiling_limits.cost_usd_nanos_max == 1_000_000_000_000
+    assert config.spec_defaults.limits.ceilings.cost_usd_nanos_max == 1_000_000_000_000
 
 
 def test_without_the_key_it_does_not_start() -> None:
@@ -48,6 +48,7 @@ def test_without_the_key_it_does_not_start() -> None:
         ("RUNS_WAITING_MAX_PER_TENANT", "0"),
         ("CONCURRENT_RPCS_MAX_PER_TENANT", "0"),
         ("WATCHERS_MAX_PER_TENANT", "0"),
+        ("CELL_CALLS_MAX_PER_TENANT", "0"),
         ("CHILDREN_PER_TREE_MAX", "0"),
         ("OUTPUT_CHARACTERS_MAX", "0"),
         ("TURNS_DEFAULT", "201"),

@@ -113,13 +113,21 @@ class Records:
 
 def spec(**fields: object) -> RunSpec:
     fields["context"] = f"contexts/{fields.get('context', 'small')}"
-    return complete("t", RunSpec(question="why?", **fields))  # type: ignore[arg-type]
+    return Admission().complete("t", RunSpec(question="why?", **fields))  # type: ignore[arg-type]
 
 
-def complete(tenant: str, spec: RunSpec, *, size_bytes: int = 0, documents: int = 1) -> RunSpec:
-    del tenant
-    defaults = DEFAULTS.for_context(size_bytes=size_bytes, documents=documents)
-    return complete_spec(spec, defaults=defaults, ceilings=LIMITS)
+class Admission:
+    """Admits everything, with these tests' defaults."""
+
+    def complete(
+        self, tenant: str, spec: RunSpec, *, size_bytes: int = 0, documents: int = 1
+    ) -> RunSpec:
+        del tenant
+        defaults = DEFAULTS.for_context(size_bytes=size_bytes, documents=documents)
+        return complete_spec(spec, defaults=defaults, ceilings=LIMITS)
+
+    async def check(self, tenant: str, spec: RunSpec) -> None:
+        pass
 
 
 async def estimated(records: Records, tenant: str = "t", **fields: object) -> Estimate:
@@ -127,7 +135,7 @@ async def estimated(records: Records, tenant: str = "t", **fields: object) -> Es
     catalog = ModelCatalog(Offer(), signer)
     fields["context"] = f"contexts/{fields.get('context', 'small')}"
     asked = RunSpec(question="why?", **fields)  # type: ignore[arg-type]
-    return await Estimator(records, records, catalog, complete).estimate(tenant, asked)
+    return await Estimator(records, records, catalog, Admission()).estimate(tenant, asked)
 
 
 def width(estimate: Estimate) -> float:
@@ -245,7 +253,7 @@ def test_a_size_stands_for_a_context_that_is_not_stored() -> None:
     asked, size = estimate_messages.read_request(request)
 
     assert size == Size(size_bytes=10, documents=1)
-    assert complete("t", asked).question == "q"
+    assert Admission().complete("t", asked).question == "q"
     assert request.spec.context == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from orchestrator.runs.log.recorded import RecordedEvents, turn_started
 from orchestrator.runs.log.steps import Work
 from orchestrator.runs.log.store import Appendage, RequestKey, RunStore
 from orchestrator.tables import MIGRATIONS
+from tests.support.eventually import eventually
 from tests.support.plain_engine import PlainSteps
 
 TENANT = "t"
@@ -103,6 +105,32 @@ async def test_a_watcher_of_a_run_that_is_driven_here_reads_the_database_once(
 
     assert [each.sequence async for each in watching] == [3]
     assert not reads
+
+
+async def test_whoever_drives_a_run_goes_on_before_its_watchers_are_told(
+    database: Database, log: EventLog
+) -> None:
+    """To tell watchers takes a while, and the run would wait for it in each of its steps."""
+    journal = await begin(database, log)
+    told: list[str] = []
+
+    async def watch() -> None:
+        watched = log.follow(run_id(journal), after=1)
+        told.append(f"watcher {(await anext(watched)).sequence}")
+        told.append(f"watcher {(await anext(watched)).sequence}")
+
+    watching = asyncio.create_task(watch())
+    await eventually(lambda: run_id(journal) in log._bells)
+    journal.notice("N", "")
+    await log.stored(run_id(journal))
+    told.append("driver 2")
+    await eventually(lambda: len(told) == 2)
+    end(journal)
+    await log.stored(run_id(journal))
+    told.append("driver 3")
+    await watching
+
+    assert told == ["driver 2", "watcher 2", "driver 3", "watcher 3"]
 
 
 async def test_no_event_is_seen_before_it_is_stored(database: Database, log: EventLog) -> None:
@@ -302,6 +330,51 @@ async def test_a_step_that_the_log_has_lost_is_done_again(
 
     kept = await RunStore(database).events(run_id(journal), after=1, count=9)
     assert [each.sequence for each in kept] == [event.sequence] == [2]
+
+
+class HeldStore(RunStore):
+    """Stores once it may."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.may_store = asyncio.Event()
+
+    async def append(
+        self, batch: Sequence[Appendage], *, is_repeated: bool = False
+    ) -> frozenset[str]:
+        await self.may_store.wait()
+        return await super().append(batch, is_repeated=is_repeated)
+
+
+async def test_what_follows_an_event_that_others_keep_waits_for_the_next_commit_alone(
+    database: Database,
+) -> None:
+    """The gateway has a reply before the run hears of it: its cells begin while it is stored. Their
+    end is stored before anything is asked because of it, and the reply with it."""
+    kept = HeldStore(database)
+    log = EventLog(kept)
+
+    async def work(turn: int) -> RunEvent:
+        return RunEvent(turn=turn, turn_started=TurnStarted())
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(log.write())
+        journal = await begin(database, log)
+        async with asyncio.timeout(20):
+            step = functools.partial(work, 1)
+            await journal.step("a", turn_started(1), step, is_kept=lambda each: each.turn == 1)
+        step = functools.partial(work, 2)
+        next_step = tasks.create_task(
+            journal.step("b", turn_started(2), step, is_kept=lambda each: each.turn == 1)
+        )
+        await eventually(lambda: journal.run.last_sequence == 3)
+        assert not next_step.done()
+        kept.may_store.set()
+        await next_step
+        stored = await kept.events(run_id(journal), after=1, count=9)
+        log.close()
+
+    assert [each.turn for each in stored] == [1, 2]
 
 
 class FailingStore(RunStore):

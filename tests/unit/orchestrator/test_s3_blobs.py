@@ -11,6 +11,7 @@ import pytest
 from common.parted_objects import PART_BYTES, RemoteStoreError
 from orchestrator.errors import ObjectStoreError
 from orchestrator.s3_blobs import S3BlobStore
+from tests.support.eventually import eventually
 
 
 class AwayParts:
@@ -24,11 +25,11 @@ class SilentParts:
     """Parts in a store that does not answer until it is told to."""
 
     def __init__(self) -> None:
-        self.asked = threading.Semaphore(0)
+        self.asked = 0
         self.answers = threading.Event()
 
     def put(self, key: str, number: int, data: bytes) -> None:
-        self.asked.release()
+        self.asked += 1
         self.answers.wait()
         raise RemoteStoreError("it has not answered")
 
@@ -55,9 +56,7 @@ async def test_a_store_that_never_answers_takes_no_thread_from_others() -> None:
     parts = SilentParts()
     store = store_of(parts)
     waiting = [asyncio.create_task(store.put(f"x/{number}", b"")) for number in range(100)]
-    for _ in range(20):  # more than there are threads for all
-        while not parts.asked.acquire(blocking=False):
-            await asyncio.sleep(0)
+    await eventually(lambda: parts.asked >= 20)  # more than there are threads for all
 
     assert await asyncio.to_thread(lambda: "parsed") == "parsed"
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
-from fathom.orchestrator.v1 import orchestrator_service_pb2
 
 from fathom_client.client import Client
 from fathom_client.command import exit_codes, options
@@ -18,25 +13,17 @@ from fathom_client.command.following import RunFollower, cancelling_on_interrupt
 from fathom_client.command.forecast import forecast_line
 from fathom_client.command.interrupts import Interrupts, aside
 from fathom_client.command.invocation import Invocation, invoke, print_json
-from fathom_client.command.progress_line import SEPARATOR
+from fathom_client.command.request import Request, read_request, trust_line
 from fathom_client.command.server_choice import server_to_ask
-from fathom_client.command.terminal import Terminal
+from fathom_client.command.settling import settled
+from fathom_client.command.terminal import Terminal, echo
 from fathom_client.figures import bytes_text
-from fathom_client.inputs import (
-    STDIN,
-    InputError,
-    Inputs,
-    read_inputs,
-    split_question,
-    unicode_text,
-)
-from fathom_client.limits import Limits
-from fathom_client.schemas import SchemaTextError, read_schema
+from fathom_client.inputs import Inputs
 from fathom_client.uploads import Upload
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, metavar="QUESTION [PATH|DIR|GLOB|-]...")
+@click.argument("arguments", nargs=-1, metavar="QUESTION [PATH|DIR|GLOB|ARCHIVE|-]...")
 @click.option("--question", "named_question", metavar="TEXT", help="The question, named outright.")
 @click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="More data; repeatable.")
 @click.option("--paths-from", metavar="FILE|-", help="File of further paths, one a line.")
@@ -58,10 +45,11 @@ from fathom_client.uploads import Upload
 @options.verbose
 @options.server
 def ask(**chosen: Any) -> None:
-    """Ask a question over files, directories, globs or standard input.
+    """Ask a question over files, directories, archives or standard input.
 
     Existing paths are data; the remaining argument is the question. Directories honour
-    .gitignore. The answer goes to stdout, everything else to stderr.
+    .gitignore. A profile's own limits go before the defaults below. The answer goes to stdout,
+    everything else to stderr.
 
     Exit status: 0 answered, 1 failed, 2 usage, 3 partial (a limit was hit), 4 not authorised,
     5 service unreachable, 130 interrupted.
@@ -74,7 +62,8 @@ def ask(**chosen: Any) -> None:
 
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         request = await aside(lambda: read_request(chosen))
-        invocation.terminal.say(trust_line(request.inputs, request.limits))
+        if not request.profile:
+            invocation.terminal.say(trust_line(request.inputs, request.limits))
         _note_skipped(invocation.terminal, request.inputs)
         if dry_run:
             await _say_estimate(invocation, request)
@@ -83,6 +72,7 @@ def ask(**chosen: Any) -> None:
             server_to_ask(invocation, lasting=request.detach) as chosen_server,
             Client(chosen_server.address, access=invocation.access) as client,
         ):
+            request, _ = await settled(client, invocation, request)
             return await _ask(client, invocation, interrupts, request)
 
     invoke(main, quiet=quiet, verbose=verbose, as_json=as_json, server=server)
@@ -128,7 +118,7 @@ async def _ask(
         if invocation.as_json:
             print_json({"run": run.name, "status": "queued"})
         else:
-            click.echo(run.name)
+            echo(run.name)
         invocation.terminal.say(f"follow it: {invocation.to_type(f'runs watch {run.name}')}")
         return exit_codes.ANSWERED
     invocation.terminal.note(run.name)
@@ -144,9 +134,13 @@ async def _say_estimate(invocation: Invocation, request: Request) -> None:
     running = invocation.home.running()
     address = invocation.server or (running.address if running and running.shared else None)
     if address is None:
+        if request.profile:
+            line = trust_line(request.inputs, request.limits, profile=request.profile)
+            invocation.terminal.say(line)
         return
     async with Client(address, access=invocation.access) as client:
-        invocation.terminal.say(forecast_line(await estimate_of(client, request)))
+        _, found = await settled(client, invocation, request)
+        invocation.terminal.say(forecast_line(found))
 
 
 def _note_skipped(terminal: Terminal, inputs: Inputs | str) -> None:

@@ -17,7 +17,7 @@ from fathom_client.command.interrupts import Interrupts, aside
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.quantities import CountType, DurationType
 from fathom_client.command.server_choice import server_to_read
-from fathom_client.command.terminal import plain
+from fathom_client.command.terminal import echo, plain
 from fathom_client.figures import bytes_text, count_text, span_text
 from fathom_client.inputs import InputError, read_inputs
 
@@ -88,7 +88,7 @@ def put(
         if as_json:
             print_json(_object(found))
         else:
-            click.echo(found.name)
+            echo(found.name)
         return exit_codes.ANSWERED
 
     invoke(main, quiet=quiet, verbose=verbose, as_json=as_json, server=server)
@@ -119,7 +119,7 @@ def list_contexts(count: int, as_json: bool, server: str | None) -> None:
             print_json({"contexts": [_object(context) for context in found]})
         else:
             for line in _table(found, now_s=time.time()):
-                click.echo(line)
+                echo(line)
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)
@@ -148,7 +148,7 @@ def show(context: str, as_json: bool, server: str | None) -> None:
             print_json(_object(found) | {"first_documents": shown})
             return exit_codes.ANSWERED
         for line in _description(found, documents):
-            click.echo(line)
+            echo(line)
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)

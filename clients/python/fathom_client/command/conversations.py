@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -17,9 +18,13 @@ from fathom_client.command.following import RunFollower, cancelling_on_interrupt
 from fathom_client.command.interrupts import Interrupts, aside
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.quantities import CountType
+from fathom_client.command.run_table import run_table
 from fathom_client.command.server_choice import server_to_ask, server_to_read
+from fathom_client.command.terminal import echo
 from fathom_client.figures import plural, span_text, usd_text
 from fathom_client.inputs import InputError, read_inputs, unicode_text
+
+_RUNS_SHOWN = 20
 
 
 @click.group()
@@ -49,7 +54,7 @@ def start(paths: tuple[str, ...], json_input: bool, as_json: bool, server: str |
         if as_json:
             print_json(_object(made))
         else:
-            click.echo(made.name)
+            echo(made.name)
         invocation.terminal.say(
             f"ask: {invocation.to_type(f'conversations ask {made.name} QUESTION')}"
         )
@@ -69,7 +74,7 @@ def start(paths: tuple[str, ...], json_input: bool, as_json: bool, server: str |
 @options.server
 def ask(conversation: str, question: str, as_events: bool, **chosen: Any) -> None:
     """Ask the next question of a conversation."""
-    limits = options.limits_of(chosen)
+    limits = options.limits_of(chosen).or_else(options.DEFAULT_LIMITS)
 
     async def main(invocation: Invocation, interrupts: Interrupts) -> int:
         async with (
@@ -108,7 +113,7 @@ def list_conversations(count: int, as_json: bool, server: str | None) -> None:
             print_json({"conversations": [_object(each) for each in found]})
         else:
             for each in found:
-                click.echo(_line(each, now_s=time.time()))
+                echo(_line(each, now_s=time.time()))
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)
@@ -119,7 +124,7 @@ def list_conversations(count: int, as_json: bool, server: str | None) -> None:
 @options.as_json
 @options.server
 def show(conversation: str, as_json: bool, server: str | None) -> None:
-    """Show a conversation and its runs."""
+    """Show a conversation and its newest runs, the last one last."""
 
     async def main(invocation: Invocation, _: Interrupts) -> int:
         async with (
@@ -127,11 +132,16 @@ def show(conversation: str, as_json: bool, server: str | None) -> None:
             Client(chosen.address, access=invocation.access) as client,
         ):
             found = await client.conversations.get(_name(conversation))
+            shown = [] if as_json else found.runs[-_RUNS_SHOWN:]
+            runs = await asyncio.gather(*(client.get(name) for name in shown))
         if as_json:
             print_json(_object(found))
-        else:
-            for line in (_line(found, now_s=time.time()), *found.runs):
-                click.echo(line)
+            return exit_codes.ANSWERED
+        echo(_line(found, now_s=time.time()))
+        if len(found.runs) > len(runs):
+            echo(f"its newest {len(runs)} runs:")
+        for line in run_table(runs, now_s=time.time()) if runs else ():
+            echo(line)
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)

@@ -21,12 +21,13 @@ from fathom_demo.questions import COUNT_QUESTION, count_is_right, search_is_righ
 from fathom_client.client import Client
 from fathom_client.command import exit_codes, options
 from fathom_client.command.answers import show_answer, show_outcome, steps_line, took_line
-from fathom_client.command.ask import trust_line, upload
+from fathom_client.command.ask import upload
 from fathom_client.command.following import Followed, RunFollower, cancelling_on_interrupt
 from fathom_client.command.guest import prepare_guest
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation, invoke
 from fathom_client.command.progress_line import SEPARATOR
+from fathom_client.command.request import trust_line
 from fathom_client.command.server_choice import SCRIPTED_NOTICE
 from fathom_client.command.terminal import Terminal
 from fathom_client.figures import bytes_text, span_text

@@ -75,8 +75,19 @@ _LIMITS_OF_MORE_THAN_THE_RUN = frozenset(
 _LISTS_BY_KIND = {
     "contexts": "{fathom} contexts list{server}",
     "conversations": "{fathom} conversations list{server}",
+    "profiles": "{fathom} profiles list{server}",
 }
 """Where to look up the names of what was not found, by the first part of its name."""
+_WORDS_BY_FIELD = {
+    "question": "the question",
+    "context": "--context",
+    "answer_schema_json": "--schema",
+    "confidence_min": "--confidence",
+    "root_tier": "--root-model",
+    "sub_tier": "--sub-model",
+    "profile": "--profile",
+}
+"""What people type for a field of a run's spec, besides limits."""
 _KEY_BY_PROBLEM = {
     "missing": "set FATHOM_API_KEY to the key that the server's operator gave you",
     "expired": "ask the server's operator for a new key, and set FATHOM_API_KEY to it",
@@ -141,7 +152,7 @@ _GATEWAY_START = (
     " FATHOM_SUB_PRICE as INPUT/OUTPUT in US dollars a million tokens, such as 1.25/10, or free"
 )
 _TRIES_BY_CLASS: tuple[tuple[type[Exception], str, int], ...] = (
-    (InputError, "{fathom} ask --help", exit_codes.USAGE),
+    (InputError, "{fathom} {verb} --help", exit_codes.USAGE),
     (ArchiveError, "unpack it, and name the files", exit_codes.USAGE),
     (ModelSettingsError, "correct the variable", exit_codes.USAGE),
     (ApiKeyError, _KEY_TEXT, exit_codes.NOT_AUTHORISED),
@@ -171,15 +182,23 @@ class Failure:
 
 
 def explain(
-    error: Exception, *, run: str = "", fathom: str = "fathom", server: str = ""
+    error: Exception,
+    *,
+    run: str = "",
+    fathom: str = "fathom",
+    verb: str = "ask",
+    server: str = "",
 ) -> Failure:
     """Return what to say of an error.
 
     `run` is the run that was being worked on, if any; `fathom` is how the user names the command,
-    and `server` the option that names the same server again, with a space before it.
+    `verb` what it was to do, such as `contexts put`, and `server` the option that names the same
+    server again, with a space before it.
     """
     failure = _explain_call(error, run) if isinstance(error, CallError) else _explain(error)
-    attempt = failure.attempt.replace("{fathom}", fathom).replace("{server}", server)
+    attempt = failure.attempt
+    for place, text in (("{fathom}", fathom), ("{verb}", verb), ("{server}", server)):
+        attempt = attempt.replace(place, text)
     return replace(failure, attempt=attempt)
 
 
@@ -240,7 +259,10 @@ def _cause_of_call(error: CallError) -> str:
     cause = str(error)
     for field, description in error.field_violations.items():
         if description not in cause:
-            cause += f"\n  {field}: {description}"
+            cause += f"\n  {_words_of(field)}: {description}"
+    # As the command's user knows it, who never sees the contract; any other text stays as it is.
+    field, colon, rest = cause.partition(": ")
+    cause = _words_of(field) + colon + rest
     if offered := error.metadata.get("offered"):
         cause += f" (offered: {offered})"
     if error.retry_after_s:
@@ -249,6 +271,13 @@ def _cause_of_call(error: CallError) -> str:
         # gRPC calls every way of not getting through "UNKNOWN", before it tells which.
         cause = f"the service cannot be reached: {cause.replace('last error: UNKNOWN: ', '')}"
     return cause
+
+
+def _words_of(field: str) -> str:
+    """Return the option that sets a field of a request, else the field."""
+    _, _, name = field.rpartition(".")
+    is_of_spec = field.startswith(("spec.", "changes."))
+    return (_WORDS_BY_FIELD.get(name) or option_of(name) or field) if is_of_spec else field
 
 
 def _explain_ceiling(error: CallError) -> Failure:

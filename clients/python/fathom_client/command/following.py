@@ -21,7 +21,7 @@ from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation
 from fathom_client.command.limit_words import reached_text
 from fathom_client.command.progress_line import progress_line
-from fathom_client.command.terminal import Terminal, plain
+from fathom_client.command.terminal import Terminal, escaped, plain
 from fathom_client.errors import CallError
 from fathom_client.run_progress import RunProgress
 from fathom_client.watching import TERMINAL_STATES
@@ -60,7 +60,9 @@ class RunFollower:
         return Followed(await self._client.get(name), self.progress)
 
     def _show(self, event: run_event_pb2.RunEvent) -> None:
-        if event.HasField("turn_started") and self.progress.turns:
+        begins = event.turn_started if event.HasField("turn_started") else None
+        # A last answer is asked for in the turn that is under way.
+        if begins is not None and self.progress.turns and not begins.last_answer:
             self._say_turn_line(event)
         self.progress.apply(event)
         self._invocation.cost_usd_nanos = self.progress.cost_usd_nanos
@@ -115,9 +117,10 @@ class RunFollower:
 
 def event_json(event: run_event_pb2.RunEvent) -> str:
     """Return an event as one line of JSON, with the names of the proto."""
-    return json_format.MessageToJson(
+    text = json_format.MessageToJson(
         event, indent=None, preserving_proto_field_name=True, ensure_ascii=False
     )
+    return escaped(text)
 
 
 @contextlib.asynccontextmanager

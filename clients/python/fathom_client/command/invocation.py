@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -22,10 +23,12 @@ from fathom_client.command import exit_codes
 from fathom_client.command.failures import explain
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.options import ACCESS_META
-from fathom_client.command.terminal import Terminal, plain
+from fathom_client.command.terminal import Terminal, escaped, plain
 from fathom_client.errors import CallError, FathomError
 from fathom_client.figures import usd_text
 from fathom_client.home import Home, home_of
+
+_HOST_AND_PORT = re.compile(r"^unix:|:\d{1,5}$")
 
 
 @dataclass(kw_only=True)
@@ -54,6 +57,8 @@ class Invocation:
     """The options that said so, as they would have to be typed again."""
     fathom: str = "fathom"
     """How the user names this command, for messages that tell what to type next."""
+    verb: str = "ask"
+    """What it is to do, such as `contexts put`."""
     home: Home = field(init=False)
     """The user's home folder of fathom."""
 
@@ -79,7 +84,8 @@ def invoke(
     server: str | None = None,
 ) -> None:
     """Run a verb and exit with its status."""
-    typed = click.get_current_context().meta.get(ACCESS_META, {})
+    context = click.get_current_context()
+    typed = context.meta.get(ACCESS_META, {})
     try:
         access = access_of(typed, os.environ)
     except OSError as error:
@@ -88,11 +94,12 @@ def invoke(
         terminal=Terminal(os.environ, quiet=quiet, verbose=verbose),
         environ=os.environ,
         as_json=as_json,
-        server=_address(server or os.environ.get("FATHOM_SERVER") or "", access) or None,
+        server=address_of(server or os.environ.get("FATHOM_SERVER") or "", access) or None,
         is_server_typed=bool(server),
         access=access,
         access_options="".join(f" {option} {shlex.quote(typed[option])}" for option in typed),
         fathom=name_of_command(Path(sys.argv[0])),
+        verb=context.command_path.partition(" ")[2],
     )
     try:
         code = asyncio.run(_run(main, invocation))
@@ -110,7 +117,7 @@ def invoke(
 
 def print_json(value: object) -> None:
     """Write one JSON object and a line feed to standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(escaped(json.dumps(value, ensure_ascii=False)))
 
 
 async def _run(
@@ -125,7 +132,11 @@ async def _run(
 
 def _report(error: Exception, invocation: Invocation) -> int:
     failure = explain(
-        error, run=invocation.run, fathom=invocation.fathom, server=invocation.server_option
+        error,
+        run=invocation.run,
+        fathom=invocation.fathom,
+        verb=invocation.verb,
+        server=invocation.server_option,
     )
     terminal = invocation.terminal
     terminal.end_live()
@@ -204,15 +215,21 @@ def access_of(typed: Mapping[str, str], environ: Mapping[str, str]) -> Access:
     )
 
 
-def _address(server: str, access: Access) -> str:
+def address_of(server: str, access: Access) -> str:
     """Return an address as the client takes it; other tools want it as a URL, and it is pasted.
 
-    Whoever names files for TLS means it: without a scheme the key would cross in the clear.
+    Whoever names files for TLS means it: without a scheme the key would cross in the clear. Raises
+    UsageError where there is no port to call.
     """
     address = server.strip().rstrip("/")
     if address and "://" not in address and access.has_tls_files:
         return f"https://{address}"
-    return address.removeprefix("http://")
+    address = address.removeprefix("http://")
+    if address and "://" not in address and not _HOST_AND_PORT.search(address):
+        raise click.UsageError(
+            f"--server or FATHOM_SERVER: {address!r} is no address of the form HOST:PORT"
+        )
+    return address
 
 
 def _cost(invocation: Invocation) -> str:

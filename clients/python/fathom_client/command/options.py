@@ -51,33 +51,27 @@ as_events = click.option(
     "--events", "as_events", is_flag=True, help="Each event as one line of JSON on stdout."
 )
 
-USD_DEFAULT = "5"
-TIME_DEFAULT = "10m"
-TURNS_DEFAULT = 20
+DEFAULT_LIMITS = Limits(usd=5, time_s=600.0, turns=20)
+"""What a question may consume of which nothing is said; a profile's own limits go before them."""
 
 
 def limits(verb: Verb) -> Verb:
-    """Add the `--max-*` options; the verb gets them as keyword arguments for `limits_of`."""
-    return _with_limits(verb, usd=USD_DEFAULT, time=TIME_DEFAULT, turns=TURNS_DEFAULT)
+    """Add the `--max-*` options; the verb gets them as keyword arguments for `limits_of`, and sees
+    to DEFAULT_LIMITS itself."""
+    return _with_limits(verb, usd="; default $5", time="; default 10m", turns="; default 20")
 
 
 def changed_limits(verb: Verb) -> Verb:
     """Add the `--max-*` options for limits that stay as they are where nothing is said of them."""
-    return _with_limits(verb, usd=None, time=None, turns=None)
+    return _with_limits(verb)
 
 
-def _with_limits(verb: Verb, *, usd: str | None, time: str | None, turns: int | None) -> Verb:
-    def by_default(value: object) -> str:
-        return "" if value is None else f"; default {value}"
-
-    usd_help = "Money" + by_default(usd and f"${usd}") + "."
-    turns_help = "Turns of the root model" + by_default(turns) + "."
+def _with_limits(verb: Verb, *, usd: str = "", time: str = "", turns: str = "") -> Verb:
+    turns_help = f"Turns of the root model{turns}."
     options = (
-        click.option("--max-usd", type=UsdType(), default=usd, help=usd_help),
-        click.option(
-            "--max-time", type=DurationType(), default=time, help=f"Time{by_default(time)}."
-        ),
-        click.option("--max-turns", type=CountType(least=1), default=turns, help=turns_help),
+        click.option("--max-usd", type=UsdType(), help=f"Money{usd}."),
+        click.option("--max-time", type=DurationType(), help=f"Time{time}."),
+        click.option("--max-turns", type=CountType(least=1), help=turns_help),
         click.option("--max-calls", type=CountType(), help="Calls to sub-models."),
         click.option("--max-tokens", type=CountType(least=1), help="Tokens in and out."),
         click.option("--max-depth", type=CountType(), help="Nesting of child runs."),
@@ -89,7 +83,7 @@ def _with_limits(verb: Verb, *, usd: str | None, time: str | None, turns: int | 
 
 
 def limits_of(chosen: dict[str, Any]) -> Limits:
-    """Take the `--max-*` values out of a verb's arguments and return them as limits."""
+    """Take the `--max-*` values out of a verb's arguments and return what was typed of them."""
     return Limits(
         usd=chosen.pop("max_usd"),
         time_s=chosen.pop("max_time"),

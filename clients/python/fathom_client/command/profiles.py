@@ -10,7 +10,7 @@ from fathom_client.command import exit_codes, options
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.server_choice import server_to_read
-from fathom_client.command.terminal import plain
+from fathom_client.command.terminal import echo, plain
 
 
 @click.group()
@@ -37,7 +37,7 @@ def list_(as_json: bool, server: str | None) -> None:
         names = [profile.name.removeprefix("profiles/") for profile in found]
         width = max(map(len, names), default=0)
         for name, profile in zip(names, found, strict=True):
-            click.echo(f"{name:{width}}  {plain(profile.description)}")
+            echo(f"{name:{width}}  {plain(profile.description)}")
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)

@@ -34,7 +34,7 @@ class Request:
     inputs: Inputs | str
     """The data: files, or the name of what is stored, `contexts/{context}`."""
     limits: Limits
-    """What the run may consume."""
+    """What the run may consume; under a profile, until that is settled, what was typed alone."""
     root_tier: str
     """Tier or model of the root model; empty for the server's."""
     sub_tier: str
@@ -51,15 +51,19 @@ class Request:
     """True to return once the run is created."""
 
 
-def trust_line(inputs: Inputs | str, limits: Limits) -> str:
-    """Return what is about to be sent or read and may be spent, before any of it is."""
+def trust_line(inputs: Inputs | str, limits: Limits, *, profile: str = "") -> str:
+    """Return what is about to be sent or read and may be spent, before any of it is.
+
+    `profile` is one whose limits are not known here.
+    """
     data = inputs if isinstance(inputs, str) else inputs.describe()
-    return SEPARATOR.join([data, f"limits {limits.describe()}"])
+    known = [text for text in (limits.describe(), profile and f"else those of {profile}") if text]
+    return SEPARATOR.join([data, f"limits {', '.join(known)}"])
 
 
 def read_request(chosen: dict[str, Any]) -> Request:
     """Read what was asked for out of a verb's arguments; raises InputError."""
-    limits = options.limits_of(chosen)
+    limits, profile = options.limits_of(chosen), _named("profiles", chosen.get("profile"))
     arguments = list(chosen["arguments"])
     question = chosen["named_question"]
     if question is None:
@@ -77,12 +81,12 @@ def read_request(chosen: dict[str, Any]) -> Request:
         question=unicode_text(question),
         inputs=_named("contexts", chosen["context"])
         or read_inputs(paths, read_stdin=_read_stdin, as_json=chosen["json_input"]),
-        limits=limits,
+        limits=limits if profile else limits.or_else(options.DEFAULT_LIMITS),
         root_tier=chosen["root_model"],
         sub_tier=chosen["sub_model"],
         answer_schema_json=_read_schema(chosen.get("schema", "")),
         confidence_min=chosen["confidence"],
-        profile=_named("profiles", chosen.get("profile")),
+        profile=profile,
         as_events=chosen["as_events"],
         detach=chosen["detach"],
     )

@@ -19,10 +19,11 @@ from fathom_client.command.fork import fork
 from fathom_client.command.interrupts import Interrupts
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.quantities import CountType
+from fathom_client.command.run_table import run_table
 from fathom_client.command.server_choice import server_to_read
-from fathom_client.command.terminal import Terminal, plain
+from fathom_client.command.terminal import Terminal, echo
 from fathom_client.command.trajectory import trajectory
-from fathom_client.figures import count_text, plural, span_text
+from fathom_client.figures import plural
 from fathom_client.results import Result
 from fathom_client.watching import TERMINAL_STATES
 
@@ -31,7 +32,6 @@ _STATES = {
     for name, value in run_pb2.Run.State.items()
     if value != run_pb2.Run.STATE_UNSPECIFIED
 }
-_QUESTION_CHARACTERS = 48
 
 
 @click.group()
@@ -61,8 +61,8 @@ def list_runs(states: tuple[str, ...], count: int, as_json: bool, server: str | 
         if as_json:
             print_json({"runs": [outcome_object(Result(run)) for run in found]})
         else:
-            for line in _table(found, now_s=time.time()):
-                click.echo(line)
+            for line in run_table(found, now_s=time.time()):
+                echo(line)
         if chosen.is_private:
             _say_what_waits(invocation, found)
         return exit_codes.ANSWERED
@@ -96,7 +96,7 @@ def show(run: str, as_json: bool, server: str | None) -> None:
             )
             return exit_codes.ANSWERED
         for line in trajectory(found, events, Terminal(invocation.environ, stream=sys.stdout)):
-            click.echo(line)
+            echo(line)
         return exit_codes.ANSWERED
 
     invoke(main, as_json=as_json, server=server)
@@ -191,31 +191,3 @@ async def _events_so_far(client: Client, run: run_pb2.Run) -> list[run_event_pb2
         if event.sequence >= run.last_sequence:
             break
     return events
-
-
-def _table(found: list[run_pb2.Run], *, now_s: float) -> list[str]:
-    header = ("RUN", "STATE", "TURNS", "CALLS", "TOKENS", "COST", "AGE", "QUESTION")
-    rows = [header]
-    for run in found:
-        result = Result(run)
-        question = " ".join(plain(run.spec.question).split())
-        if len(question) > _QUESTION_CHARACTERS:
-            question = question[: _QUESTION_CHARACTERS - 1] + "…"
-        age = span_text(max(1, round(now_s - run.create_time.ToNanoseconds() / 1e9)))
-        rows.append(
-            (
-                run.name,
-                result.status,
-                str(run.turns),
-                count_text(run.sub_calls),
-                count_text(result.tokens),
-                result.cost_text,
-                age,
-                question,
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]

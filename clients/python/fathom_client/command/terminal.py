@@ -11,7 +11,11 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+import click
+
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+_CONTROLS = re.compile(_CONTROL)
+_NOT_STYLES = re.compile(rf"(\x1b\[\d{{1,2}}m)|{_CONTROL}")
 _COLUMNS = 80
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -19,6 +23,22 @@ _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", 
 def plain(text: str) -> str:
     """Return text of others without what a terminal would obey, such as escape sequences."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+
+
+def echo(line: str) -> None:
+    """Print a line with names of others in it to standard output."""
+    click.echo(_styled(line))
+
+
+def escaped(json_text: str) -> str:
+    """Return the same JSON without a character in it that a terminal would obey."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text)
+
+
+def _styled(line: str) -> str:
+    """Return a line of ours: of what a terminal would obey, colours and weights alone are left.
+    Names come from a server, and some of them, as those of tiers, from code that a model wrote."""
+    return _NOT_STYLES.sub(lambda found: found[1] or "\N{REPLACEMENT CHARACTER}", line)
 
 
 class Terminal:
@@ -72,7 +92,7 @@ class Terminal:
         """Draw or redraw the one live line; nothing where there can be none."""
         if self.is_live:
             self._live_line = text
-            self._stream.write("\r\x1b[2K" + self._fitting(text))
+            self._stream.write("\r\x1b[2K" + self._fitting(_styled(text)))
             self._stream.flush()
 
     def end_live(self) -> None:
@@ -85,7 +105,7 @@ class Terminal:
     def _write_line(self, text: str) -> None:
         live_line, self._live_line = self._live_line, ""
         erase = "\r\x1b[2K" if live_line else ""
-        self._stream.write(f"{erase}{text}\n")
+        self._stream.write(f"{erase}{_styled(text)}\n")
         self._stream.flush()
         if live_line:
             self.live(live_line)

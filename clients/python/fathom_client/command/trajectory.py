@@ -24,14 +24,14 @@ _RULE_COLUMNS = 88
 
 
 @dataclass
-class _SubCalls:
-    """The sub-calls of one batch of one cell."""
+class _Calls:
+    """Calls of one cell that are told in one line: a batch of sub-calls, or those of one tool."""
 
+    function: str = ""
     begun: int = 0
     failed: int = 0
     elapsed_s: list[float] = field(default_factory=list)
     cost_usd_nanos: int = 0
-    tier: str = ""
     error: str = ""
 
 
@@ -44,9 +44,8 @@ def trajectory(
     yield f"{style(run.name, 'bold')}  {result.status}  {took_line(result)}"
     yield f"question  {plain(run.spec.question)}"
     yield f"context   {run.spec.context}"
-    if run.parent:
-        yield f"child of  {run.parent}"
-    sub_calls: dict[int, _SubCalls] = defaultdict(_SubCalls)
+    yield from _origin(run)
+    sub_calls: dict[int | str, _Calls] = defaultdict(_Calls)
     batches: dict[int, int] = {}
     for event in events:
         match event.WhichOneof("event"):
@@ -58,13 +57,29 @@ def trajectory(
                 _begin(event.sub_call_started, sub_calls, batches)
             case "sub_call_finished":
                 finished = event.sub_call_finished
-                _finish(finished, sub_calls[batches.get(finished.sub_call, 0)])
+                calls = sub_calls[batches.get(finished.sub_call, 0)]
+                calls.cost_usd_nanos += finished.usage.cost_usd_nanos
+                _count_end(finished, calls)
+            case "host_tool_called":
+                _count_tool(event.host_tool_called, sub_calls[event.host_tool_called.tool])
             case "cell_finished":
                 yield from _cell_finished(event, sub_calls, terminal)
                 sub_calls.clear()
             case _:
                 yield from _aside(event, terminal)
     yield from _outcome(result, terminal)
+
+
+def _origin(run: run_pb2.Run) -> Iterator[str]:
+    """Yield what a run belongs to and comes from, a line each."""
+    if run.spec.profile:
+        yield f"profile   {run.spec.profile}, version {run.profile_version}"
+    if run.spec.conversation:
+        yield f"part of   {run.spec.conversation}"
+    if run.parent:
+        yield f"child of  {run.parent}"
+    if run.forked_from:
+        yield f"fork of   {run.forked_from}, after turn {run.forked_after_turn}"
 
 
 def _aside(event: run_event_pb2.RunEvent, terminal: Terminal) -> Iterator[str]:
@@ -106,11 +121,11 @@ def _model_replied(reply: run_event_pb2.ModelReplied, terminal: Terminal) -> Ite
 
 
 def _cell_finished(
-    event: run_event_pb2.RunEvent, sub_calls: dict[int, _SubCalls], terminal: Terminal
+    event: run_event_pb2.RunEvent, sub_calls: dict[int | str, _Calls], terminal: Terminal
 ) -> Iterator[str]:
     cell = event.cell_finished
     for calls in sub_calls.values():
-        yield terminal.style(_sub_calls_row(calls), "green" if not calls.failed else "yellow")
+        yield terminal.style(_calls_row(calls), "green" if not calls.failed else "yellow")
     own_s, wait_s = (time.ToNanoseconds() / 1e9 for time in (cell.own_time, cell.wait_time))
     facts = [f"cell {event.cell}: {cell.ending.lower().replace('_', ' ')}", span_text(own_s)]
     if wait_s:
@@ -128,31 +143,42 @@ def _cell_finished(
 
 
 def _begin(
-    started: run_event_pb2.SubCallStarted, sub_calls: dict[int, _SubCalls], batches: dict[int, int]
+    started: run_event_pb2.SubCallStarted,
+    sub_calls: dict[int | str, _Calls],
+    batches: dict[int, int],
 ) -> None:
     calls = sub_calls[started.batch]
     calls.begun += 1
-    calls.tier = started.tier
+    tier = " ".join(started.tier.split())  # code names it, in any words
+    calls.function = f"llm_query ({tier})"
     batches[started.sub_call] = started.batch
 
 
-def _finish(finished: run_event_pb2.SubCallFinished, calls: _SubCalls) -> None:
-    calls.elapsed_s.append(finished.elapsed.ToNanoseconds() / 1e9)
-    calls.cost_usd_nanos += finished.usage.cost_usd_nanos
-    if finished.HasField("error"):
+def _count_tool(called: run_event_pb2.HostToolCalled, calls: _Calls) -> None:
+    calls.begun += 1
+    calls.function = f"{called.tool} (host tool)"
+    _count_end(called, calls)
+
+
+def _count_end(
+    ended: run_event_pb2.SubCallFinished | run_event_pb2.HostToolCalled, calls: _Calls
+) -> None:
+    calls.elapsed_s.append(ended.elapsed.ToNanoseconds() / 1e9)
+    if ended.HasField("error"):
         calls.failed += 1
-        error = from_status(finished.error)
+        error = from_status(ended.error)
         calls.error = error.reason or error.code.name
 
 
-def _sub_calls_row(calls: _SubCalls) -> str:
-    facts = [f"{calls.begun:,} × llm_query ({calls.tier})"]
+def _calls_row(calls: _Calls) -> str:
+    facts = [f"{calls.begun:,} × {calls.function}"]
     if calls.failed:
         facts.append(f"{calls.failed:,} failed ({calls.error})")
     if calls.elapsed_s:
         middle, most = span_text(median(calls.elapsed_s)), span_text(max(calls.elapsed_s))
         facts.append(f"median {middle}, slowest {most}")
-    facts.append(usd_text(calls.cost_usd_nanos))
+    if calls.cost_usd_nanos:
+        facts.append(usd_text(calls.cost_usd_nanos))
     return SEPARATOR.join(facts)
 
 

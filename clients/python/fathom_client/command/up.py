@@ -17,11 +17,16 @@ from fathom_client.local_stack import (
     LocalStack,
     StackOptions,
     check_listen_address,
+    has_way_back,
     local_stack,
 )
 from fathom_client.loopback import is_loopback
 from fathom_client.model_settings import settings_of
 
+_NO_WAY_BACK = (
+    "child runs and host tools are off: for them the sandbox calls the orchestrator, and"
+    " FATHOM_SANDBOX_TLS_CA_FILE names no authority whose certificate it could trust"
+)
 _WHAT_IS_OPEN = (
     ("nothing is encrypted", ("TLS_CERTIFICATE_FILE",)),
     ("nobody is asked who they are", ("API_KEYS_FILE", "TLS_CLIENT_CA_FILE")),
@@ -71,6 +76,8 @@ def up(listen: str, scripted_model: bool, quiet: bool, verbose: bool) -> None:
                 terminal.note(f"{process.name}: process {process.pid}, log {process.log}")
             if not is_loopback(listen.rpartition(":")[0]):
                 terminal.say(terminal.style(exposure(invocation.environ), "yellow"))
+            if not has_way_back(invocation.environ):
+                terminal.say(terminal.style(_NO_WAY_BACK, "yellow"))
             terminal.say(f"state and logs: {invocation.home.path}")
             await say_what_goes_on(invocation, stack.address)
             ready = terminal.style("ready", "green")

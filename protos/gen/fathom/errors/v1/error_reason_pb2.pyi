@@ -77,7 +77,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TENANT_BUSY: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the caller's tenant has as
     many calls under way as it may have. Nothing was begun. metadata: `limit`,
-    which is `concurrent_rpcs_max`, or `watchers_max` for WatchRun; `value`.
+    which is `concurrent_rpcs_max`, `watchers_max` for WatchRun, or
+    `cell_calls_max` for RunChild and CallHostTool; `value`.
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 15
     """RESOURCE_EXHAUSTED: the request has more bytes than its method takes.
@@ -338,7 +339,8 @@ many calls as it may. Nothing was begun. metadata: `concurrent_rpcs_max`.
 ERROR_REASON_TENANT_BUSY: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo: the caller's tenant has as
 many calls under way as it may have. Nothing was begun. metadata: `limit`,
-which is `concurrent_rpcs_max`, or `watchers_max` for WatchRun; `value`.
+which is `concurrent_rpcs_max`, `watchers_max` for WatchRun, or
+`cell_calls_max` for RunChild and CallHostTool; `value`.
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 15
 """RESOURCE_EXHAUSTED: the request has more bytes than its method takes.

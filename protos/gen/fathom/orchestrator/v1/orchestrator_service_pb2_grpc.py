@@ -148,7 +148,9 @@ class OrchestratorServiceServicer:
         UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
         ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
         FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-        child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+        child; INVALID_ARGUMENT for a slice that is out of range;
+        RESOURCE_EXHAUSTED, ERROR_REASON_TENANT_BUSY where as many calls of the
+        tenant's runs at the parent's depth wait as may. A request has at
         most 16 MiB; those of other methods have 4 MiB. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -70,7 +70,9 @@ class OrchestratorServiceStub:
     UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
     ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
     FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-    child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+    child; INVALID_ARGUMENT for a slice that is out of range;
+    RESOURCE_EXHAUSTED, ERROR_REASON_TENANT_BUSY where as many calls of the
+    tenant's runs at the parent's depth wait as may. A request has at
     most 16 MiB; those of other methods have 4 MiB. Safe to retry.
     """
     GetRunUsage: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunUsageRequest, _orchestrator_service_pb2.GetRunUsageResponse]
@@ -133,7 +135,9 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
     ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
     FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-    child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+    child; INVALID_ARGUMENT for a slice that is out of range;
+    RESOURCE_EXHAUSTED, ERROR_REASON_TENANT_BUSY where as many calls of the
+    tenant's runs at the parent's depth wait as may. A request has at
     most 16 MiB; those of other methods have 4 MiB. Safe to retry.
     """
     GetRunUsage: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetRunUsageRequest, _orchestrator_service_pb2.GetRunUsageResponse]  # type: ignore[assignment]
@@ -229,7 +233,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         UNAUTHENTICATED without a token that verifies. RESOURCE_EXHAUSTED,
         ERROR_REASON_RUN_LIMIT_EXCEEDED where the parent has nothing left to give;
         FAILED_PRECONDITION, ERROR_REASON_CHILD_RUN_REFUSED where it may have no
-        child; INVALID_ARGUMENT for a slice that is out of range. A request has at
+        child; INVALID_ARGUMENT for a slice that is out of range;
+        RESOURCE_EXHAUSTED, ERROR_REASON_TENANT_BUSY where as many calls of the
+        tenant's runs at the parent's depth wait as may. A request has at
         most 16 MiB; those of other methods have 4 MiB. Safe to retry.
         """
 
