@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,8 +16,11 @@ def worker_pids(service_pid: int) -> list[int]:
     """Return the process ids of a service's children."""
     if not sys.platform.startswith("linux"):
         raise RuntimeError("the benchmarks read /proc and so need Linux")
-    tasks = Path(f"/proc/{service_pid}/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
+    pids: list[int] = []
+    for task in Path(f"/proc/{service_pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # its thread has ended
+            pids += map(int, task.read_text().split())
+    return pids
 
 
 def thread_count(pid: int) -> int:

@@ -17,6 +17,9 @@ from opentelemetry import propagate
 from common import deadline
 from common.server import MESSAGE_BYTES_MAX
 
+_KEEPALIVE_TIME_MS = 30_000
+_KEEPALIVE_TIMEOUT_MS = 20_000
+
 
 def open_channel(
     address: str,
@@ -32,11 +35,11 @@ def open_channel(
     options = [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", message_bytes_max),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         # Without these two a ping is waited for for a minute, and a call that only listens sends
         # two and then hardly any.
-        ("grpc.http2.ping_timeout_ms", 20_000),
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5_000),

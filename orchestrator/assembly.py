@@ -53,6 +53,8 @@ from orchestrator.tenant_places import CellPlaces, TenantPlaces
 
 _REQUEST_BYTES_MAX = {"/fathom.orchestrator.v1.OrchestratorService/RunChild": 16 << 20}
 """A child run's context by value comes in one message."""
+_BOOKING_S = 5.0
+"""How long after a lease's end what died with it is booked."""
 _DATABASE_PATIENCE_S = 10.0
 """How long work waits for a database that takes no connections: a restart takes seconds."""
 
@@ -75,7 +77,7 @@ async def open_orchestrator(config: OrchestratorConfig) -> AsyncIterator[Server]
         )
         contexts, runs = kept.store, RunStore(database)
         conversations = ConversationStore(database)
-        catalog, log = ModelCatalog(gateway, signer), EventLog(runs)
+        catalog, log = ModelCatalog(gateway, signer), EventLog(runs, late_s=_late_s(config))
         meters, schemas = RunMeters(), AnswerSchemas()
         ground = TreeGround(
             database=database,
@@ -161,6 +163,13 @@ def _admission(
         log=driver.log,
         queue=queue,
     )
+
+
+def _late_s(config: OrchestratorConfig) -> float:
+    """Return how long after its end what a run took is looked at once more. The gateway's leases
+    are as long as ours, unless somebody has changed one; what is still open then is looked at
+    again."""
+    return config.executor_lease_s + _BOOKING_S
 
 
 def _neighbours(driver: RunDriver, sandbox: SandboxClient) -> Neighbours:

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from orchestrator.errors import ObjectStoreError, ObjectStoreFullError
 
@@ -105,23 +105,25 @@ class FolderBlobStore:
             raise ObjectStoreFullError(bytes_needed=size_bytes, bytes_free=free)
 
     def begin(self, key: str, kept_bytes: int = 0) -> BlobWriter:
-        """Begin a file in the folder of unfinished ones, or cut it to what is kept."""
-        partial, target = self._partial_path(key), self._root / key
+        """Begin a file in the folder of unfinished ones, or go on with what is kept of it."""
         with _errors():
-            if kept_bytes and not partial.exists():
-                # A process died between naming it and telling so: nobody has read it yet.
-                target.replace(partial)
-            return _FileWriter(partial, target, kept_bytes)
+            return _FileWriter(self._partial_path(key), self._root / key, kept_bytes)
 
     def read_partial(self, key: str, size_bytes: int) -> Iterator[bytes]:
         """Yield the first bytes of an unfinished file."""
-        with _errors(), self._partial_path(key).open("rb", buffering=0) as file:
+        with _errors(), self._open_partial(key) as file:
             while size_bytes:
                 data = file.read(min(READ_BYTES, size_bytes))
                 if not data:
                     raise BlobMissingError(key)
                 size_bytes -= len(data)
                 yield data
+
+    def _open_partial(self, key: str) -> BinaryIO:
+        try:
+            return self._partial_path(key).open("rb", buffering=0)
+        except FileNotFoundError:
+            return (self._root / key).open("rb", buffering=0)
 
     async def put(self, key: str, data: bytes) -> None:
         """Write a blob in one go."""
@@ -180,14 +182,19 @@ class _FileWriter:
     def __init__(self, partial: Path, target: Path, kept_bytes: int) -> None:
         self._partial = partial
         self._target = target
-        flags = os.O_WRONLY | os.O_CLOEXEC | (0 if kept_bytes else os.O_CREAT)
-        self._fd = os.open(partial, flags, 0o666)
         self._size = kept_bytes
+        self._is_cut = self._is_named = False
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            self._fd = os.open(partial, flags | (0 if kept_bytes else os.O_CREAT), 0o666)
+        except FileNotFoundError:
+            # A process died between naming it and telling so: nobody has read it yet.
+            self._fd = os.open(target, flags)
+            self._is_named = True
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self._fd).st_size < kept_bytes:
                 raise BlobMissingError(target.name)
-            os.ftruncate(self._fd, kept_bytes)
         except BaseException:
             self.close()
             raise
@@ -198,6 +205,7 @@ class _FileWriter:
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         with _errors():
+            self._cut()
             while view:
                 written = os.pwrite(self._fd, view, self._size)
                 self._size += written
@@ -206,6 +214,7 @@ class _FileWriter:
     def sync(self) -> int:
         size = self._size
         with _errors():
+            self._cut()
             os.fdatasync(self._fd)
             # What is written once and read later has no business in memory: pages that are used
             # again, rather than ever new ones, made a large upload four times as fast.
@@ -217,6 +226,7 @@ class _FileWriter:
 
     def commit(self) -> None:
         with _errors():
+            self._cut()
             os.fsync(self._fd)
             _make_folder(self._target.parent)
             self._partial.replace(self._target)
@@ -226,6 +236,15 @@ class _FileWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _cut(self) -> None:
+        """Make a file of what is kept, once it is written to: who only looks changes nothing."""
+        if self._is_named:
+            self._target.replace(self._partial)
+            self._is_named = False
+        if not self._is_cut:
+            os.ftruncate(self._fd, self._size)
+            self._is_cut = True
 
 
 @contextlib.contextmanager

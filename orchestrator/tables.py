@@ -52,6 +52,8 @@ contexts = Table(
     Column("created_us", BigInteger, nullable=False),
     # Null for one that does not expire.
     Column("expires_us", BigInteger, nullable=True),
+    # Of its documents' names and metadata; what of that counts as stored by the tenant.
+    Column("words_bytes", BigInteger, nullable=False, server_default="0"),
     Index("contexts_newest", "tenant", "created_us", "context_id"),
     Index("contexts_by_blob", "blob_key"),
     Index("contexts_by_expiry", "expires_us"),

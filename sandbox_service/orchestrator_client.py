@@ -98,10 +98,10 @@ class OrchestratorClient:
                     yield response.run
             except grpc.aio.AioRpcError as error:
                 failure = received(error)
-                if failure.reason == ErrorReason.ERROR_REASON_TENANT_BUSY:
-                    # It waits for others of its own tenant, for as long as the run has time.
-                    heard_s = time.monotonic()
-                if not _is_away(failure) or time.monotonic() - heard_s > _AWAY_S:
+                # It waits for others of its own tenant for as long as the run has time.
+                is_busy = failure.reason == ErrorReason.ERROR_REASON_TENANT_BUSY
+                is_late = not is_busy and time.monotonic() - heard_s > _AWAY_S
+                if not _is_away(failure) or is_late:
                     raise failure from error
             else:
                 return

@@ -87,4 +87,5 @@ def form(default: object) -> str:
 
 
 def unmarked(prose: str) -> str:
-    return " ".join(prose.replace("`", "").split())
+    """Return prose without marks and capitals: a field of the code is a variable on the page."""
+    return " ".join(prose.replace("`", "").split()).lower()

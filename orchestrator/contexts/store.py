@@ -15,6 +15,7 @@ from common.database import Database
 from common.errors import NotFoundError
 from orchestrator import tables
 from orchestrator.contexts.errors import ContextInUseError
+from orchestrator.contexts.stored_blobs import release
 from orchestrator.contexts.stored_context import (
     ContextKind,
     StoredContext,
@@ -71,7 +72,7 @@ class ContextStore:
                 await connection.execute(
                     delete(table)
                     .where(table.c.tenant == tenant, table.c.context_id == context_id)
-                    .returning(table.c.blob_key, table.c.derived_from)
+                    .returning(table.c.blob_key, table.c.derived_from, table.c.words_bytes)
                 )
             ).first()
             if row is None:
@@ -90,6 +91,8 @@ class ContextStore:
                 )
             )
             left = row.blob_key if await _let_go_of(connection, row.blob_key) else ""
+            if row.words_bytes:
+                await release(connection, tenant, row.words_bytes)
             if not row.derived_from:
                 deed = Deed(tenant=tenant, actor=actor, action="context.deleted", subject=name)
                 await self._audit.add_within(connection, [deed])

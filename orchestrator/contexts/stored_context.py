@@ -70,6 +70,8 @@ class StoredContext:
     """When it was first stored, microseconds of Unix time."""
     expires_us: int | None = None
     """When it may be deleted, as above; None is never."""
+    words_bytes: int = 0
+    """Of its documents' names and metadata together, as far as they count as stored."""
 
     offset_bytes: int = 0
     """Of a text that is a part of another context: its first byte in the blob. Documents have

@@ -175,6 +175,7 @@ class Upload:
             document_count=len(self._documents) or 1,
             created_us=created_us,
             expires_us=created_us + int(ttl_s * 1e6) if ttl_s else None,
+            words_bytes=self._words_bytes,
         )
         return context, self._documents
 

@@ -150,10 +150,12 @@ class UploadStore:
                     else:
                         await connection.execute(_deletion(upload))
                     await _forget_documents(connection, upload)
-                    await lock_context(connection, upload.tenant, context.context_id)
+                    was_there = await lock_context(connection, upload.tenant, context.context_id)
                     blob_key = await self._stored.settle(
                         connection, upload.tenant, context, reserved_bytes=upload.reserved_bytes
                     )
+                    if not was_there:
+                        await self._stored.reserve(connection, upload.tenant, context.words_bytes)
                     return await insert_context(
                         connection,
                         upload.tenant,

@@ -117,17 +117,22 @@ class Uploads:
         if live is not None:
             await live.close()
         record = await self._store.get(tenant, upload_id)
-        if record.context_id is not None:
-            return KeptUpload(context=await self._contexts.get(tenant, record.context_id))
-        try:
-            writer = await begin_blob(
-                self._threads, self._blobs, record.blob_key, record.kept_bytes
-            )
-        except BlobMissingError:
-            return KeptUpload()
-        writer.close()
-        documents = await self._store.documents(record)
-        return KeptUpload(size_bytes=record.kept_bytes, documents=len(documents))
+        while record.context_id is None:
+            try:
+                writer = await begin_blob(
+                    self._threads, self._blobs, record.blob_key, record.kept_bytes
+                )
+            except BlobMissingError:
+                return KeptUpload()
+            try:
+                # A stream at another replica may have ended just before: now none writes.
+                seen, record = record, await self._store.get(tenant, upload_id)
+            finally:
+                writer.close()
+            if record == seen:
+                documents = await self._store.documents(record)
+                return KeptUpload(size_bytes=record.kept_bytes, documents=len(documents))
+        return KeptUpload(context=await self._contexts.get(tenant, record.context_id))
 
     async def store(
         self, tenant: str, plan: UploadPlan, pieces: AsyncIterable[bytes]

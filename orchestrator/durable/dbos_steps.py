@@ -11,6 +11,7 @@ import asyncio
 import collections
 import contextlib
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ _HOLD_S = 0.05
 """How long a note is held back: what follows a step at once would wait for the interpreter."""
 _AHEAD_MAX = 16
 """Steps that a run may be ahead of their notes."""
+_log = logging.getLogger(__name__)
 
 
 class DbosSteps:
@@ -36,28 +38,37 @@ class DbosSteps:
         self._dialect = dialect
         self._is_beyond = is_fresh
         """Whether the run is where DBOS knows no further step, as notes are made in order."""
+        self._is_noted = True
+        """Whether DBOS has part in it: not where it remembers another order of steps."""
         self._unnoted: collections.deque[tuple[str, int]] = collections.deque()
         self._noting: asyncio.Task[None] | None = None
 
     async def step(self, name: str, work: Work, /) -> int:
         """See Steps. What follows need not wait until DBOS has noted what `work` came to: a note
         that is lost costs a look at the log. One that failed is raised by a later step."""
-        if self._noting is not None and self._noting.done():
-            self._noting.result()
+        self._raise_refused()
         if not self._is_beyond:
             return await self._looked_up(name, work)
         if len(self._unnoted) >= _AHEAD_MAX:
             await self.settle()
         sequence = await work()
-        self._unnoted.append((name, sequence))
-        if self._noting is None or self._noting.done():
-            self._noting = asyncio.create_task(self._note())
+        # Once more: each attempt counts as a step for DBOS, so none may follow one that failed.
+        self._raise_refused()
+        if self._is_noted:
+            self._unnoted.append((name, sequence))
+            if self._noting is None or self._noting.done():
+                self._noting = asyncio.create_task(self._note())
         return sequence
 
     async def settle(self) -> None:
         """Return once everything is noted; raise what kept a step from it."""
         if self._noting is not None:
-            await self._noting
+            await asyncio.wait({self._noting})  # who is cut off here cuts off no note
+            self._raise_refused()
+
+    def _raise_refused(self) -> None:
+        if self._noting is not None and self._noting.done():
+            self._noting.result()
 
     async def _looked_up(self, name: str, work: Work) -> int:
         """Return what DBOS knows of a step, else have it done and noted."""
@@ -71,6 +82,9 @@ class DbosSteps:
         except RecordedError:
             # A step that failed before: the log alone says what is done.
             return await work()
+        except dbos_error.DBOSUnexpectedStepError as error:
+            self._go_without(error)
+            return await work()
 
     async def _note(self) -> None:
         """Note what is not noted, a while after the first step of it."""
@@ -78,9 +92,20 @@ class DbosSteps:
         while self._unnoted:
             name, sequence = self._unnoted[0]
             # What DBOS has noted of it before says less than the log, which was looked at.
-            with contextlib.suppress(RecordedError):
-                await self._told(name, functools.partial(int, sequence))
+            try:
+                with contextlib.suppress(RecordedError):
+                    await self._told(name, functools.partial(int, sequence))
+            except dbos_error.DBOSUnexpectedStepError as error:
+                self._go_without(error)
+                return
             self._unnoted.popleft()
+
+    def _go_without(self, error: dbos_error.DBOSUnexpectedStepError) -> None:
+        """Have the run go on by its log alone, which is the truth: DBOS remembers other steps than
+        it has made."""
+        _log.warning("the engine remembers other steps than the log has: %s", error)
+        self._is_beyond, self._is_noted = True, False
+        self._unnoted.clear()
 
     async def _told(self, name: str, work: Callable[[], Any]) -> int:
         """Return what DBOS makes of a step. `work` is a coroutine function, or one that waits for

@@ -24,7 +24,7 @@ _TICK_S = 1.0
 _TICKS_A_LEASE = 4
 _FORGET_S = 600.0
 """How often what is old is looked for."""
-_FORGET_LEFT_S = 10.0
+_FORGET_LEFT_S = 5.0
 """How often runs are looked for that have ended without the engine's knowledge."""
 _STEPS_KEPT_S = 3600.0
 """How long the steps of a run that has ended are kept: for people, the event log has them."""

@@ -13,6 +13,7 @@ from typing import Protocol
 import grpc
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent, UsageSettled
 
+from common.database import DatabaseAwayError
 from common.errors import NotFoundError, ReceivedError
 from orchestrator.runs.children.lineage import Lineage
 from orchestrator.runs.late_usage import DueRun, LateUsage
@@ -73,6 +74,8 @@ class UsageSweep:
             try:
                 while await self.sweep() == _AT_ONCE:
                     pass
+            except DatabaseAwayError:
+                _log.warning("the database is away; usage is settled later")
             except Exception:
                 _log.exception("a sweep of late usage failed")
 

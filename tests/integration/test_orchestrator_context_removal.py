@@ -354,6 +354,31 @@ async def test_equal_bytes_count_once(tmp_path: Path) -> None:
         assert (await rows(stack))["stored"] == 4_000_000
 
 
+async def test_names_and_metadata_count_until_they_are_gone(stack: ContextStack) -> None:
+    """Those of one upload may have 64 MiB, over no bytes at all."""
+    words = [document("a" * 1000, metadata={"key": "ä" * 100}), document("b")]
+    first = await stack.upload(start(DOCUMENTS), *words)
+    assert (await rows(stack))["stored"] == 1000 + 3 + 200 + 1
+    await stack.upload(start(DOCUMENTS), *words)  # the same: it is there already
+    assert (await rows(stack))["stored"] == 1000 + 3 + 200 + 1
+    second = await stack.upload(start(DOCUMENTS), document("c" * 50))
+    assert (await rows(stack))["stored"] == 1000 + 3 + 200 + 1 + 50
+
+    await stack.delete(first.context.name)
+    assert (await rows(stack))["stored"] == 50
+    await stack.delete(second.context.name)
+    assert await rows(stack) == NOTHING
+
+
+async def test_names_and_metadata_are_no_more_than_may_be_stored(tmp_path: Path) -> None:
+    async with context_service(tmp_path, tenant_bytes_max=2_000) as stack:
+        await stack.upload(start(DOCUMENTS), document("a" * 1000))
+        error = await refused(stack.upload(start(DOCUMENTS), document("b" * 1001)))
+        assert error.reason == ErrorReason.ERROR_REASON_STORAGE_QUOTA_EXCEEDED
+        assert (await rows(stack))["stored"] == 1000
+        await stack.upload(start(DOCUMENTS), document("b" * 1000))
+
+
 async def test_unfinished_uploads_are_bounded(tmp_path: Path) -> None:
     async with context_service(tmp_path, unfinished_max=2) as stack:
         ids = [f"00000000-0000-0000-0000-00000000000{n}" for n in range(3)]

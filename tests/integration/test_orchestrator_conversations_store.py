@@ -17,6 +17,7 @@ from orchestrator.conversations.conversation import Seat, StoredConversation
 from orchestrator.conversations.request import new_conversation
 from orchestrator.conversations.store import ConversationStore, let_go_of_run
 from orchestrator.errors import ConversationBusyError
+from orchestrator.operations.audit_log import AuditLog
 from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.store import RunStore
 from orchestrator.tables import MIGRATIONS
@@ -106,6 +107,23 @@ async def test_no_tenant_sees_anothers_conversation(database: Database) -> None:
     assert await store.newest("other", before="", count=9) == []
     assert await store.run_ids("other", made.conversation_id, count=9) == []
     assert (await store.get("t", made.conversation_id)).newest_run_id == ""
+
+
+async def test_a_deletion_is_in_the_audit_log_with_who_asked_for_it(database: Database) -> None:
+    """In the transaction that deletes, also where time alone has."""
+    asked, expired = await opened(database), await opened(database)
+    store, audit = ConversationStore(database), AuditLog(database)
+    await store.delete("t", asked.conversation_id, actor="ann")
+    async with database.writing() as connection:
+        await connection.execute(tables.conversations.update().values(used_us=0))
+    await store.delete_expired("t", count=9)
+    await store.delete_expired("t", count=9)
+
+    entries = await audit.page(tenant="t", subject="", after=0, count=9)
+    assert [(e.deed.action, e.deed.actor, e.deed.subject) for e in entries] == [
+        ("conversation.deleted", "ann", asked.name),
+        ("conversation.deleted", "", expired.name),
+    ]
 
 
 async def test_what_has_expired_is_deleted_and_the_rest_stays(database: Database) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy import select
 from common.config import Secret
 from common.database import Database
 from common.errors import ReceivedError, ServiceError
-from common.run_token import RunTokenSigner
+from common.run_token import RUN_TOKEN_METADATA, RunToken, RunTokenSigner
 from orchestrator import tables
 from orchestrator.conversations.request import new_conversation
 from orchestrator.conversations.store import ConversationStore
@@ -53,9 +53,7 @@ TIERS: dict[str, Any] = {"root_tier": "root", "sub_tier": "sub"}
 
 
 def away() -> ServiceError:
-    return ScriptedError(
-        grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE
-    )
+    return ScriptedError(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE)
 
 
 def booked(run_id: str, turn: int, cost: int) -> CallUsage:
@@ -126,9 +124,7 @@ class Place:
                 )
         return await self.runs.create("t", record, record.state_event(), None)
 
-    async def end(
-        self, record: RunRecord, *, cost: int, ended: tuple[RunRecord, ...] = ()
-    ) -> None:
+    async def end(self, record: RunRecord, *, cost: int, ended: tuple[RunRecord, ...] = ()) -> None:
         """End a run whose usage is doubtful, with what it knows of, and with children that it has
         counted in that."""
         progress = record.progress
@@ -143,7 +139,7 @@ class Place:
             progress=progress.SerializeToString(),
             events=[(event.sequence, event.SerializeToString())],
             ended_children=[child.run_id for child in ended],
-            has_late_usage=True,
+            usage_due_s=20.0,
         )
         assert await self.runs.append([told]) == frozenset()
 
@@ -354,10 +350,10 @@ async def test_a_gateway_that_comes_back_completes_what_a_run_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over the real service: the run says that something is missing, and then it does not."""
-    monkeypatch.setattr("orchestrator.runs.log.store.LATE_S", 0.0)
+    monkeypatch.setattr("orchestrator.assembly._BOOKING_S", 0.0)
     monkeypatch.setattr(UsageSweep.keep, "__defaults__", (0.1,))
     monkeypatch.setattr("orchestrator.operations.usage_sweep._PAUSES_S", (0.1, 0.1))
-    async with orchestrator(tmp_path) as stack:
+    async with orchestrator(tmp_path, executor_lease_s=0.1) as stack:
         stack.gateway.settle_failure = away()
         stack.gateway.replies = ["```repl\nhang()\n```"]
         run = await stack.create()
@@ -385,6 +381,57 @@ async def test_a_gateway_that_comes_back_completes_what_a_run_took(
             operations_pb.VerifyAuditLogRequest(), timeout=TIMEOUT_S
         )
         assert not check.problems
+
+
+async def test_a_run_says_that_a_child_which_did_not_stop_is_not_counted_and_counts_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.assembly._BOOKING_S", 0.0)
+    monkeypatch.setattr("orchestrator.runs.children.told._PATIENCE_S", 0.0)
+    monkeypatch.setattr(UsageSweep.keep, "__defaults__", (0.1,))
+    monkeypatch.setattr("orchestrator.operations.usage_sweep._PAUSES_S", (0.1, 0.1))
+    async with orchestrator(tmp_path, executor_lease_s=0.1) as stack:
+        stack.gateway.hold.clear()
+        run = await stack.create(depth_max=1, children_live_max=1)
+        await asyncio.wait_for(stack.gateway.asked.wait(), TIMEOUT_S)
+        child = await begin_child(stack, run)
+
+        await stack.runs.CancelRun(pb.CancelRunRequest(name=run.name), timeout=TIMEOUT_S)
+
+        assert (await stack.watch(run))[-1].run_changed.usage_incomplete
+        assert (await stack.watch(child))[-1].run_changed.state == Run.STATE_CANCELLED
+
+        async def is_counted() -> bool:
+            return not (await get(stack, run)).usage_incomplete
+
+        await eventually(is_counted)
+        stack.gateway.hold.set()
+
+
+async def begin_child(stack: Stack, run: Run) -> Run:
+    """Have a run's code ask for a child, and wait for it no longer than until it is there."""
+    token = RunToken(
+        tenant="default",
+        run=run.name,
+        depth=0,
+        tiers=("sub", "root"),
+        tokens_max=10**6,
+        cost_usd_nanos_max=10**9,
+        tokens_spent=0,
+        cost_usd_nanos_spent=0,
+        expires_at=time.time() + 3600,
+    )
+    text = RunTokenSigner(Secret(TOKEN_KEY)).mint(token)
+    request_id = f"{run.name.removeprefix('runs/')}/1/1/c1"
+    call = stack.runs.RunChild(
+        pb.RunChildRequest(request_id=request_id, question="low"),
+        metadata=((RUN_TOKEN_METADATA, text),),
+        timeout=TIMEOUT_S,
+    )
+    begun: Any = await call.read()
+    call.cancel()
+    child: Run = begun.run
+    return child
 
 
 async def get(stack: Stack, run: Run) -> Run:

@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import blake3
 import grpc
@@ -17,7 +18,10 @@ from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.orchestrator.v1.context_pb2 import Context
 from fathom.orchestrator.v1.context_service_pb2 import UploadContextRequest
 
+from orchestrator.contexts import uploads
 from orchestrator.contexts.json_check import JsonCheck
+from orchestrator.contexts.upload_stream import begin_blob
+from orchestrator.errors import ObjectStoreError
 from tests.support.contexts import ContextStack, context_service, refused, text_messages
 from tests.support.eventually import eventually
 from tests.support.orchestrator import TIMEOUT_S, chunk, document, start
@@ -69,6 +73,33 @@ async def test_an_upload_goes_on_at_another_replica(tmp_path: Path, database_url
 
         assert response.context.blake3 == blake3.blake3(DATA).hexdigest()
         assert await one.read(response.context.name) == DATA
+
+
+async def test_a_look_at_an_upload_that_breaks_meanwhile_takes_nothing_of_it_away(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes would have to be sent again."""
+    upload_id = new_id()
+    async with (
+        context_service(tmp_path, database_url=database_url) as one,
+        context_service(tmp_path, database_url=database_url) as other,
+    ):
+        call = one.stub.UploadContext(timeout=TIMEOUT_S)
+        await call.write(start(TEXT, upload_id=upload_id))
+        await call.write(chunk(DATA[:1000], 0))
+        await one.have_written(1000)
+
+        async def begin_late(*args: Any) -> Any:
+            call.cancel()
+            while True:
+                try:
+                    return await begin_blob(*args)
+                except ObjectStoreError:  # the stream still writes
+                    await asyncio.sleep(0.001)
+
+        monkeypatch.setattr(uploads, "begin_blob", begin_late)
+
+        assert (await other.kept(upload_id)).bytes_kept == 1000
 
 
 async def test_documents_go_on_within_the_open_one(stack: ContextStack) -> None:

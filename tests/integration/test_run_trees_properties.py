@@ -232,9 +232,15 @@ async def test_no_tree_spends_more_than_any_part_of_it_may(priced: PricedTrees) 
     assert not priced.sandbox.sessions
 
 
-async def test_cancelling_a_run_reaches_every_run_below_it(priced: PricedTrees) -> None:
+async def test_cancelling_a_run_reaches_every_run_below_it(
+    priced: PricedTrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whenever that comes: before a child, while it is stored, or while it asks. Nothing stays
     reserved, and what is above the run goes on."""
+    # Models answer at once here; what a busy machine delays is waited for.
+    monkeypatch.setattr("orchestrator.runs.settlement._GRACE_S", 9.0)
+    for module in ("queue", "children.told"):
+        monkeypatch.setattr(f"orchestrator.runs.{module}._PATIENCE_S", 60.0)
     stack, provider = priced.stack, priced.provider
 
     async def check(seed: int) -> None:

@@ -18,6 +18,7 @@ from fathom.sandbox.v1 import session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from sandbox_service.objects import FolderObjects, ObjectsAwayError
 from tests.support.eventually import eventually
 from tests.support.sandbox import Sandbox, details, guest, sandbox
 
@@ -198,6 +199,28 @@ async def test_limits_above_this_hosts_ceilings_are_refused(tmp_path: Path) -> N
         assert metadata["field"] == "limits.sub_calls_max"
         limits = session_pb2.SessionLimits(sub_calls_max=10_000)
         await box.restore(key, limits=limits)
+
+
+async def test_a_store_that_is_away_is_told_as_that_and_as_no_damage(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who hears so asks again later; what is damaged or full is given up, and runs with it."""
+    name, context = await box.create(), box.text(b"some text")
+    await box.run(name, "x = 1")
+    key = (await box.checkpoint(name)).key
+    await box.run(name, "x = 2")
+
+    def away(*_: object) -> None:
+        raise ObjectsAwayError("it does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderObjects, "open", away)
+        patched.setattr(FolderObjects, "writer", away)
+        calls = (box.restore(key), box.create(contexts=[context]), box.checkpoint(name))
+        errors = [await refused(call) for call in calls]
+
+    assert errors == [(grpc.StatusCode.UNAVAILABLE, "OBJECT_STORE_UNAVAILABLE", {})] * 3
+    assert (await box.run(await box.restore(key), "x")).out == "1\n"
 
 
 async def test_a_checkpoint_that_is_not_there_is_not_found(box: Sandbox) -> None:

@@ -24,6 +24,7 @@ from fathom.orchestrator.v1.run_pb2 import Run
 from common.database import DatabaseAwayError, DatabaseFullError
 from common.errors import DrainingError, InvalidFieldError, ServerBusyError, ServiceError
 from common.server import Server
+from orchestrator.errors import TenantBusyError
 from sandbox_service import frames
 from sandbox_service.child_runs import ChildOrder
 from sandbox_service.host_tools import HostToolOrder
@@ -85,7 +86,11 @@ async def ask(client: OrchestratorClient, *, is_tool: bool) -> None:
 
 @pytest.mark.parametrize("is_tool", [False, True])
 @pytest.mark.parametrize(
-    "error", [ServerBusyError(1000), DatabaseAwayError(), DatabaseFullError(), DrainingError()]
+    "error",
+    [
+        *(ServerBusyError(1000), TenantBusyError("cell_calls_max", 1)),
+        *(DatabaseAwayError(), DatabaseFullError(), DrainingError()),
+    ],
 )
 async def test_what_passes_is_waited_for(error: ServiceError, is_tool: bool) -> None:
     orchestrator = Orchestrator(error)  # type: ignore[abstract]  # the rest is not asked
@@ -94,6 +99,21 @@ async def test_what_passes_is_waited_for(error: ServiceError, is_tool: bool) -> 
         OrchestratorClient(address) as client,
     ):
         await ask(client, is_tool=is_tool)
+
+    assert orchestrator.asked == 2
+
+
+async def test_children_wait_for_others_of_their_tenant_however_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until the run's time is over: those that they wait for are runs like it."""
+    monkeypatch.setattr("sandbox_service.orchestrator_client._AWAY_S", 0.0)
+    orchestrator = Orchestrator(TenantBusyError("cell_calls_max", 1))  # type: ignore[abstract]
+    async with (
+        serve_on_address(orchestrator) as address,
+        OrchestratorClient(address) as client,
+    ):
+        await ask(client, is_tool=False)
 
     assert orchestrator.asked == 2
 

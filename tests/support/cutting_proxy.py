@@ -20,6 +20,8 @@ class Gate:
         self.flowing.set()
         self.entered = 0
         """Connections that were let in."""
+        self.sent_bytes = 0
+        """What has passed, in either direction."""
         self._connections: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
@@ -92,5 +94,6 @@ async def _pump(
                 return
             budget_bytes -= len(data)
             await gate.flowing.wait()
+            gate.sent_bytes += len(data)
             writer.write(data)
             await writer.drain()

@@ -245,6 +245,18 @@ class Client:
                 break
         return runs
 
+    async def usage(
+        self,
+        name: str,
+        *,
+        group_by: orchestrator_service_pb2.GetRunUsageRequest.GroupBy.ValueType = (
+            orchestrator_service_pb2.GetRunUsageRequest.GROUP_BY_UNSPECIFIED
+        ),
+    ) -> orchestrator_service_pb2.GetRunUsageResponse:
+        """Return what `runs/{run}` and all below it took, summed up by what is named."""
+        request = orchestrator_service_pb2.GetRunUsageRequest(name=name, group_by=group_by)
+        return await answer_of(self._orchestrator.GetRunUsage(request, timeout=_TIMEOUT_S))
+
     async def cancel(self, name: str) -> run_pb2.Run:
         """Ask a run to stop and return without waiting; it is safe to repeat."""
         request = orchestrator_service_pb2.CancelRunRequest(name=name)

@@ -27,6 +27,7 @@ from orchestrator.runs.log.store import Appendage, RunStore
 
 _GROUP_S = 0.01
 """How long an event that may wait is held back for others to share its commit."""
+LATE_S = 20.0
 _RECENT_EVENTS = 1000
 """Events of a live run kept in memory for watchers."""
 _PAGE_EVENTS = 200
@@ -41,8 +42,11 @@ _Bells = weakref.WeakValueDictionary[str, asyncio.Event]
 class EventLog:
     """The log. `write` must run, in a task, for anything to be stored."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, *, late_s: float = LATE_S) -> None:
+        """`late_s` is how long after its end the usage of a run is looked at once more: by then
+        the leases should have ended of those who died over its calls."""
         self._store = store
+        self._late_s = late_s
         self._feeds: dict[str, _Feed] = {}
         self._pending: dict[str, _Pending] = {}
         self._writing: frozenset[str] = frozenset()
@@ -177,7 +181,7 @@ class EventLog:
             return
         self._writing = frozenset(batch)
         # As they are at this moment: while the database is away, runs go on.
-        appendages = [pending.appendage() for pending in batch.values()]
+        appendages = [pending.appendage(self._late_s) for pending in batch.values()]
         lost = await self._store_patiently(appendages)
         self._writing = frozenset()
         for run_id, pending in batch.items():
@@ -271,8 +275,11 @@ class _Pending:
     feed: _Feed
     events: list[RunEvent]
 
-    def appendage(self) -> Appendage:
+    def appendage(self, late_s: float) -> Appendage:
+        """Return what is to be stored; the usage of a run that ends is looked at so much later,
+        where it may not be all."""
         progress = self.record.progress
+        is_doubtful = ends_run(self.events[-1]) and _is_doubtful(progress, self.feed.epoch)
         return Appendage(
             run_id=self.record.run_id,
             epoch=self.feed.epoch,
@@ -280,7 +287,7 @@ class _Pending:
             progress=progress.SerializeToString(),
             events=[(event.sequence, event.SerializeToString()) for event in self.events],
             ended_children=[name for event in self.events if (name := _ended_child(event))],
-            has_late_usage=ends_run(self.events[-1]) and _is_doubtful(progress, self.feed.epoch),
+            usage_due_s=late_s if is_doubtful else None,
         )
 
 

@@ -41,9 +41,6 @@ _NEWEST = select(func.max(tables.run_events.c.sequence)).where(
     tables.run_events.c.run_id == bindparam("of_run")
 )
 _EVENTS = tables.run_events.insert()
-LATE_S = 20.0
-"""How long after a run's end its usage is looked at once more: by then the lease of a gateway that
-died over its calls has ended too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +69,9 @@ class Appendage:
     """Sequence and serialized event; without gaps."""
     ended_children: Sequence[str] = ()
     """Child runs whose end these events tell."""
-    has_late_usage: bool = False
-    """Whether they tell of the run's end, and its usage is to be looked at once more."""
+    usage_due_s: float | None = None
+    """How long after these, which tell of the run's end, its usage is to be looked at once more;
+    None for never."""
 
 
 class RunStore:
@@ -304,15 +302,15 @@ def _append(connection: Connection, appendage: Appendage, *, is_repeated: bool) 
             .where(children.c.parent_id == appendage.run_id)
             .values(is_booked=True)
         )
-    if appendage.has_late_usage:
-        _look_later(connection, appendage.run_id)
+    if appendage.usage_due_s is not None:
+        _look_later(connection, appendage.run_id, appendage.usage_due_s)
     return True
 
 
-def _look_later(connection: Connection, run_id: str) -> None:
+def _look_later(connection: Connection, run_id: str, due_s: float) -> None:
     """Note that a run's usage is to be looked at, unless that is noted."""
     late = tables.late_usage
-    due_us = time.time_ns() // 1000 + int(LATE_S * 1e6)
+    due_us = time.time_ns() // 1000 + int(due_s * 1e6)
     is_noted = select(late.c.run_id).where(late.c.run_id == run_id).exists()
     row = select(literal(run_id), literal(due_us, BigInteger)).where(~is_noted)
     connection.execute(late.insert().from_select(["run_id", "due_us"], row))

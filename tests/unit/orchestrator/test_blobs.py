@@ -63,6 +63,38 @@ def test_a_blob_that_was_named_just_before_a_crash_is_gone_on_with(tmp_path: Pat
     assert b"".join(store.read_partial("blobs/x", 3)) == b"abc"
 
 
+def test_who_only_looks_whether_a_blob_can_be_gone_on_with_changes_nothing(tmp_path: Path) -> None:
+    """Another process may have kept more of it, or finished it, since it was last heard of."""
+    store = FolderBlobStore(tmp_path)
+    writer = store.begin("blobs/x")
+    writer.write(b"abc")
+    writer.close()
+    store.begin("blobs/x", 1).close()
+    store.begin("blobs/x").close()
+
+    writer = store.begin("blobs/x", 3)
+    writer.commit()
+    writer.close()
+    store.begin("blobs/x", 1).close()
+
+    assert files(tmp_path) == ["blobs/x"]
+    assert (tmp_path / "blobs/x").read_bytes() == b"abc"
+
+
+def test_a_blob_goes_on_behind_what_is_kept_of_it(tmp_path: Path) -> None:
+    store = FolderBlobStore(tmp_path)
+    writer = store.begin("blobs/x")
+    writer.write(b"abc")
+    writer.close()
+
+    writer = store.begin("blobs/x", 1)
+    writer.write(b"z")
+    writer.commit()
+    writer.close()
+
+    assert (tmp_path / "blobs/x").read_bytes() == b"az"
+
+
 async def test_small_blobs_that_a_killed_process_left_are_dropped_in_time(tmp_path: Path) -> None:
     store = FolderBlobStore(tmp_path)
     old, fresh, upload = (tmp_path / "partial" / name for name in ("put.a", "put.b", "blobs.c"))

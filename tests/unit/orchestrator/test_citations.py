@@ -329,8 +329,8 @@ async def test_waiting_for_a_store_that_comes_back_takes_none_of_the_time_for_lo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An answer loses none of its proofs to a restart of the store."""
-    monkeypatch.setattr(patient_blobs, "_PAUSE_S", 0.02)
-    where = desk(TEXT, time_max_s=0.05)
+    monkeypatch.setattr(patient_blobs, "_PAUSE_S", 0.1)
+    where = desk(TEXT, time_max_s=0.5)  # the waits take a second
     where._blobs = PatientBlobs(AwayBlobs(TEXT.encode()), lambda: 60.0)  # type: ignore[arg-type]
     cited = [Citation(start=4, end=11, quote="invoice"), Citation(quote="the fee was")]
 

@@ -25,8 +25,15 @@ class SlowNotes:
         self.noted: list[tuple[str, int]] = []
         self.known: list[int | RecordedError] = []
         self.failure: BaseException | None = None
+        """Of noting a step."""
+        self.refusal: BaseException | None = None
+        """Of a step as it is looked up."""
+        self.asked = 0
 
     async def run_step_async(self, options: dict[str, str], step: Callable[[], Any]) -> int:
+        self.asked += 1
+        if self.refusal is not None:
+            raise self.refusal
         if self.known:
             known = self.known.pop(0)
             if isinstance(known, RecordedError):
@@ -141,6 +148,26 @@ async def test_a_run_is_not_far_ahead_of_its_notes(notes: SlowNotes, steps: Dbos
     assert [found for _, found in notes.noted] == list(range(1, 101))
 
 
+async def test_a_run_that_is_cut_off_while_it_waits_for_notes_is_noted(
+    notes: SlowNotes, steps: DbosSteps
+) -> None:
+    """Else the engine would take a cancelled run for one that goes on."""
+
+    async def run() -> None:
+        for number in range(100):
+            await steps.step(str(number), work(number))
+
+    running = asyncio.create_task(run())
+    await eventually(lambda: len(steps._unnoted) == dbos_steps._AHEAD_MAX)
+    running.cancel()
+    await asyncio.wait({running})
+
+    notes.may_note.set()
+    await steps.settle()
+
+    assert [found for _, found in notes.noted] == list(range(dbos_steps._AHEAD_MAX))
+
+
 async def test_a_step_that_fails_fails_at_once_and_is_not_noted(
     notes: SlowNotes, steps: DbosSteps
 ) -> None:
@@ -174,6 +201,43 @@ async def test_a_note_that_was_refused_stops_the_run_before_its_next_step(
     with pytest.raises(StepsLostError):
         await steps.step("b", begin)
     assert not begun
+
+
+async def test_no_note_follows_one_that_failed(notes: SlowNotes, steps: DbosSteps) -> None:
+    """Its attempt has a number in DBOS: all that came after would stand one place off, and whoever
+    drives the run next would find other steps than it makes."""
+    notes.failure = OSError("connection lost")
+
+    async def outlast() -> int:
+        """Be under way while the note before fails."""
+        notes.may_note.set()
+        await eventually(lambda: steps._noting is not None and steps._noting.done())
+        notes.failure = None
+        return 2
+
+    await steps.step("a", work(1))
+    for name in "bc":
+        with pytest.raises(OSError, match="connection lost"):
+            await steps.step(name, outlast)
+
+    assert not notes.noted
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+async def test_a_run_goes_on_by_its_log_where_the_engine_remembers_other_steps(
+    notes: SlowNotes, is_fresh: bool
+) -> None:
+    """The log is the truth: a run may not fail, nor be driven again for ever, for what DBOS has."""
+    steps = DbosSteps("sqlite", is_fresh=is_fresh)
+    notes.refusal = dbos_error.DBOSUnexpectedStepError("run", 1, "a", "z")
+    notes.may_note.set()
+
+    found = []
+    for number, name in enumerate("abc", start=1):
+        found.append(await steps.step(name, work(number)))
+        await steps.settle()
+
+    assert (found, notes.asked) == ([1, 2, 3], 1)
 
 
 @pytest.mark.parametrize("is_fresh", [True, False])

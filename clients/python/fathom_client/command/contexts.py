@@ -17,6 +17,7 @@ from fathom_client.command.interrupts import Interrupts, aside
 from fathom_client.command.invocation import Invocation, invoke, print_json
 from fathom_client.command.quantities import CountType, DurationType
 from fathom_client.command.server_choice import server_to_read
+from fathom_client.command.table import aligned
 from fathom_client.command.terminal import echo, plain
 from fathom_client.figures import bytes_text, count_text, span_text
 from fathom_client.inputs import InputError, read_inputs
@@ -204,11 +205,7 @@ def _table(found: list[context_pb2.Context], *, now_s: float) -> list[str]:
                 title,
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return aligned(rows)
 
 
 def _description(context: context_pb2.Context, documents: list[context_pb2.Document]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from fathom.orchestrator.v1 import run_pb2
 
+from fathom_client.command.table import aligned
 from fathom_client.command.terminal import plain
 from fathom_client.figures import count_text, span_text
 from fathom_client.results import Result
@@ -15,8 +16,7 @@ _QUESTION_CHARACTERS = 48
 
 def run_table(found: Iterable[run_pb2.Run], *, now_s: float) -> list[str]:
     """Return the heading and a line for each run; `now_s` is the unix time that ages go by."""
-    header = ("RUN", "STATE", "TURNS", "CALLS", "TOKENS", "COST", "AGE", "QUESTION")
-    rows = [header]
+    rows = [("RUN", "STATE", "TURNS", "CALLS", "TOKENS", "COST", "AGE", "QUESTION")]
     for run in found:
         result = Result(run)
         question = " ".join(plain(run.spec.question).split())
@@ -35,8 +35,4 @@ def run_table(found: Iterable[run_pb2.Run], *, now_s: float) -> list[str]:
                 question,
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return aligned(rows)

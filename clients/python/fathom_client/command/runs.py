@@ -1,4 +1,4 @@
-"""`fathom runs`: list, show, watch, fork and cancel runs."""
+"""`fathom runs`: list, show, watch and cancel runs; what forks and counts them is beside it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from fathom_client.command.run_table import run_table
 from fathom_client.command.server_choice import server_to_read
 from fathom_client.command.terminal import Terminal, echo
 from fathom_client.command.trajectory import trajectory
+from fathom_client.command.usage import usage
 from fathom_client.figures import plural
 from fathom_client.results import Result
 from fathom_client.watching import TERMINAL_STATES
@@ -36,10 +37,11 @@ _STATES = {
 
 @click.group()
 def runs() -> None:
-    """Look at runs, follow them, fork them, stop them."""
+    """Look at runs and what they cost, follow them, fork them, stop them."""
 
 
 runs.add_command(fork)
+runs.add_command(usage)
 
 
 @runs.command("list")
