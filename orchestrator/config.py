@@ -125,7 +125,8 @@ class OrchestratorConfig(ServerConfig):
     documents_max: int = 100_000
     """Documents of a context."""
     tenant_bytes_max: int = 0
-    """Bytes that a tenant may store, unfinished uploads included; 0 for no bound."""
+    """Bytes that a tenant may store, names and metadata of documents and unfinished uploads
+    included; 0 for no bound."""
     uploads_unfinished_max: int = 100
     """Unfinished uploads of a tenant; more are refused."""
     upload_ttl_s: float = 86_400.0

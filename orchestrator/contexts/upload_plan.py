@@ -28,7 +28,8 @@ class UploadLimits:
     documents_max: int
     """Documents of one context."""
     tenant_bytes_max: int = 0
-    """Bytes that a tenant may store, unfinished uploads included; 0 for no bound."""
+    """Bytes that a tenant may store, names and metadata of documents and unfinished uploads
+    included; 0 for no bound."""
     unfinished_max: int = 100
     """Unfinished uploads of a tenant."""
     ttl_s: float = 0.0
