@@ -66,6 +66,32 @@ class Books:
         with self._runs.connect() as runs, self._ledger.connect() as ledger:
             return [*left_in_runs(runs), *left_in_ledger(ledger)]
 
+    def account(self, run: FollowedRun) -> str:
+        """Return where what a tree of runs took was told and booked, a line each."""
+        root_id = run.name.removeprefix("runs/")
+        children, late, runs = tables.child_runs.c, tables.late_usage.c, tables.runs.c
+        below = select(children.run_id).where(children.root_id == root_id)
+        lines = []
+        with self._runs.connect() as connection:
+            query = select(runs.run_id, runs.progress, runs.booked, runs.epoch)
+            for row in connection.execute(
+                query.where((runs.run_id == root_id) | runs.run_id.in_(below))
+            ):
+                told = Run.FromString(row.progress)
+                cost, state = told.usage.cost_usd_nanos, Run.State.Name(told.state)
+                lines.append(f"{row.run_id} {state} {cost} epoch {row.epoch}, books {row.booked}")
+            of_tree = children.root_id == root_id
+            columns = (children.run_id, children.parent_id, children.request_id, children.is_booked)
+            lines += map(str, connection.execute(select(*columns).where(of_tree)))
+            settled = (late.run_id == root_id) | late.run_id.in_(below)
+            lines += map(str, connection.execute(select(late.run_id, late.due_us).where(settled)))
+        calls = exchanges.c
+        paid = (calls.request_id, calls.cost_usd_nanos, calls.is_estimated, calls.ended_us)
+        with self._ledger.connect() as connection:
+            query = select(*paid).where(calls.run == run.name).order_by(calls.request_id)
+            lines += map(str, connection.execute(query))
+        return "\n".join(lines)
+
     def check(
         self, runs: Sequence[FollowedRun], models: Models, orders: Orders, findings: Findings
     ) -> None:

@@ -117,7 +117,7 @@ class Report:
 
 async def storm(folder: Path, options: StormOptions) -> Report:
     """Raise a storm over processes that keep their state and their logs in a folder, and return
-    what came of it. The events of runs that went wrong are left there too."""
+    what came of it. The events and accounts of runs that went wrong are left there too."""
     async with open_place(folder, options.place) as place:
         raised = _Storm(place, folder, options)
         report = await raised.blow()
@@ -290,6 +290,10 @@ class _Storm:
                 with contextlib.suppress(AssertionError):
                     await eventually(is_tidy, within_s=_REST_S, every_s=_LOOK_S)
             books.check(self._runs, place.models, place.orders, findings)
+            for run in self._runs:
+                if any(run.name in words for words in findings.spend_wrong):
+                    path = self._folder / f"{run.name.removeprefix('runs/')}.account"
+                    path.write_text(books.account(run))
             findings.paid_twice += [
                 f"{call} came with different contents" for call in place.models.changed
             ]

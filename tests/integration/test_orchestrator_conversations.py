@@ -19,7 +19,7 @@ from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
 from google.protobuf.duration_pb2 import Duration
 
 from common.errors import ReceivedError, ServiceError, received
-from sandbox_service.errors import ObjectStoreAwayError, SessionLostError
+from sandbox_service.errors import CapacityError, ObjectStoreAwayError, SessionLostError
 from tests.support.eventually import eventually
 from tests.support.fake_gateway import (
     COST_NANOS,
@@ -334,7 +334,10 @@ async def test_a_session_that_cannot_be_kept_is_told(stack: Stack) -> None:
     assert later.answer.text == "1"
 
 
-@pytest.mark.parametrize("failure", [SessionLostError("s1", "it died", ""), ObjectStoreAwayError()])
+@pytest.mark.parametrize(
+    "failure",
+    [SessionLostError("s1", "it died", ""), ObjectStoreAwayError(), CapacityError("no file left")],
+)
 async def test_a_session_that_is_lost_while_it_is_stored_is_stored_all_the_same(
     stack: Stack, failure: ServiceError
 ) -> None:

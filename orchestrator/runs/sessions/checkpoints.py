@@ -68,7 +68,7 @@ class Checkpoints:
             await self._books.note(self._tenant, self._owner)
             taken = await self._repl.checkpoint_at_end(self._owner)
         except (ReceivedError, SessionLostError, LimitReachedError) as error:
-            _log.warning("a session was not stored", extra={"reason": type(error).__name__})
+            _log.warning("a session was not stored: %s", error)
             text = "the session could not be stored, so that later runs go on without its variables"
             self._journal.notice("SESSION_NOT_KEPT", text)
             return

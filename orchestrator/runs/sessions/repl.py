@@ -24,7 +24,7 @@ from orchestrator.runs.log.recorded import Place
 from orchestrator.runs.passes import RunPasses
 from orchestrator.runs.ports import CellOrder, Sandbox, StoredSession
 from orchestrator.runs.sessions.executions import PastExecution, Transcript, ending_word
-from orchestrator.runs.sessions.session_calls import is_store_away
+from orchestrator.runs.sessions.session_calls import is_full, is_store_away
 from orchestrator.runs.sessions.session_source import SessionBrokenError, SessionSource
 
 _INTERRUPT_GRACE_S = 1.0
@@ -174,8 +174,9 @@ class Repl:
 
     async def checkpoint_at_end(self, owner: str) -> tuple[Place, StoredSession] | None:
         """Store the session as the run leaves it, rebuilt where it is lost, before or meanwhile;
-        None where the run has executed nothing. An object store that is away is waited for as long
-        as the run has time. Raises SessionLostError, LimitReachedError and ReceivedError."""
+        None where the run has executed nothing. An object store that is away, and a service that
+        has no room, are waited for as long as the run has time. Raises SessionLostError,
+        LimitReachedError and ReceivedError."""
         place, losses = self._source.newest_place, 0
         if place is None:
             return None
@@ -184,7 +185,7 @@ class Repl:
             try:
                 return place, await self._sandbox.checkpoint(session, owner)
             except ReceivedError as error:
-                if is_store_away(error):
+                if is_store_away(error) or is_full(error):
                     pause_s = error.retry_after_s or _RETRY_S
                     if pause_s >= self._budget.work_left_s:
                         raise
