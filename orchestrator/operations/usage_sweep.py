@@ -105,7 +105,7 @@ class UsageSweep:
         if not await self._late.is_at_rest(due):
             return False
         settled = UsageSettled()
-        if due.record.progress.turns:
+        if due.record.progress.HasField("start_time"):
             settled = await self._missing(due)
         if settled.incomplete:
             return False

@@ -96,6 +96,8 @@ class RunDriver(RunTools):
             over_s = time.monotonic()
             if outcome is not None:
                 await end_children(tenant, record, journal, self.children, stop)
+                # The log of a run that was driven before may lack its first turn: its call is made
+                # while that is being stored.
                 if is_resumed or _may_have_cut(outcome, journal):
                     waited_s = time.monotonic() - over_s
                     await self.settlement.complete(
@@ -285,6 +287,8 @@ def _settled(work: asyncio.Task[Answer], stop: StopWish, name: str) -> Run:
 
 def _may_have_cut(outcome: Run, journal: RunJournal) -> bool:
     """Whether calls may have taken more than the log tells."""
+    if not journal.recorded.newest_turn:
+        return False
     is_broken_off = outcome.state in (Run.STATE_FAILED, Run.STATE_CANCELLED)
     return is_broken_off or journal.recorded.may_have_cut
 

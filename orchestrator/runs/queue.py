@@ -261,7 +261,7 @@ class RunQueue:
         run.state = Run.STATE_CANCELLED if is_cancelled else Run.STATE_FAILED
         run.error.CopyFrom(error.to_status())
         run.sub_calls_live = 0
-        run.usage_incomplete = run.turns > 0  # nobody has settled it
+        run.usage_incomplete = run.HasField("start_time")  # nobody has settled it
         run.end_time.GetCurrentTime()
         self._log.append(record, record.state_event())
 

@@ -53,8 +53,6 @@ class Settlement:
     ) -> None:
         """Set a run's usage to all that its calls took and those of its child runs; where that
         cannot be known, the run says so. Its work is over, for `waited_s` by now."""
-        if not journal.recorded.newest_turn:
-            return
         grace_s = max(0.0, _GRACE_S - waited_s)
         try:
             settled = await self.missing(

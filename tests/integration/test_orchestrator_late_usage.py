@@ -20,7 +20,7 @@ from fathom.orchestrator.v1 import operations_service_pb2 as operations_pb
 from fathom.orchestrator.v1 import orchestrator_service_pb2 as pb
 from fathom.orchestrator.v1.conversation_service_pb2 import Conversation
 from fathom.orchestrator.v1.operations_service_pb2_grpc import OperationsServiceStub
-from fathom.orchestrator.v1.run_event_pb2 import CutOffUsage, UsageSettled
+from fathom.orchestrator.v1.run_event_pb2 import CutOffUsage, RunEvent, UsageSettled
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 from sqlalchemy import select
 
@@ -97,6 +97,7 @@ class Place:
         """Store a run that is under way."""
         record = RunRecord.queued(RunSpec(question="q", **TIERS, **spec))
         record.progress.state, record.progress.turns = Run.STATE_RUNNING, 1
+        record.progress.start_time.GetCurrentTime()
         if above is not None:
             record.head.parent, record.head.root = above.head.name, above.head.root
             lineage = Lineage(
@@ -331,6 +332,7 @@ async def test_a_conversation_counts_it_once(place: Place, is_newest: bool) -> N
     )
     run = RunRecord.queued(RunSpec(question="q", conversation=made.name, **TIERS))
     run.progress.state, run.progress.turns = Run.STATE_RUNNING, 1
+    run.progress.start_time.GetCurrentTime()
     await place.runs.create("t", run, run.state_event(), None, made.seat())
     await place.end(run, cost=1)
     if not is_newest:
@@ -383,11 +385,62 @@ async def test_a_gateway_that_comes_back_completes_what_a_run_took(
         assert not check.problems
 
 
+async def test_a_call_of_a_turn_that_no_event_tells_is_counted(tmp_path: Path) -> None:
+    """The call of the first turn is made while its event is being stored: where the process dies
+    between, and the run is called off meanwhile, the ledger alone knows of it."""
+    async with orchestrator(tmp_path) as stack:
+        stack.gateway.hold.clear()
+        run = await stack.create()
+        await asyncio.wait_for(stack.gateway.asked.wait(), TIMEOUT_S)
+    run_id = run.name.removeprefix("runs/")
+    await forget_turns(tmp_path, run_id)
+
+    async with orchestrator(tmp_path, runs_running_max=0) as stack:
+        stack.gateway.settled = SettleCallsResponse(calls=[booked(run_id, 1, 700)])
+        await stack.runs.CancelRun(pb.CancelRunRequest(name=run.name), timeout=TIMEOUT_S)
+        ended = (await stack.watch(run))[-1].run_changed
+
+    assert (ended.state, ended.usage.cost_usd_nanos) == (Run.STATE_CANCELLED, 700)
+
+
+async def test_a_run_that_was_never_driven_asks_for_nothing(tmp_path: Path) -> None:
+    """Whoever calls many waiting runs off waits for no gateway."""
+    async with orchestrator(tmp_path, runs_running_max=0) as stack:
+        stack.gateway.settle_failure = away()
+        run = await stack.create()
+        await stack.runs.CancelRun(pb.CancelRunRequest(name=run.name), timeout=TIMEOUT_S)
+        ended = (await stack.watch(run))[-1].run_changed
+
+    assert (ended.state, ended.usage_incomplete) == (Run.STATE_CANCELLED, False)
+
+
+async def forget_turns(folder: Path, run_id: str) -> None:
+    """Leave of a run's log what was stored before its first turn."""
+    database = await Database.open(f"sqlite+aiosqlite:///{folder}/orchestrator.sqlite", MIGRATIONS)
+    runs, events = tables.runs, tables.run_events.c
+    async with database.writing() as connection:
+        query = select(events.sequence, events.event).where(events.run_id == run_id)
+        log = [
+            (row.sequence, RunEvent.FromString(row.event))
+            for row in await connection.execute(query.order_by(events.sequence))
+        ]
+        first = next(sequence for sequence, event in log if event.turn)
+        (kept,) = (event.run_changed for sequence, event in log if sequence == first - 1)
+        assert kept.state == Run.STATE_RUNNING
+        later = (events.run_id == run_id) & (events.sequence >= first)
+        await connection.execute(tables.run_events.delete().where(later))
+        change = runs.update().where(runs.c.run_id == run_id)
+        await connection.execute(change.values(progress=kept.SerializeToString()))
+    await database.close()
+
+
 async def test_a_run_says_that_a_child_which_did_not_stop_is_not_counted_and_counts_it_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.assembly._BOOKING_S", 0.0)
     monkeypatch.setattr("orchestrator.runs.children.told._PATIENCE_S", 0.0)
+    # Whether it stops before it is looked at is the machine's choice.
+    monkeypatch.setattr("orchestrator.runs.children.told._is_live", lambda _: True)
     monkeypatch.setattr(UsageSweep.keep, "__defaults__", (0.1,))
     monkeypatch.setattr("orchestrator.operations.usage_sweep._PAUSES_S", (0.1, 0.1))
     async with orchestrator(tmp_path, executor_lease_s=0.1) as stack:

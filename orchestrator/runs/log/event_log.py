@@ -301,7 +301,7 @@ def _is_doubtful(run: Run, epoch: int) -> bool:
     """Whether calls of a run that has ended may have taken more than it says: some were cut off,
     or a process has died over them."""
     is_disturbed = epoch > 1 or run.state != Run.STATE_ANSWERED
-    return run.usage_incomplete or (is_disturbed and run.turns > 0)
+    return run.usage_incomplete or (is_disturbed and run.HasField("start_time"))
 
 
 def _ignore(_run_id: str) -> None:

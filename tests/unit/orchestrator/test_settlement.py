@@ -179,13 +179,6 @@ async def test_a_call_under_a_name_that_a_worker_made_up_is_of_no_turn() -> None
     assert scene.cost == 135
 
 
-async def test_a_run_without_turns_asks_for_nothing() -> None:
-    scene = Scene()
-    await scene.complete()
-
-    assert scene.books.asked == []
-
-
 async def test_the_ledger_is_asked_for_the_runs_own_calls() -> None:
     """By a token that permits nothing else, and with less patience where some time has gone by."""
     scene = Scene(replied(1, 100))
