@@ -177,7 +177,7 @@ async def test_deadline_and_trace_reach_the_service_behind_the_service() -> None
         await stub.Generate(ask("relay"), timeout=30, metadata=metadata)
 
     assert inner.remaining_s is not None
-    assert inner.remaining_s <= 30.1  # gRPC rounds what it sends up
+    assert inner.remaining_s <= 30.5  # on each way gRPC rounds what it sends up
     assert inner.trace_id == outer.trace_id == parent.get_span_context().trace_id
 
 
