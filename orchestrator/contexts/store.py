@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Select, Table, and_, delete, or_, select, update
+from sqlalchemy import Column, Select, Table, and_, delete, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -44,6 +44,7 @@ class ContextStore:
         for _ in range(_ATTEMPTS):
             try:
                 async with self._database.writing() as connection:
+                    await only_one(connection, tenant, context.context_id)
                     await lock_context(connection, tenant, context.context_id)
                     if not await lock_blob(connection, context.blob_key):
                         raise NotFoundError(context.name)
@@ -67,6 +68,7 @@ class ContextStore:
         the API key that asks for it. Raises NotFoundError or ContextInUseError."""
         table = tables.contexts
         async with self._database.writing() as connection:
+            await only_one(connection, tenant, context_id)
             # First of all: it waits for a run that is just being stored, or makes that one wait.
             row = (
                 await connection.execute(
@@ -171,6 +173,14 @@ async def hold_context(connection: AsyncConnection, tenant: str, context_id: str
     that it uses it; raises NotFoundError."""
     if not await lock_context(connection, tenant, context_id):
         raise NotFoundError(f"contexts/{context_id}")
+
+
+async def only_one(connection: AsyncConnection, tenant: str, context_id: str) -> None:
+    """Have transactions that store or delete a context take turns, also while there is none to
+    lock: who has its blob and would insert it waits for who deletes it, who waits for the blob."""
+    if connection.dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))")
+        await connection.execute(lock, {"key": f"{tenant}/{context_id}"})
 
 
 async def lock_context(connection: AsyncConnection, tenant: str, context_id: str) -> bool:

@@ -19,7 +19,7 @@ from common.database import Database
 from common.errors import NotFoundError, RequestIdReusedError
 from orchestrator import tables
 from orchestrator.contexts.errors import UploadsTooManyError, UploadSupersededError
-from orchestrator.contexts.store import insert_context, lock_context
+from orchestrator.contexts.store import insert_context, lock_context, only_one
 from orchestrator.contexts.stored_blobs import StoredBlobs, mark_removed, release
 from orchestrator.contexts.stored_context import StoredContext, StoredDocument
 from orchestrator.contexts.upload import BegunDocument
@@ -150,6 +150,7 @@ class UploadStore:
                     else:
                         await connection.execute(_deletion(upload))
                     await _forget_documents(connection, upload)
+                    await only_one(connection, upload.tenant, context.context_id)
                     was_there = await lock_context(connection, upload.tenant, context.context_id)
                     blob_key = await self._stored.settle(
                         connection, upload.tenant, context, reserved_bytes=upload.reserved_bytes
