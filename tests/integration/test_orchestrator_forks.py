@@ -204,6 +204,7 @@ async def test_a_fork_of_a_fork_goes_on_from_nothing_that_a_kill_switch_stops(
     first = await fork(stack, run, 1)
     await stack.watch(first)
     second = await fork(stack, first, 1)
+    await stack.watch(second)
     target = root.name if is_childs else run.name
     switch = operations_service_pb2.KillSwitch(target=target, reason="too dear")
     await OperationsServiceStub(stack.channel).SetKillSwitch(
