@@ -6,11 +6,18 @@ A variable with the service's prefix that names no field is an error, so that ty
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+_MOST = {int: 2**62, float: 1e9}
+"""What numbers may be: such counts fit every message, and thirty years every clock."""
+_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
+_SETTING = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|^[a-z]+(?=: )")
+"""A field's name in a message, and what else looks like one."""
 
 
 class ConfigError(Exception):
@@ -80,6 +87,12 @@ class ServerConfig:
     TLS, and shown the service's own certificate."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            most = _MOST.get(type(value))
+            if most is not None and not 0 <= value <= most:  # nor is NaN
+                raise ConfigError(f"{field.name}: must be a number from 0 to {most:g}")
+        self.check_positive("concurrent_rpcs_max")
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"log_level: {self.log_level!r} is not DEBUG, INFO, WARNING or ERROR")
         split_address(self.listen)
@@ -90,6 +103,12 @@ class ServerConfig:
         if self.metrics_listen:
             split_address(self.metrics_listen)
 
+    def check_positive(self, *names: str) -> None:
+        """Raise ConfigError for the first of these settings that is 0."""
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: must be above 0")
+
 
 C = TypeVar("C", bound=ServerConfig)
 
@@ -97,8 +116,8 @@ C = TypeVar("C", bound=ServerConfig)
 def load(cls: type[C], environ: Mapping[str, str], *, prefix: str) -> C:
     """Make a configuration from the variables that begin with `prefix`.
 
-    Field `foo_s` is read from `{prefix}FOO_S`. Raises ConfigError for a variable that names no
-    field and for a value that its type refuses.
+    Field `foo_s` is read from `{prefix}FOO_S`. Raises ConfigError, which names the variable, for
+    one that is no field's and for a value that its type or its field refuses.
     """
     hints = typing.get_type_hints(cls)
     names = {prefix + field.name.upper(): field.name for field in dataclasses.fields(cls)}
@@ -113,7 +132,12 @@ def load(cls: type[C], environ: Mapping[str, str], *, prefix: str) -> C:
             values[names[variable]] = _parse(text, hints[names[variable]])
         except ValueError as error:
             raise ConfigError(f"{variable}: {error}") from error
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        variables = {name: variable for variable, name in names.items()}
+        told = _SETTING.sub(lambda found: variables.get(found[0], found[0]), str(error))
+        raise ConfigError(told) from error
 
 
 def describe(config: ServerConfig) -> dict[str, object]:
@@ -129,7 +153,8 @@ def describe(config: ServerConfig) -> dict[str, object]:
 def split_address(address: str) -> tuple[str, int]:
     """Split `host:port` (or `[v6]:port`); raises ConfigError where it is not one."""
     host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
+    is_port = port.isascii() and port.isdigit() and int(port[:6]) <= 65535
+    if not separator or not host or not is_port or not host.isprintable():
         raise ConfigError(f"{address!r} is not an address of the form host:port")
     return host, int(port)
 
@@ -151,9 +176,11 @@ def _parse_bool(text: str) -> bool:
 
 def _number(kind: Callable[[str], Any], text: str, word: str) -> Any:
     try:
+        if not _NUMBER.fullmatch(text):  # Python's own readers take more: `1_0`, `nan`, a newline
+            raise ValueError
         return kind(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not {word}") from None
+        raise ValueError(f"{text[:80]!r} is not {word}") from None
 
 
 _PARSERS: dict[Any, Callable[[str], Any]] = {

@@ -126,7 +126,8 @@ async def open_gateway(catalog: Catalog, config: GatewayConfig) -> AsyncIterator
         reloads.subscribe(lambda changed: cache.apply(changed.cache))
         watching = asyncio.create_task(reloads.watch_files(config.credentials_check_s))
         stack.callback(watching.cancel)
-        yield OpenGateway(gateway, UsageReports(books.database), quotas, meter, reloads)
+        usage = UsageReports(books.database, books.clock.now)
+        yield OpenGateway(gateway, usage, quotas, meter, reloads)
 
 
 def register(server: Server, opened: OpenGateway, config: GatewayConfig) -> None:

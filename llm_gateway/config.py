@@ -74,10 +74,7 @@ class GatewayConfig(ServerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_keys()
-        if self.ledger_retention_days < 1 or self.ledger_answer_bytes_inline_max < 0:
-            raise ConfigError(
-                "ledger_retention_days must be at least 1, ledger_answer_bytes_inline_max 0 or more"
-            )
+        self.check_positive("ledger_retention_days")
         if self.ledger_lease_s < _LEASE_S_MIN:
             raise ConfigError(f"ledger_lease_s: must be at least {_LEASE_S_MIN}")
         accounts = self.accounts.reveal()
@@ -87,10 +84,7 @@ class GatewayConfig(ServerConfig):
             raise ConfigError("cache_url: must be the URL of a Valkey server")
         if self.output_tokens_default < 1 or self.attempts_max < 1:
             raise ConfigError("output_tokens_default and attempts_max: must be at least 1")
-        if not self.credentials_check_s > 0:
-            raise ConfigError("credentials_check_s: must be above 0")
-        if self.abandoned_drain_s < 0 or self.retry_backoff_s < 0:
-            raise ConfigError("abandoned_drain_s and retry_backoff_s: must be 0 or more")
+        self.check_positive("credentials_check_s")
 
     def _check_keys(self) -> None:
         if self.run_token_required and not self.run_token_key:
@@ -98,7 +92,6 @@ class GatewayConfig(ServerConfig):
                 f"{PREFIX}RUN_TOKEN_KEY: is not set; give the orchestrator's key, or set "
                 f"{PREFIX}RUN_TOKEN_REQUIRED=false to admit everyone, in development only"
             )
-        if not self.run_token_lifetime_max_s > 0:
-            raise ConfigError("run_token_lifetime_max_s: must be above 0")
+        self.check_positive("run_token_lifetime_max_s")
         if self.operator_key and len(self.operator_key.reveal().encode()) < _KEY_BYTES_MIN:
             raise ConfigError(f"operator_key: needs at least {_KEY_BYTES_MIN} bytes")

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from common.background import end_tasks
 from common.errors import ServiceError
 from common.run_token import RunToken
 from llm_gateway.accounts.caps import NOTHING, Amounts, Cap, Holding, Shortage, State
@@ -137,8 +138,7 @@ class Meter:
         try:
             yield
         finally:
-            tending.cancel()
-            await asyncio.gather(tending, return_exceptions=True)
+            await end_tasks(tending)
             if self._settling:
                 await asyncio.wait(self._settling, timeout=_CLOSE_WAIT_S)
             with contextlib.suppress(LedgerUnavailableError):

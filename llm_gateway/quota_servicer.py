@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 import grpc
@@ -31,7 +30,6 @@ from llm_gateway.usage_wire import usage_page_from, usage_page_to
 
 _NAME = "fathom.gateway.v1.QuotaService"
 Context = grpc.aio.ServicerContext[Any, Any]
-_MICROS = 1_000_000
 _audit = logging.getLogger("fathom.audit")
 
 
@@ -106,7 +104,7 @@ class QuotaServicer(QuotaServiceServicer):
     ) -> pb2.GetUsageResponse:
         """Sum the ledger."""
         self._admit(context)
-        page = usage_page_from(request, now_us=int(time.time() * _MICROS))
+        page = usage_page_from(request, now_us=self._usage.now_us())
         sums = await self._usage.sums(page.query, offset=page.offset, size=page.size + 1)
         return usage_page_to(page, sums)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from common.background import end_tasks
 from common.channel import open_channel
 from common.config import ServerConfig
 from common.database import Database
@@ -248,5 +249,4 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        await end_tasks(task)

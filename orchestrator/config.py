@@ -166,6 +166,8 @@ class OrchestratorConfig(ServerConfig):
             *("runs_running_max_per_tenant", "runs_waiting_max", "runs_waiting_max_per_tenant"),
             *("concurrent_rpcs_max_per_tenant", "watchers_max_per_tenant"),
             *("cell_calls_max_per_tenant", "children_per_tree_max", "output_characters_max"),
+            *("context_bytes_max", "documents_max", "uploads_unfinished_max"),
+            *("last_answer_tokens", "last_request_bytes"),
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1")
@@ -185,8 +187,10 @@ class OrchestratorConfig(ServerConfig):
             raise ConfigError(f"child_context_ttl_s: must be {TTL_MIN_S:g} to {TTL_MAX_S:g}")
 
     def _check_times(self) -> None:
-        if self.executor_lease_s <= 0:
-            raise ConfigError("executor_lease_s: must be above 0")
+        self.check_positive(
+            *("executor_lease_s", "api_keys_check_s", "profiles_check_s", "cell_time_max_s"),
+            *("upload_ttl_s", "context_sweep_interval_s"),
+        )
         if self.run_token_lifetime_s and self.run_token_lifetime_s < 1:
             raise ConfigError("run_token_lifetime_s: must be 0 or at least 1")
 

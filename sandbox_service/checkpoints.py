@@ -22,13 +22,13 @@ from msgspec import Meta, Struct
 from common.errors import NotFoundError
 from sandbox_service import layer_store
 from sandbox_service.context_mounts import ContextBlob
-from sandbox_service.engine import WASM_PAGE_BYTES
 from sandbox_service.errors import (
     CheckpointDamagedError,
     CheckpointIncompatibleError,
     ObjectStoreAwayError,
 )
 from sandbox_service.frames import Name
+from sandbox_service.guest_memory import WASM_PAGE_BYTES
 from sandbox_service.layer_store import LayerStore, StoredLayer
 from sandbox_service.limits import Limits
 from sandbox_service.objects import (

@@ -150,10 +150,7 @@ class SandboxConfig(ServerConfig):
         if self.memory_bytes_max > 4 << 30:
             raise ConfigError("memory_bytes_max: a 32-bit guest has at most 4 GiB")
         self._check_ceilings()
-        if self.worker_sessions_max < 0:
-            raise ConfigError("worker_sessions_max: must be 0 or larger")
-        if self.memory_total_bytes_max < 0:
-            raise ConfigError("memory_total_bytes_max: must be 0 or larger")
+        self.check_positive("sessions_max", "sub_call_timeout_s", "session_idle_ttl_s")
         if not 0 <= self.worker_niceness <= 19:
             raise ConfigError("worker_niceness: must be from 0 to 19")
         if self.code_check not in ("off", "record", "refuse"):

@@ -1,4 +1,4 @@
-"""The WebAssembly engine: one compiled guest, instances of it, and their linear memory.
+"""The WebAssembly engine: one compiled guest, and instances of it.
 
 The thin layer over wasmtime's C functions. It knows nothing of Python, WASI or sessions:
 what an import does is a function of the caller's, and what a stop means is the caller's too.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 import wasmtime
 from wasmtime import _ffi as ffi
 
+from sandbox_service.guest_memory import GuestMemory, GuestMemoryError
+
 THREAD_STACK_BYTES = 64 << 20
 """Stack that a thread needs to run a guest; wasmtime's own limit is well below it."""
 _WASM_STACK_BYTES = 16 << 20
 _ASYNC_STACK_BYTES = 24 << 20
-WASM_PAGE_BYTES = 64 << 10
 FLAGS = "fuel,epoch,exceptions,stack16,v3"
 """Names everything in `_config` that changes compiled code; part of the cache key."""
 _X86_64_V3 = (
@@ -58,10 +58,6 @@ class GuestStoppedError(Exception):
         self.cause = cause
 
 
-class GuestMemoryError(Exception):
-    """The guest gave an address outside its own memory."""
-
-
 def _config() -> wasmtime.Config:
     config = wasmtime.Config()
     config.consume_fuel = True
@@ -81,68 +77,6 @@ def compile_guest(wasm: Path, compiled: Path) -> None:
     """Compile a guest; minutes of CPU and gigabytes of memory, so best in a child process."""
     module = wasmtime.Module.from_file(wasmtime.Engine(_config()), str(wasm))
     compiled.write_bytes(module.serialize())
-
-
-class GuestMemory:
-    """Linear memory of one instance; every access is checked against its size.
-
-    Valid while the guest does not run: the instance refreshes it each time the guest stops to
-    call the host, or returns.
-    """
-
-    def __init__(self, context: Any, memory: Any) -> None:
-        self._context = context
-        self._memory = ctypes.byref(memory)
-        self.base = 0
-        """Host address of the guest's address 0."""
-        self.size_bytes = 0
-        """Size in bytes; it only ever grows."""
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Look again where the memory is and how large: needed whenever the guest has run."""
-        self.base = ctypes.addressof(ffi.wasmtime_memory_data(self._context, self._memory).contents)
-        self.size_bytes = int(ffi.wasmtime_memory_data_size(self._context, self._memory))
-
-    def grow_to(self, size_bytes: int) -> None:
-        """Grow to at least a size; raises GuestMemoryError where a limit forbids it."""
-        missing = size_bytes - self.size_bytes
-        if missing <= 0:
-            return
-        before = ctypes.c_uint64(0)
-        pages = -(-missing // WASM_PAGE_BYTES)
-        error = ffi.wasmtime_memory_grow(self._context, self._memory, pages, ctypes.byref(before))
-        if error:
-            ffi.wasmtime_error_delete(error)
-            raise GuestMemoryError(f"memory cannot grow to {size_bytes} bytes")
-        self.refresh()
-
-    def address_of(self, start: int, length: int) -> int:
-        """Return the host address of a range; raises GuestMemoryError where it is outside."""
-        if start < 0 or length < 0 or start + length > self.size_bytes:
-            raise GuestMemoryError(f"{length} bytes at {start} are outside the guest's memory")
-        return self.base + start
-
-    def read(self, start: int, length: int) -> bytes:
-        """Copy bytes out."""
-        return ctypes.string_at(self.address_of(start, length), length)
-
-    def view(self) -> memoryview:
-        """Return all of the memory without a copy; valid only until the guest runs again."""
-        array = (ctypes.c_ubyte * self.size_bytes).from_address(self.base)
-        return memoryview(array).cast("B")
-
-    def write(self, start: int, data: bytes) -> None:
-        """Copy bytes in."""
-        ctypes.memmove(self.address_of(start, len(data)), data, len(data))
-
-    def write_u32(self, start: int, value: int) -> None:
-        """Write one little-endian 32-bit integer."""
-        self.write(start, struct.pack("<I", value))
-
-    def write_u64(self, start: int, value: int) -> None:
-        """Write one little-endian 64-bit integer."""
-        self.write(start, struct.pack("<Q", value))
 
 
 class GuestEngine:

@@ -13,7 +13,7 @@ from typing import Annotated, BinaryIO
 import zstandard
 from msgspec import Meta, Struct
 
-from sandbox_service.engine import WASM_PAGE_BYTES
+from sandbox_service.guest_memory import WASM_PAGE_BYTES
 from sandbox_service.layers import LayerFile
 from sandbox_service.objects import ObjectMissingError, ObjectStore, ObjectWriter
 from sandbox_service.sparse_files import PAGE_BYTES, extents, write_whole

@@ -11,7 +11,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 
-from sandbox_service.engine import WASM_PAGE_BYTES
+from sandbox_service.guest_memory import WASM_PAGE_BYTES
 from sandbox_service.sparse_files import copy_runs, topmost
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
+from common.background import end_tasks
 from sandbox_service.errors import CapacityError
 
 _log = logging.getLogger(__name__)
@@ -107,8 +108,7 @@ class MemoryWatch(Generic[S]):
         traceback: TracebackType | None,
     ) -> None:
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait((self._watching,))
+            await end_tasks(self._watching)
 
     async def look(self) -> None:
         """Measure, and make room where more is taken than may be."""

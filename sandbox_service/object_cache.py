@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from common.background import end_tasks
 from common.parted_objects import PART_BYTES, PartedObjects, PartMissingError, RemoteStoreError
 from sandbox_service.objects import (
     FoundObject,
@@ -110,7 +111,7 @@ class CachedObjects:
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(self._sweep_for_ever())
             yield
-            task.cancel()
+            await end_tasks(task)
 
     async def _sweep_for_ever(self) -> None:
         while True:

@@ -66,7 +66,7 @@ def _configured(config: SandboxConfig, which: str) -> Limits:
 def _read_number(
     name: str, asked: session_pb2.SessionLimits, default: Limits, ceiling: Limits
 ) -> int:
-    if not asked.HasField(name):  # type: ignore[arg-type]
+    if not asked.HasField(name):  # type: ignore[arg-type]  # a name of _LEAST
         return int(getattr(default, name))
     value, most = int(getattr(asked, name)), int(getattr(ceiling, name))
     if value < _LEAST[name]:
@@ -79,7 +79,7 @@ def _read_number(
 def _read_time(
     name: str, asked: session_pb2.SessionLimits, default: Limits, ceiling: Limits
 ) -> float:
-    if not asked.HasField(name):  # type: ignore[arg-type]
+    if not asked.HasField(name):  # type: ignore[arg-type]  # a name of _TIMES
         return float(getattr(default, f"{name}_s"))
     duration: Duration = getattr(asked, name)
     time_s = duration.seconds + duration.nanos / 1e9

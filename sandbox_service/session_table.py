@@ -26,6 +26,7 @@ from sandbox_service.errors import (
     StorageFullError,
 )
 from sandbox_service.layer_store import LayerDamagedError, LayerStore
+from sandbox_service.lost_sessions import LostSessions
 from sandbox_service.memory_watch import MemoryGauge
 from sandbox_service.objects import ObjectError, ObjectsAwayError, ObjectsFullError, ObjectStore
 from sandbox_service.pool import WorkerPool
@@ -40,7 +41,6 @@ from sandbox_service.worker_session import WorkerLostError
 _log = logging.getLogger(__name__)
 _security = logging.getLogger("fathom.security")
 _SWEEP_S = 1.0
-_LOST_REMEMBERED_S = 3_600.0
 _LAZY_BYTES_MIN = 256 << 20
 
 
@@ -75,7 +75,7 @@ class SessionTable:
         self._sessions: dict[str, Session] = {}
         self._opening = 0
         self._made = 0
-        self._lost: dict[str, tuple[float, str, str]] = {}
+        self._lost = LostSessions()
         self._requests: RequestIds[Session] = RequestIds()
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -206,9 +206,7 @@ class SessionTable:
     def find(self, name: str) -> Session:
         """Return a live session; raises NotFoundError or SessionLostError."""
         self._notice_lost()
-        if name in self._lost:
-            _, cause, checkpoint = self._lost[name]
-            raise SessionLostError(name, cause, checkpoint)
+        self._lost.check(name)
         try:
             session = self._sessions[name]
         except KeyError:
@@ -341,8 +339,7 @@ class SessionTable:
                     self._forget(session)
                     await session.close()
             self._requests.forget_old()
-            forgotten = time.monotonic() - _LOST_REMEMBERED_S
-            self._lost = {k: v for k, v in self._lost.items() if v[0] > forgotten}
+            self._lost.forget_old()
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.name]
@@ -350,8 +347,8 @@ class SessionTable:
 
     def _notice_lost(self) -> None:
         """Move the sessions that are lost to the list of those."""
-        for name, session in list(self._sessions.items()):
+        for session in list(self._sessions.values()):
             if session.state is SessionState.LOST:
                 self._forget(session)
-                self._lost[name] = (time.monotonic(), session.loss, session.checkpoint_key)
+                self._lost.add(session)
                 self.tasks.create_task(session.close())

@@ -28,7 +28,8 @@ MAY_IMPORT = {
 }
 """Packages of ours that each may import, besides itself. Services meet only on the wire."""
 SHARED_WITH_WORKERS = {
-    *("engine", "frames", "guest_build", "jail", "limits", "profiles", "sparse_files", "texts")
+    *("engine", "frames", "guest_build", "guest_memory", "jail", "limits", "profiles"),
+    *("sparse_files", "texts"),
 }
 """Modules of the sandbox service that run on both sides of the wall around workers."""
 MODULE_LINES_MAX = 800

@@ -19,6 +19,7 @@ def make_meter(where: str, ledger: OpenLedger, quotas: QuotaBook) -> Meter:
     """Return the meter over the store that a setting names: `database`, `memory`, or the URL of a
     Valkey server. What it holds is let go by `Meter.living`."""
     meter = Meter(
+        now=ledger.clock.now,
         store=_store(where, ledger),
         books=ledger.ledger,
         quotas=quotas,
@@ -33,7 +34,7 @@ def make_meter(where: str, ledger: OpenLedger, quotas: QuotaBook) -> Meter:
 def make_quota_book(where: str, ledger: OpenLedger) -> QuotaBook:
     """Return the quotas in the ledger's database."""
     usage = None if where == IN_DATABASE else UsageReports(ledger.database)
-    return QuotaBook(ledger.database, usage=usage)
+    return QuotaBook(ledger.database, usage=usage, now=ledger.clock.now)
 
 
 def _store(where: str, ledger: OpenLedger) -> AccountStore:

@@ -8,12 +8,14 @@ import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from common.background import end_tasks
 from common.database import Database, DatabaseThread
 from llm_gateway.ledger.answer_store import FolderAnswerStore
 from llm_gateway.ledger.books import Books
 from llm_gateway.ledger.group_commit import GroupCommit
 from llm_gateway.ledger.ledger import Ledger, new_owner
 from llm_gateway.ledger.lives import Lives
+from llm_gateway.ledger.shared_clock import SharedClock
 from llm_gateway.ledger.sql_store import SqlCallStore
 from llm_gateway.ledger.sweep import Sweep
 from llm_gateway.ledger.tables import MIGRATIONS
@@ -48,6 +50,8 @@ class OpenLedger:
     """The same tables, for reports."""
     commits: GroupCommit
     """The way to its transactions, for what belongs into them."""
+    clock: SharedClock
+    """The time that those who share it agree on."""
 
 
 @contextlib.asynccontextmanager
@@ -59,6 +63,8 @@ async def open_ledger(settings: LedgerSettings) -> AsyncIterator[OpenLedger]:
     async with contextlib.AsyncExitStack() as stack:
         database = await Database.open(settings.database_url, MIGRATIONS)
         stack.push_async_callback(database.close)
+        clock = SharedClock(database)
+        await stack.enter_async_context(clock.running(settings.lease_s / 3))
         thread = DatabaseThread.open(settings.database_url)
         stack.push_async_callback(thread.close)
         commits = GroupCommit(SqlCallStore(thread))
@@ -68,6 +74,7 @@ async def open_ledger(settings: LedgerSettings) -> AsyncIterator[OpenLedger]:
             answers,
             owner=new_owner(),
             answer_bytes_inline_max=settings.answer_bytes_inline_max,
+            now=clock.now,
         )
         lives = Lives(settings.answers / _LIVES)
         stack.enter_context(lives.living(books.owner))
@@ -81,12 +88,8 @@ async def open_ledger(settings: LedgerSettings) -> AsyncIterator[OpenLedger]:
             retention_days=settings.retention_days,
             lives=lives,
             interval_s=settings.lease_s,
+            now=clock.now,
         )
         sweeping = asyncio.create_task(sweep.run())
-        stack.push_async_callback(_end, sweeping)
-        yield OpenLedger(ledger, database, commits)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+        stack.push_async_callback(end_tasks, sweeping)
+        yield OpenLedger(ledger, database, commits, clock)

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from common.background import end_tasks
 from common.errors import RequestIdReusedError
 from llm_gateway.answers import Booked
 from llm_gateway.calls import Call
@@ -134,8 +135,7 @@ class Ledger:
         try:
             yield
         finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            await end_tasks(beating)
             await self._books.commits.flush()
             with contextlib.suppress(LedgerUnavailableError):
                 await self._books.commits.post(KeepLease(self._books.owner, 0))

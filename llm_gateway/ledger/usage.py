@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Integer, Select, cast, func, select
@@ -15,6 +16,7 @@ from llm_gateway.errors import LedgerUnavailableError
 from llm_gateway.ledger.tables import exchanges
 
 DAY_US = 86_400_000_000
+_MICROS = 1_000_000
 
 
 class Dimension(enum.Enum):
@@ -69,8 +71,15 @@ class UsageSum:
 class UsageReports:
     """Reports over the ledger's exchanges."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
+        """`now` is the clock, in seconds of Unix time, by which exchanges are written down: by
+        another one the last of them could lie ahead of a report that ends now."""
         self._database = database
+        self._now = now
+
+    def now_us(self) -> int:
+        """Return the time of the books, in microseconds."""
+        return int(self._now() * _MICROS)
 
     async def sums(self, query: UsageQuery, *, offset: int, size: int) -> Sequence[UsageSum]:
         """Return rows from `offset`, the dearest first, at most `size`.

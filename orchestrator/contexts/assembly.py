@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from obstore.store import S3Store
 
 from common.database import Database
 from orchestrator.blobs import BlobStore
+from orchestrator.chores import Chore, doing
 from orchestrator.contexts.removal import Removal
 from orchestrator.contexts.servicer import ContextServicer
 from orchestrator.contexts.store import ContextStore
@@ -65,7 +65,6 @@ async def open_contexts(
     servicer = ContextServicer(
         store, blobs, uploads, removal, UriSources(settings.folders, settings.buckets)
     )
-    async with asyncio.TaskGroup() as tasks:
-        sweeping = tasks.create_task(removal.sweep_every(settings.sweep_interval_s))
+    sweeping = Chore(name="contexts", work=removal.sweep, every_s=settings.sweep_interval_s)
+    async with doing(sweeping):
         yield Contexts(store=store, uploads=uploads, removal=removal, servicer=servicer)
-        sweeping.cancel()

@@ -7,7 +7,6 @@ what a killed process leaves undone, the next sweep does.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
@@ -77,15 +76,6 @@ class Removal:
                     await self.remove_blob(upload.blob_key)
         for blob_key in await self._stored.removed(count=_AT_ONCE):
             await self.remove_blob(blob_key)
-
-    async def sweep_every(self, interval_s: float) -> None:
-        """Sweep again and again; a sweep that fails is logged."""
-        while True:
-            try:
-                await self.sweep()
-            except Exception:
-                _log.exception("a sweep of contexts failed")
-            await asyncio.sleep(interval_s)
 
     async def _sweep_contexts(self) -> None:
         for tenant, context_id in await self._contexts.expired(count=_AT_ONCE):

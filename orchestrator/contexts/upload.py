@@ -69,7 +69,8 @@ class Upload:
 
     def __init__(self, plan: UploadPlan, limits: UploadLimits) -> None:
         """Begin; raises LimitAboveCeilingError for what is announced."""
-        self._plan = plan
+        self.plan = plan
+        """What was announced."""
         self._limits = limits
         self._digest = blake3.blake3()
         self._json = JsonCheck() if plan.kind is ContextKind.JSON else None
@@ -88,7 +89,7 @@ class Upload:
 
     def document(self, name: str, metadata: Mapping[str, str]) -> None:
         """Begin a document; raises InvalidFieldError or LimitAboveCeilingError."""
-        if self._plan.kind is not ContextKind.DOCUMENTS:
+        if self.plan.kind is not ContextKind.DOCUMENTS:
             raise InvalidFieldError("document", "is for KIND_DOCUMENTS only")
         check_length("document.name", name, NAME_CHARACTERS_MAX, least=1)
         if name in self._names:
@@ -115,7 +116,7 @@ class Upload:
             raise InvalidFieldError(
                 "chunk.data", f"has {size_bytes} bytes; a chunk has 1 to {CHUNK_BYTES_MAX}"
             )
-        if self._plan.kind is ContextKind.DOCUMENTS and not self.begun:
+        if self.plan.kind is ContextKind.DOCUMENTS and not self.begun:
             raise InvalidFieldError("chunk", "came before any document was begun")
         self._check_size(self.size_bytes + size_bytes, "chunk.offset_bytes")
 
@@ -150,7 +151,7 @@ class Upload:
 
         Raises InvalidFieldError or DigestMismatchError.
         """
-        if self._plan.kind is ContextKind.DOCUMENTS:
+        if self.plan.kind is ContextKind.DOCUMENTS:
             self._end_document()
             if not self._documents:
                 raise InvalidFieldError("document", "KIND_DOCUMENTS needs at least one")
@@ -163,11 +164,11 @@ class Upload:
         if self._json is not None:
             self._json.finish()
         created_us = time.time_ns() // 1000
-        ttl_s = self._limits.ttl_s if self._plan.ttl_s is None else self._plan.ttl_s
+        ttl_s = self._limits.ttl_s if self.plan.ttl_s is None else self.plan.ttl_s
         context = StoredContext(
-            context_id=_context_id(self._plan.kind, digest, self._documents),
-            kind=self._plan.kind,
-            title=self._plan.title,
+            context_id=_context_id(self.plan.kind, digest, self._documents),
+            kind=self.plan.kind,
+            title=self.plan.title,
             size_bytes=self.size_bytes,
             blake3=digest,
             blob_key=blob_key,
@@ -231,11 +232,11 @@ class Upload:
             raise LimitAboveCeilingError(field, size, self._limits.bytes_max)
 
     def _check_announced(self, digest: str) -> None:
-        announced = self._plan.size_bytes
+        announced = self.plan.size_bytes
         if announced is not None and announced != self.size_bytes:
             raise DigestMismatchError("size", expected=announced, actual=self.size_bytes)
-        if self._plan.blake3 and self._plan.blake3.lower() != digest:
-            raise DigestMismatchError("BLAKE3", expected=self._plan.blake3, actual=digest)
+        if self.plan.blake3 and self.plan.blake3.lower() != digest:
+            raise DigestMismatchError("BLAKE3", expected=self.plan.blake3, actual=digest)
 
 
 def _context_id(kind: ContextKind, digest: str, documents: Sequence[StoredDocument]) -> str:

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
 from common.errors import ServiceError
@@ -18,8 +17,8 @@ from orchestrator.contexts.errors import StorageQuotaError, UploadSupersededErro
 from orchestrator.contexts.removal import Removal, index_key
 from orchestrator.contexts.stored_context import ContextKind, StoredContext
 from orchestrator.contexts.upload import Upload
-from orchestrator.contexts.upload_plan import UploadLimits, UploadPlan
 from orchestrator.contexts.upload_store import UploadRecord, UploadStore
+from orchestrator.contexts.upload_threads import UploadThreads
 from orchestrator.errors import ObjectStoreError, ObjectStoreFullError
 
 _log = logging.getLogger(__name__)
@@ -37,6 +36,18 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+@dataclasses.dataclass(frozen=True)
+class UploadName:
+    """Which upload it is."""
+
+    tenant: str
+    """Whose."""
+    upload_id: str
+    """A UUID, of the client's or made for this stream alone."""
+    is_given: bool = dataclasses.field(compare=False)
+    """Whether it is the client's: then another stream can go on with the upload."""
+
+
 class UploadStream:
     """A stream of an upload; `begin` it first, and `close` it, whatever happens."""
 
@@ -45,36 +56,25 @@ class UploadStream:
         store: UploadStore,
         blobs: BlobStore,
         removal: Removal,
-        plan: UploadPlan,
-        limits: UploadLimits,
-        *,
-        tenant: str,
-        upload_id: str,
-        is_named: bool,
-        json_room: asyncio.Semaphore,
-        threads: Executor,
+        threads: UploadThreads,
+        upload: Upload,
+        name: UploadName,
     ) -> None:
-        """Prepare; raises LimitAboveCeilingError for what is announced. What blocks is done in
-        `threads`; JSON is checked while there is `json_room`: it can take seconds, and threads are
-        for others too."""
+        """Take an `upload` that nothing has come of; it is closed here."""
         self._store = store
         self._blobs = blobs
         self._removal = removal
-        self._plan = plan
-        self._limits = limits
-        self._tenant = tenant
-        self._upload_id = upload_id
-        self._is_named = is_named
-        self._json_room = json_room
         self._threads = threads
-        self._upload = Upload(plan, limits)
+        self._upload = upload
+        self._plan = upload.plan
+        self._name = name
         self._lock = asyncio.Lock()
         self._opened: tuple[UploadRecord, BlobWriter] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._kept_bytes = self._kept_documents = 0
         self._room_seen_at = -_ROOM_BYTES
         self._is_over = False
-        self._is_kept = is_named
+        self._is_kept = name.is_given
 
     async def begin(self, blob_key: str) -> str:
         """Begin the upload, or go on with what is kept of it; return the id of its context where
@@ -85,16 +85,20 @@ class UploadStream:
         """
         async with self._lock:
             if self._is_over:
-                raise UploadSupersededError(self._upload_id)
-            record = await self._store.begin(self._tenant, self._upload_id, blob_key, self._plan)
+                raise UploadSupersededError(self._name.upload_id)
+            record = await self._store.begin(
+                self._name.tenant, self._name.upload_id, blob_key, self._plan
+            )
             if record.context_id is not None:
                 self._is_over = True
                 return record.context_id
             try:
-                writer = await self._begun(record.blob_key, record.kept_bytes)
+                writer = await self._threads.begin_blob(
+                    self._blobs, record.blob_key, record.kept_bytes
+                )
             except BlobMissingError:
                 await self._store.restart(record)
-                writer = await self._begun(record.blob_key)
+                writer = await self._threads.begin_blob(self._blobs, record.blob_key)
                 self._opened = record, writer
             else:
                 self._opened = record, writer
@@ -125,7 +129,7 @@ class UploadStream:
                 if writer.is_quick(len(data)) and self._upload.is_quick(len(data)):
                     self._write(writer, data)
                 else:
-                    await self._in_turn(self._write, writer, data)
+                    await self._measure(self._write, writer, data)
                 self._keep_now_and_then()
 
     async def finish(self) -> tuple[StoredContext, bool]:
@@ -148,16 +152,18 @@ class UploadStream:
             with self._giving_up_where_full():
                 await self._kept()
             try:
-                context, documents = await self._in_turn(self._upload.finish, record.blob_key)
+                context, documents = await self._measure(self._upload.finish, record.blob_key)
             except ServiceError:
                 self._is_kept = False
                 raise
             with self._giving_up_where_full():
-                await self._in_thread(writer.commit)
-                index = await self._in_thread(self._upload.index)
+                await self._threads.run(writer.commit)
+                index = await self._threads.run(self._upload.index)
                 if index is not None:
                     await self._blobs.put(index_key(index.kind, record.blob_key), index.data)
-            finished = await self._store.finish(record, context, documents, is_named=self._is_named)
+            finished = await self._store.finish(
+                record, context, documents, is_named=self._name.is_given
+            )
             self._is_over = True
             self._release(writer)
             if finished[0].blob_key != record.blob_key:
@@ -175,7 +181,7 @@ class UploadStream:
             try:
                 await self._kept()
                 if self._is_kept:
-                    await self._keep(record, await self._in_thread(writer.suspend))
+                    await self._keep(record, await self._threads.run(writer.suspend))
             except UploadSupersededError:
                 pass
             except ObjectStoreError as error:
@@ -193,25 +199,21 @@ class UploadStream:
 
     def _live(self) -> tuple[UploadRecord, BlobWriter]:
         if self._is_over:
-            raise UploadSupersededError(self._upload_id)
+            raise UploadSupersededError(self._name.upload_id)
         assert self._opened is not None, "the stream was not begun"
         return self._opened
-
-    async def _begun(self, blob_key: str, kept_bytes: int = 0) -> BlobWriter:
-        return await begin_blob(self._threads, self._blobs, blob_key, kept_bytes)
 
     async def _take_again(self, record: UploadRecord) -> None:
         begun = await self._store.documents(record)
         self._kept_bytes, self._kept_documents = record.kept_bytes, len(begun)
         pieces = self._blobs.read_partial(record.blob_key, record.kept_bytes)
-        await self._in_turn(self._upload.take_again, pieces, begun)
+        await self._measure(self._upload.take_again, pieces, begun)
 
-    async def _in_turn(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Return what `work` returns in a thread, once there is room for it."""
-        if self._plan.kind is not ContextKind.JSON:
-            return await self._in_thread(work, *args, **kwargs)
-        async with self._json_room:
-            return await self._in_thread(work, *args, **kwargs)
+    async def _measure(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Return what `work` on the upload's bytes returns in a thread."""
+        is_json = self._plan.kind is ContextKind.JSON
+        run = self._threads.check_json if is_json else self._threads.run
+        return await run(work, *args, **kwargs)
 
     def _write(self, writer: BlobWriter, data: bytes) -> None:
         writer.write(data)
@@ -260,8 +262,8 @@ class UploadStream:
 
     async def _sync(self) -> None:
         record, writer = self._live()
-        size_bytes = await self._in_thread(writer.sync)
-        if self._is_named:
+        size_bytes = await self._threads.run(writer.sync)
+        if self._name.is_given:
             await self._keep(record, size_bytes)
         else:
             self._kept_bytes, self._kept_documents = size_bytes, len(self._upload.begun)
@@ -277,32 +279,3 @@ class UploadStream:
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
             await keeping
-
-    async def _in_thread(self, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Return what `work` returns in a thread; where the caller is cancelled, it ends first."""
-        loop, order = asyncio.get_running_loop(), functools.partial(work, *args, **kwargs)
-        working = loop.run_in_executor(self._threads, order)
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            await asyncio.wait({working})
-            raise
-
-
-async def begin_blob(
-    threads: Executor, blobs: BlobStore, key: str, kept_bytes: int = 0
-) -> BlobWriter:
-    """Begin a blob in a thread, or go on with it; raises what `begin` does.
-
-    Where the caller is cancelled it is closed again: while one holds it, nobody else can go on
-    with it.
-    """
-    loop = asyncio.get_running_loop()
-    beginning = loop.run_in_executor(threads, blobs.begin, key, kept_bytes)
-    try:
-        return await asyncio.shield(beginning)
-    except asyncio.CancelledError:
-        await asyncio.wait({beginning})
-        if beginning.exception() is None:
-            beginning.result().close()
-        raise

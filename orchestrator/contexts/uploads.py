@@ -5,11 +5,9 @@ Of the streams of one upload only the last one counts; the ones before it end as
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import uuid
 from collections.abc import AsyncIterable
-from concurrent.futures import ThreadPoolExecutor
 
 import blake3
 
@@ -18,14 +16,11 @@ from orchestrator.blobs import BlobMissingError, BlobStore
 from orchestrator.contexts.removal import Removal
 from orchestrator.contexts.store import ContextStore
 from orchestrator.contexts.stored_context import StoredContext
+from orchestrator.contexts.upload import Upload
 from orchestrator.contexts.upload_plan import UploadLimits, UploadPlan
 from orchestrator.contexts.upload_store import UploadStore
-from orchestrator.contexts.upload_stream import UploadStream, begin_blob
-
-_JSON_CHECKS_MAX = 2
-"""Pieces of JSON that are checked at a time, each in a thread."""
-_THREADS_MAX = 32
-"""Uploads that wait for the object store at a time, or write to it."""
+from orchestrator.contexts.upload_stream import UploadName, UploadStream
+from orchestrator.contexts.upload_threads import UploadThreads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +51,8 @@ class Uploads:
         self._blobs = blobs
         self._removal = removal
         self._limits = limits
-        self._live: dict[tuple[str, str], UploadStream] = {}
-        self._json_room = asyncio.Semaphore(_JSON_CHECKS_MAX)
-        # Of their own: a store that never answers must not hold the threads that all others share.
-        self._threads = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="upload")
+        self._threads = UploadThreads()
+        self._live: dict[UploadName, UploadStream] = {}
 
     async def open(
         self, tenant: str, plan: UploadPlan, upload_id: str = ""
@@ -70,19 +63,9 @@ class Uploads:
         Raises LimitAboveCeilingError, RequestIdReusedError, StorageQuotaError,
         UploadsTooManyError, ObjectStoreError or UploadSupersededError.
         """
-        name = (tenant, upload_id or str(uuid.uuid4()))
-        stream = UploadStream(
-            self._store,
-            self._blobs,
-            self._removal,
-            plan,
-            self._limits,
-            tenant=tenant,
-            upload_id=name[1],
-            is_named=bool(upload_id),
-            json_room=self._json_room,
-            threads=self._threads,
-        )
+        name = UploadName(tenant, upload_id or str(uuid.uuid4()), is_given=bool(upload_id))
+        upload = Upload(plan, self._limits)
+        stream = UploadStream(self._store, self._blobs, self._removal, self._threads, upload, name)
         earlier, self._live[name] = self._live.get(name), stream
         try:
             if earlier is not None:
@@ -97,7 +80,7 @@ class Uploads:
         try:
             return await self._contexts.get(tenant, context_id)
         except NotFoundError:  # deleted since: the upload is one like any other
-            await self._store.drop(await self._store.get(*name))
+            await self._store.drop(await self._store.get(tenant, name.upload_id))
             return await self.open(tenant, plan, upload_id)
 
     async def close(self, stream: UploadStream) -> None:
@@ -113,14 +96,14 @@ class Uploads:
 
         Raises NotFoundError or ObjectStoreError.
         """
-        live = self._live.get((tenant, upload_id))
+        live = self._live.get(UploadName(tenant, upload_id, is_given=True))
         if live is not None:
             await live.close()
         record = await self._store.get(tenant, upload_id)
         while record.context_id is None:
             try:
-                writer = await begin_blob(
-                    self._threads, self._blobs, record.blob_key, record.kept_bytes
+                writer = await self._threads.begin_blob(
+                    self._blobs, record.blob_key, record.kept_bytes
                 )
             except BlobMissingError:
                 return KeptUpload()

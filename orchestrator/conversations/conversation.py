@@ -106,7 +106,7 @@ class StoredConversation:
             "cost_usd_nanos_max": usage.cost_usd_nanos,
         }
         for limit in BOUNDED:
-            if not self.limits.HasField(limit):  # type: ignore[arg-type]
+            if not self.limits.HasField(limit):  # type: ignore[arg-type]  # a name of BOUNDED
                 continue
             value = getattr(self.limits, limit)
             left = value - spent[limit]

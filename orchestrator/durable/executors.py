@@ -72,20 +72,24 @@ class Executor:
     async def reap(self) -> list[str]:
         """Free the runs of executors whose lease has ended; return their ids."""
         runs, executors = tables.runs, tables.executors
-        free = (
-            update(runs)
+        left = (
+            select(runs.c.run_id)
             .where(
                 runs.c.state.not_in(sorted(TERMINAL_STATES)),
                 runs.c.owner.is_not(None),
                 runs.c.owner.not_in(select(executors.c.executor_id)),
             )
-            .values(owner=None)
-            .returning(runs.c.run_id)
+            .order_by(runs.c.run_id)  # as everybody locks several
+            .with_for_update()
         )
         async with self._database.writing() as connection:
             ended = executors.c.lease_end_us <= self._now_us()
             await connection.execute(delete(executors).where(ended))
-            return list((await connection.execute(free)).scalars())
+            free = list((await connection.execute(left)).scalars())
+            if free:
+                change = update(runs).where(runs.c.run_id.in_(free))
+                await connection.execute(change.values(owner=None))
+            return free
 
     async def alive(self) -> frozenset[str]:
         """Return the executors that have a lease, or had one a moment ago."""

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
+from common.background import end_tasks
 from common.database import Database, DatabaseAwayError
 from orchestrator.durable.engine import DurableEngine
 from orchestrator.durable.executors import Executor
@@ -70,8 +71,7 @@ class Upkeep:
             try:
                 yield
             finally:
-                for task in begun:
-                    task.cancel()
+                await end_tasks(*begun)
 
     async def _tick(self) -> None:
         reaps_from_s = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
@@ -10,6 +9,7 @@ from typing import Protocol
 
 from common.database import Database
 from orchestrator.blobs import BlobStore
+from orchestrator.chores import Chore, doing
 from orchestrator.conversations.store import ConversationStore
 from orchestrator.operations.audit_check import AuditCheck
 from orchestrator.operations.audit_log import AuditLog
@@ -33,6 +33,10 @@ from orchestrator.runs.sessions.checkpoint_owners import CheckpointOwners
 from orchestrator.runs.settlement import Settlement
 
 _BOOK_EVERY_S = 1.0
+_CHECKPOINTS_EVERY_S = 30.0
+_SESSIONS_EVERY_S = 10.0
+_SWITCHES_EVERY_S = 5.0
+_USAGE_EVERY_S = 5.0
 _RETAIN_EVERY_S = 600.0
 
 
@@ -91,28 +95,45 @@ class Operations:
     ) -> AsyncIterator[None]:
         """Keep the books while the block lasts, and delete what runs have left behind and nothing
         needs, and runs that ended so long ago; none where that is 0."""
-        logs, sandbox = neighbours.logs, neighbours.sandbox
-        runs, conversations = RunStore(self.database), ConversationStore(self.database)
-        needed = NeededCheckpoints(runs, logs, conversations)
-        checkpoints = CheckpointSweep(CheckpointOwners(self.database), needed, sandbox)
-        work = [
-            RunBooks(self.database, self.audit).keep(_BOOK_EVERY_S),
-            checkpoints.keep(),
-            SessionSweep(runs, sandbox).keep(),
-            self.stopping.keep(),
-            UsageSweep(
-                LateUsage(self.database), neighbours.settlement, logs, neighbours.lineages
-            ).keep(),
-        ]
+        chores = self._chores(neighbours)
         if runs_kept_days:
             retention = Retention(
                 self.database, neighbours.blobs, self.audit, kept_days=runs_kept_days
             )
-            work.append(retention.keep(_RETAIN_EVERY_S))
-        tasks = [asyncio.create_task(each) for each in work]
-        try:
+            chores.append(
+                Chore(name="retention", work=retention.sweep_all, every_s=_RETAIN_EVERY_S)
+            )
+        async with doing(*chores):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+
+    def _chores(self, neighbours: Neighbours) -> list[Chore]:
+        logs, sandbox = neighbours.logs, neighbours.sandbox
+        runs, conversations = RunStore(self.database), ConversationStore(self.database)
+        needed = NeededCheckpoints(runs, logs, conversations)
+        checkpoints = CheckpointSweep(CheckpointOwners(self.database), needed, sandbox)
+        usage = UsageSweep(
+            LateUsage(self.database), neighbours.settlement, logs, neighbours.lineages
+        )
+        books, sessions = RunBooks(self.database, self.audit), SessionSweep(runs, sandbox)
+        return [
+            Chore(name="the audit log", work=books.book_all, every_s=_BOOK_EVERY_S),
+            Chore(name="checkpoints", work=checkpoints.sweep_all, every_s=_CHECKPOINTS_EVERY_S),
+            Chore(
+                name="sessions",
+                work=sessions.sweep,
+                every_s=_SESSIONS_EVERY_S,
+                is_begun_at_once=False,
+            ),
+            Chore(
+                name="kill switches",
+                work=self.stopping.enforce,
+                every_s=_SWITCHES_EVERY_S,
+                is_begun_at_once=False,
+            ),
+            Chore(
+                name="late usage",
+                work=usage.sweep_all,
+                every_s=_USAGE_EVERY_S,
+                is_begun_at_once=False,
+            ),
+        ]

@@ -7,7 +7,6 @@ leaves undone, the next sweep does, in any process.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
 from typing import Protocol
@@ -21,7 +20,6 @@ from orchestrator.runs.log.record import TERMINAL_STATES
 from orchestrator.runs.log.store import RunStore
 from orchestrator.runs.sessions.checkpoint_owners import GRACE_S, CheckpointOwners, DueOwner
 
-SWEEP_EVERY_S = 30.0
 KEPT_KEYS_MAX = 10_000
 """What DeleteCheckpoints can be told to keep."""
 _AT_ONCE = 100
@@ -94,15 +92,10 @@ class CheckpointSweep:
         self._needed = needed
         self._door = door
 
-    async def keep(self, every_s: float = SWEEP_EVERY_S) -> None:
-        """Sweep for ever. What fails is told in the log and tried again."""
-        while True:
-            try:
-                while await self.sweep() == _AT_ONCE:
-                    pass
-            except Exception:
-                _log.exception("a sweep of checkpoints failed")
-            await asyncio.sleep(every_s)
+    async def sweep_all(self) -> None:
+        """Sweep until nothing is due."""
+        while await self.sweep() == _AT_ONCE:
+            pass
 
     async def sweep(self) -> int:
         """Look at some owners that are due; return how many."""

@@ -4,7 +4,6 @@ audit log and the statistics hold of them stays.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -50,15 +49,10 @@ class Retention:
         self._kept_us = int(kept_days * _DAY_US)
         self._now_us = now_us
 
-    async def keep(self, every_s: float) -> None:
-        """Delete what is due, for ever. What fails is told in the log and tried again."""
-        while True:
-            try:
-                while await self.sweep():
-                    pass
-            except Exception:
-                _log.warning("old runs could not be deleted; trying again later", exc_info=True)
-            await asyncio.sleep(every_s)
+    async def sweep_all(self) -> None:
+        """Delete what is due, until nothing is."""
+        while await self.sweep():
+            pass
 
     async def sweep(self) -> int:
         """Delete some runs that are due; return how many."""

@@ -7,7 +7,6 @@ of the service may do it at once.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -42,15 +41,10 @@ class RunBooks:
         self._audit = audit
         self._unbookable: set[str] = set()
 
-    async def keep(self, every_s: float) -> None:
-        """Book what there is to book, for ever. What fails is told in the log and tried again."""
-        while True:
-            try:
-                while await self.book():
-                    pass
-            except Exception:
-                _log.warning("the audit log could not be written; trying again", exc_info=True)
-            await asyncio.sleep(every_s)
+    async def book_all(self) -> None:
+        """Book until there is nothing to book."""
+        while await self.book():
+            pass
 
     async def book(self) -> int:
         """Book some of the runs that are not up to date; return how many there were. One that

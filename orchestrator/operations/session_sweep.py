@@ -5,14 +5,10 @@ for too long.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from common.errors import ReceivedError
-
-SWEEP_EVERY_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -41,17 +37,6 @@ class SessionSweep:
         self._runs = runs
         self._door = door
         self._found: frozenset[str] = frozenset()
-
-    async def keep(self, every_s: float = SWEEP_EVERY_S) -> None:
-        """Sweep for ever. What fails is told in the log and tried again."""
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                await self.sweep()
-            except ReceivedError as error:
-                _log.warning("sessions were not looked at", extra={"reason": error.reason_name})
-            except Exception:
-                _log.exception("a sweep of sessions failed")
 
     async def sweep(self) -> None:
         """Delete the sessions whose run had ended the last time too: who drives a run ends its

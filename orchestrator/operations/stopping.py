@@ -4,7 +4,6 @@ what a process that was killed meanwhile, or a run that came in beside it, has l
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -15,7 +14,6 @@ from common.database import Database
 from orchestrator import tables
 from orchestrator.runs.log.record import TERMINAL_STATES
 
-ENFORCE_EVERY_S = 5.0
 Cancel = Callable[[str], Awaitable[None]]
 """Asks the run of an id to stop, wherever it is driven or waits."""
 _log = logging.getLogger(__name__)
@@ -42,15 +40,6 @@ class Stopping:
         for run_id in found:
             await self._cancel(run_id)
         return len(found)
-
-    async def keep(self, every_s: float = ENFORCE_EVERY_S) -> None:
-        """Enforce the switches for ever. What fails is told in the log and tried again."""
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                await self.enforce()
-            except Exception:
-                _log.warning("kill switches were not enforced; trying again", exc_info=True)
 
     async def enforce(self) -> int:
         """Ask the unfinished runs to stop that a switch stands for and nobody has asked; return

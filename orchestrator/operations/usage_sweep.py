@@ -4,7 +4,6 @@ were still under way then, or a gateway that was away, would else never be count
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +12,6 @@ from typing import Protocol
 import grpc
 from fathom.orchestrator.v1.run_event_pb2 import RunEvent, UsageSettled
 
-from common.database import DatabaseAwayError
 from common.errors import NotFoundError, ReceivedError
 from orchestrator.runs.children.lineage import Lineage
 from orchestrator.runs.late_usage import DueRun, LateUsage
@@ -21,7 +19,6 @@ from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.recorded import RecordedEvents
 from orchestrator.runs.settlement import Settlement
 
-SWEEP_EVERY_S = 5.0
 _AT_ONCE = 10
 _CLAIM_S = 20.0
 """How long a process has for those that it looks at; one that died is followed after that."""
@@ -67,17 +64,10 @@ class UsageSweep:
         self._lineages = lineages
         self._now_us = now_us
 
-    async def keep(self, every_s: float = SWEEP_EVERY_S) -> None:
-        """Sweep for ever. What fails is told in the log and tried again."""
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                while await self.sweep() == _AT_ONCE:
-                    pass
-            except DatabaseAwayError:
-                _log.warning("the database is away; usage is settled later")
-            except Exception:
-                _log.exception("a sweep of late usage failed")
+    async def sweep_all(self) -> None:
+        """Sweep until nothing is due."""
+        while await self.sweep() == _AT_ONCE:
+            pass
 
     async def sweep(self) -> int:
         """Look at some runs that are due; return how many."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from common.background import end_tasks
 from common.database import Database
 from common.run_token import RunTokenVerifier
 from common.server import Server
@@ -50,4 +51,4 @@ class ProfileServices:
             HostToolServicer(tools, self._tokens, self._cells).register(server)
             watching = tasks.create_task(self._profiles.watch(config.profiles_check_s))
             yield
-            watching.cancel()
+            await end_tasks(watching)

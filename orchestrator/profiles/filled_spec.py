@@ -23,7 +23,7 @@ def filled(spec: RunSpec, profile: Profile) -> RunSpec:
             setattr(complete, field, getattr(profile, field))
     for field in ("direct_tokens_max", "confidence_min"):
         value = getattr(profile, field)
-        if value is not None and not spec.HasField(field):  # type: ignore[arg-type]
+        if value is not None and not spec.HasField(field):  # type: ignore[arg-type]  # by name
             setattr(complete, field, value)
     return complete
 

@@ -5,7 +5,7 @@ host tool.
 from __future__ import annotations
 
 from orchestrator.profiles.profile import HostTool, Profile
-from orchestrator.runs.sessions.mounted import Prelude
+from orchestrator.runs.sessions.beginning import Prelude
 
 _TOOL = """def {name}(**arguments):
     {about!r}

@@ -67,11 +67,13 @@ class ToolClient:
             name=tool.name, arguments_json=arguments_json, context=context
         )
         try:
-            response = await ToolServiceStub(self._channel(tool.endpoint)).CallTool(
-                request, timeout=timeout_s
-            )
+            response: wire.CallToolResponse | None = await ToolServiceStub(
+                self._channel(tool.endpoint)
+            ).CallTool(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _failure(tool, error) from error
+        if response is None:  # what grpc.aio makes of bytes that do not parse
+            raise HostToolFailedError(tool.name, "result", "its answer is no CallToolResponse")
         return response.result_json
 
     def _channel(self, endpoint: str) -> grpc.aio.Channel:
@@ -90,5 +92,9 @@ def _failure(tool: HostTool, error: grpc.aio.AioRpcError) -> HostToolFailedError
     if code is grpc.StatusCode.UNAVAILABLE:
         # What gRPC says of it names addresses, which are not for guests.
         return HostToolFailedError(tool.name, "unreachable", "its service cannot be reached")
-    said = (error.details() or "")[:_MESSAGE_CHARACTERS]
+    # For terminals and logs too: what a service says commands neither.
+    said = "".join(
+        each if each.isprintable() else " "
+        for each in (error.details() or "")[:_MESSAGE_CHARACTERS]
+    )
     return HostToolFailedError(tool.name, "error", f"{code.name}: {said}", code)

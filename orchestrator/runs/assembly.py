@@ -38,13 +38,13 @@ from orchestrator.runs.model.root_model import RootModel
 from orchestrator.runs.passes import RunPasses
 from orchestrator.runs.patient_blobs import PatientBlobs
 from orchestrator.runs.ports import Model, Sandbox
+from orchestrator.runs.sessions.beginning import Beginning, Mounted
 from orchestrator.runs.sessions.cells import CellRunner
 from orchestrator.runs.sessions.checkpoint_owners import CheckpointBooks, owner_of
 from orchestrator.runs.sessions.checkpoints import Checkpoints
 from orchestrator.runs.sessions.code_steps import CodeSteps
 from orchestrator.runs.sessions.executions import PastExecution, SessionNature
 from orchestrator.runs.sessions.kept_results import KeptResults
-from orchestrator.runs.sessions.mounted import Mounted
 from orchestrator.runs.sessions.repl import Repl
 from orchestrator.runs.sessions.session_source import SessionSource
 from orchestrator.runs.sessions.sub_calls import SubCalls
@@ -222,17 +222,20 @@ def _repl(
         if first is None
         else SessionNature.of_record(first)
     )
+    beginning = Beginning(
+        mounted=mounted,
+        prelude=prelude_of(live.profile),
+        nature=nature,
+        cell_time_max_s=tools.settings.cell_time_max_s,
+    )
     source = SessionSource(
         tools.sandbox,
-        mounted,
+        beginning,
         run_id=record.run_id,
-        nature=nature,
         budget=budget,
         passes=passes,
-        cell_time_max_s=tools.settings.cell_time_max_s,
         is_resumed=live.is_resumed,
         on_difference=lambda past: _note_difference(journal, past),
-        prelude=prelude_of(live.profile),
     )
     return Repl(tools.sandbox, source, run_id=record.run_id, budget=budget, passes=passes)
 

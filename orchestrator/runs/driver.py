@@ -38,7 +38,7 @@ from orchestrator.runs.log.steps import Steps, StepsLostError
 from orchestrator.runs.meters import status_word
 from orchestrator.runs.model.direct import direct_demands, direct_messages, goes_direct
 from orchestrator.runs.patient_blobs import PatientBlobs
-from orchestrator.runs.sessions.mounted import Mounted
+from orchestrator.runs.sessions.beginning import Mounted
 from orchestrator.runs.settlement import Settlement
 from orchestrator.runs.spec import limits_of
 from orchestrator.runs.stop_wish import StopWish
@@ -74,8 +74,7 @@ class RunDriver(RunTools):
         async for event in self.log.past(record.run_id):
             recorded.take(event)
         journal = RunJournal(record, self.log, recorded, steps)
-        created_s = record.head.create_time.ToNanoseconds() / 1e9
-        with self.meters.driving(queued_s=max(0.0, time.time() - created_s)):
+        with self.meters.driving(queued_s=_queued_s(record)):
             await self._drive(tenant, record, journal, stop)
 
     async def _drive(
@@ -283,6 +282,13 @@ def _settled(work: asyncio.Task[Answer], stop: StopWish, name: str) -> Run:
         return Run(state=Run.STATE_FAILED, error=failure.to_status())
     _log.error("unforeseen error in %s", name, exc_info=failure)
     return Run(state=Run.STATE_FAILED, error=ServiceError("internal error").to_status())
+
+
+def _queued_s(record: RunRecord) -> float | None:
+    """Return how long a run has waited; None for one that was begun before."""
+    if record.progress.HasField("start_time"):
+        return None
+    return max(0.0, time.time() - record.head.create_time.ToNanoseconds() / 1e9)
 
 
 def _may_have_cut(outcome: Run, journal: RunJournal) -> bool:

@@ -97,7 +97,7 @@ class Forks:
         spec.ClearField("conversation")
         for descriptor, _ in changes.ListFields():
             if descriptor.name != "limits":
-                spec.ClearField(descriptor.name)  # type: ignore[arg-type]
+                spec.ClearField(descriptor.name)  # type: ignore[arg-type]  # a field's name
         limits = changes.limits
         spec.MergeFrom(changes)
         if limits.HasField("time_max"):

@@ -63,7 +63,7 @@ def check_limits(
         if value is not None and value > ceiling:
             raise LimitAboveCeilingError(f"spec.limits.{name}", _plain(value), _plain(ceiling))
         values[attribute] = getattr(defaults, attribute) if value is None else value
-    return RunLimits(**values)  # type: ignore[arg-type]
+    return RunLimits(**values)  # type: ignore[arg-type]  # whole numbers for all but the time
 
 
 def _plain(value: float) -> str:

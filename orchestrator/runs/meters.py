@@ -25,9 +25,11 @@ class RunMeters:
         self._sub_calls = runs.create_counter(names.METRIC_SUBCALLS)
 
     @contextlib.contextmanager
-    def driving(self, *, queued_s: float) -> Iterator[None]:
-        """Count a run as active here while the block lasts, however that ends."""
-        self._queue_wait.record(queued_s)
+    def driving(self, *, queued_s: float | None) -> Iterator[None]:
+        """Count a run as active here while the block lasts, however that ends; `queued_s` is how
+        long it waited for its begin."""
+        if queued_s is not None:
+            self._queue_wait.record(queued_s)
         self._active.add(1)
         try:
             yield

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from common.blob_index.text_index import IndexFormatError
 from sandbox_service import texts
-from sandbox_service.engine import GuestMemory
 from sandbox_service.frames import Mount, Text
+from sandbox_service.guest_memory import GuestMemory
 from sandbox_service.texts import TextShapeError
 from sandbox_service.worker import lazy_contexts
 from sandbox_service.worker.guest_calls import LazyQuestion, MountOutline, TextOutline

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sandbox_service.engine import GuestMemoryError, GuestStoppedError
+from sandbox_service.engine import GuestStoppedError
 from sandbox_service.frames import Ending, Failure
+from sandbox_service.guest_memory import GuestMemoryError
 from sandbox_service.limits import Allowance, Limits
 from sandbox_service.worker.execution import StopError
 from sandbox_service.worker.wasi import GuestExitError

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import msgspec
 
 from sandbox_service import frames
-from sandbox_service.engine import GuestInstance, GuestMemoryError
+from sandbox_service.engine import GuestInstance
+from sandbox_service.guest_memory import GuestMemoryError
 from sandbox_service.limits import Limits
 from sandbox_service.worker import guest_calls
 from sandbox_service.worker.contexts import ContextError, Contexts

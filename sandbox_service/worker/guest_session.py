@@ -17,7 +17,8 @@ import traceback
 from collections.abc import Callable, Mapping
 
 from sandbox_service import frames
-from sandbox_service.engine import GuestEngine, GuestInstance, GuestMemoryError, GuestStoppedError
+from sandbox_service.engine import GuestEngine, GuestInstance, GuestStoppedError
+from sandbox_service.guest_memory import GuestMemoryError
 from sandbox_service.limits import Allowance
 from sandbox_service.worker import endings
 from sandbox_service.worker.contexts import Contexts

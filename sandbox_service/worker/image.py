@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sandbox_service.engine import GuestMemory
+from sandbox_service.guest_memory import GuestMemory
 from sandbox_service.sparse_files import (
     PAGE_BYTES,
     Run,

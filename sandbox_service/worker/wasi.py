@@ -11,7 +11,8 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from sandbox_service.engine import GuestMemory, GuestMemoryError, HostFunction
+from sandbox_service.engine import HostFunction
+from sandbox_service.guest_memory import GuestMemory, GuestMemoryError
 
 _SUCCESS, _BADF, _FAULT, _INVAL, _MFILE, _NOENT, _NOTCAPABLE = 0, 8, 21, 28, 33, 44, 76
 _CHARACTER_DEVICE, _DIRECTORY, _REGULAR_FILE = 2, 3, 4

@@ -124,5 +124,5 @@ def stack(
         yield Stack(record["address"], environ, home, process.pid)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
         process.stdout.close()

@@ -106,7 +106,7 @@ def stack(
         yield TlsStack(authority, pairs, environ, home, process.pid)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
         process.stdout.close()
 
 

@@ -310,7 +310,7 @@ async def test_killing_the_command_leaves_no_service_behind(
     process.wait()
     process.stdout.close()
 
-    await eventually(lambda: not any(is_alive(pid) for pid in children), within_s=20)
+    await eventually(lambda: not any(is_alive(pid) for pid in children))
 
 
 def descendants(pid: int) -> list[int]:

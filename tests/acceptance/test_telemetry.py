@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import urllib.request
@@ -17,6 +18,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tests.acceptance.conftest import Installed
 from tests.support.child_processes import end_with_parent
+from tests.support.eventually import eventually
 
 MARKER = "zanzibar-4711"
 """Stands in the context and in the answer, and must not stand in telemetry."""
@@ -91,13 +93,16 @@ def observed(
         assert process.stdout.readline(), (home / "up.log").read_text()
         question = "What is the vault code of the attic?"
         ask = [installed.fathom, "ask", question, str(file)]
-        answered = subprocess.run(ask, env=environ, capture_output=True, text=True, timeout=60)
+        answered = subprocess.run(ask, env=environ, capture_output=True, text=True, timeout=100)
         assert MARKER in answered.stdout, answered.stderr
+        # The answer may be out before it is counted.
+        counted = 'fathom_runs_total{status="answered"} 1.0'
+        asyncio.run(eventually(lambda: counted in scraped(home / "orchestrator.metrics")))
         metrics = {name: scraped(home / f"{name}.metrics") for name in ("orchestrator", "gateway")}
         metrics["sandbox"] = scraped(home / "sandbox.metrics")
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
         process.stdout.close()
     return Observed(collector[0], home / "logs", metrics)
 

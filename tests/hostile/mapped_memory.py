@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-from sandbox_service.engine import GuestMemory
+from sandbox_service.guest_memory import GuestMemory
 
 _CANARY_BYTES = 64 << 10
 _MAP_NORESERVE = 0x4000

@@ -1,9 +1,10 @@
-"""The real supervisor, with hardly any patience, over workers that are puppets."""
+"""The real supervisor over workers that are puppets; with hardly any patience where it is hasty."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,21 +27,23 @@ from sandbox_service.session_table import SessionTable
 from sandbox_service.sub_calls import SubCall
 from tests.hostile.puppet_worker import COMMAND, Script, puppet_workers
 
-PATIENCE = {
+HASTE = {
     "execution_stream._GRACE_S": 0.02,
     "execution_stream._INTERRUPT_GRACE_S": 0.02,
     "residence._SAVE_TIMEOUT_S": 0.02,
-    "worker_process.OPEN_TIMEOUT_S": 0.5,
-    "session_opener._REOPEN_TIMEOUT_S": 0.5,
     "pool._RETRY_S": 0.02,
 }
 OPTIONS = SessionOptions(
-    limits=Limits(output_bytes_max=1000, execute_time_max_s=0.02, sub_calls_max=5),
+    limits=Limits(output_bytes_max=1000, sub_calls_max=5),
     contexts=[],
     idle_ttl_s=60.0,
     labels={},
     run_token="token",
 )
+HASTY = dataclasses.replace(
+    OPTIONS, limits=dataclasses.replace(OPTIONS.limits, execute_time_max_s=0.02)
+)
+"""For a session whose worker may never end a cell: it is not to be waited for."""
 
 
 class SubModels:
@@ -55,10 +58,12 @@ class SubModels:
 
 
 @asynccontextmanager
-async def supervisor(script: Script, folder: Path) -> AsyncIterator[SessionTable]:
+async def supervisor(
+    script: Script, folder: Path, *, is_hasty: bool = False
+) -> AsyncIterator[SessionTable]:
     """Run a service of two workers, the first of which has the script."""
     with contextlib.ExitStack() as patience:
-        for name, value in PATIENCE.items():
+        for name, value in HASTE.items() if is_hasty else ():
             patience.enter_context(patch(f"sandbox_service.{name}", value))
         puppets = patience.enter_context(puppet_workers(script))
         build = GuestBuild.in_folder(folder)

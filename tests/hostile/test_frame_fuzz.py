@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +17,7 @@ from sandbox_service import frames
 from sandbox_service.errors import SessionLostError
 from sandbox_service.execution_stream import Ended
 from tests.hostile import fuzz_frames
-from tests.hostile.puppet_supervisor import OPTIONS, run, supervisor
+from tests.hostile.puppet_supervisor import HASTY, OPTIONS, run, supervisor
 from tests.hostile.puppet_worker import Script, ended, output
 from tests.support.eventually import eventually
 
@@ -114,11 +113,11 @@ SAYINGS = st.one_of(WELL_MEANT.map(frames.encode), FRAMES.map(frames.encode), sp
 
 async def attack(script: list[bytes], folder: Path) -> None:
     async with (
-        supervisor(Script(says=tuple(script)), folder) as sessions,
+        supervisor(Script(says=tuple(script)), folder, is_hasty=True) as sessions,
         asyncio.timeout(ALL_WELL_S),
     ):
-        attacked = await sessions.create(OPTIONS)
-        neighbour = await sessions.create(dataclasses.replace(OPTIONS, labels={"a": "b"}))
+        attacked = await sessions.create(HASTY)
+        neighbour = await sessions.create(OPTIONS)
 
         events = await run(sessions, attacked)
         assert events is None or isinstance(events[-1], Ended)

@@ -15,12 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox_service import frames
-from sandbox_service.engine import (
-    GuestEngine,
-    GuestMemoryError,
-    GuestStoppedError,
-    compile_guest,
-)
+from sandbox_service.engine import GuestEngine, GuestStoppedError, compile_guest
+from sandbox_service.guest_memory import GuestMemoryError
 from sandbox_service.limits import Limits
 from sandbox_service.worker.contexts import Contexts
 from sandbox_service.worker.execution import Execution, StopError

@@ -13,8 +13,8 @@ import pytest
 from common.config import ServerConfig
 from common.server import Server
 from orchestrator.api_keys import ApiKeys
-from tests.integration.test_client_command import run
 from tests.support.certificates import Authority
+from tests.support.client_command import run
 from tests.support.fake_orchestrator import FakeOrchestrator, answered
 
 

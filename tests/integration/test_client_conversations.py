@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_client_command import Ended, run
+from tests.support.client_command import Ended, run
 from tests.support.orchestrator import Stack, orchestrator
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_client_command import run
+from tests.support.client_command import run
 from tests.support.orchestrator import orchestrator
 
 

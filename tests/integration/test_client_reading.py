@@ -16,7 +16,7 @@ from orchestrator.runs.log.record import RunRecord
 from orchestrator.runs.log.steps import Steps
 from orchestrator.runs.queue import Drive
 from orchestrator.runs.stop_wish import StopWish
-from tests.integration.test_client_command import run, serving
+from tests.support.client_command import run, serving
 from tests.support.durable import durable
 from tests.support.fake_orchestrator import FakeOrchestrator, answered
 

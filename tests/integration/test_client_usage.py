@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.integration.test_client_command import run
+from tests.support.client_command import run
 from tests.support.orchestrator import orchestrator
 
 

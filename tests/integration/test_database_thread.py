@@ -12,8 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from common import database
-from common.database import DatabaseThread
+from common.database import DatabaseThread, connections, thread
 from tests.support.postgres import PostgresServer
 
 TOUCH = text("UPDATE things SET number = number + 1")
@@ -24,7 +23,7 @@ async def threads(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[DatabaseThread, DatabaseThread]]:
     """Two processes' threads on one database that has a row."""
-    monkeypatch.setattr(database, "_IDLE_MS_MAX", 300)
+    monkeypatch.setattr(connections, "_IDLE_MS_MAX", 2_000)
     url = postgres.new_database()
     first, second = DatabaseThread.open(url), DatabaseThread.open(url)
 
@@ -70,15 +69,16 @@ async def test_a_server_that_hangs_is_told_of_and_left_for_another_connection(
     threads: tuple[DatabaseThread, DatabaseThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It closes nothing and answers nothing: without a bound every call would wait with it."""
-    monkeypatch.setattr(database, "_SILENCE_S_MAX", 0.3)
     first, _ = threads
     process = await first.transact(
         lambda each: each.execute(text("SELECT pg_backend_pid()")).scalar_one()
     )
     os.kill(process, signal.SIGSTOP)
     try:
+        monkeypatch.setattr(thread, "_SILENCE_S_MAX", 0.3)
         with pytest.raises(DBAPIError) as caught:
             await asyncio.wait_for(first.transact(lambda each: each.execute(TOUCH)), 20)
+        monkeypatch.setattr(thread, "_SILENCE_S_MAX", 20.0)
         after = await asyncio.wait_for(
             first.transact(lambda each: each.execute(text("SELECT 1")).scalar()), 20
         )
@@ -92,7 +92,7 @@ async def test_a_server_that_hangs_is_told_of_and_left_for_another_connection(
 async def test_a_transaction_that_takes_its_time_is_not_taken_for_a_hanging_server(
     threads: tuple[DatabaseThread, DatabaseThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_SILENCE_S_MAX", 5.0)
+    monkeypatch.setattr(thread, "_SILENCE_S_MAX", 20.0)
     first, _ = threads
 
     await first.transact(lambda each: each.execute(text("SELECT pg_sleep(0.2)")))

@@ -1,25 +1,19 @@
-"""Repeats, restarts and reports of a gateway over its real ledger."""
+"""Repeats and restarts of a gateway over its real ledger."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import os
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from fathom.gateway.v1 import gateway_service_pb2 as pb2
-from fathom.gateway.v1 import quota_service_pb2 as quota_pb2
 from fathom.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
-from fathom.gateway.v1.generation_pb2 import CallContext, Generation
-from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
+from fathom.gateway.v1.generation_pb2 import CallContext
 
 from common.config import Secret
-from common.errors import ReceivedError, received
 from tests.support.eventually import eventually
 from tests.support.gateway import (
     KEY,
@@ -32,42 +26,14 @@ from tests.support.gateway import (
     violated_fields,
     wire_prompt,
 )
+from tests.support.gateway_calls import COST, TIMEOUT_S, ask, asked, error_of, get_usage
 from tests.support.played_model import Gate, PlayedModel, answers, fails, sends
 from tests.support.postgres import PostgresServer
-
-TIMEOUT_S = 30
-OPERATOR = (("fathom-operator-key", KEY.reveal()),)
-COST = 10 * 1_000 + 3 * 2_000
-"""Of one usual call, in nano-dollars."""
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[PlayedModel]:
-    async with PlayedModel() as serving:
-        yield serving
 
 
 @pytest.fixture
 def config(provider: PlayedModel, tmp_path: Path) -> Path:
     return config_file(tmp_path / "c.toml", [provider.base_url])
-
-
-def asked(request_id: str = "a", text: str = "hello", **fields: Any) -> pb2.GenerateRequest:
-    request = generate(text, **fields)
-    request.call.request_id = request_id
-    return request
-
-
-async def ask(stub: Any, request: pb2.GenerateRequest, **claims: Any) -> Generation:
-    response = await stub.Generate(request, metadata=metadata(**claims), timeout=TIMEOUT_S)
-    generation: Generation = response.generation
-    return generation
-
-
-async def error_of(call: Any) -> ReceivedError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return received(caught.value)
 
 
 async def test_a_repeat_gets_the_same_answer_and_pays_nothing(
@@ -168,7 +134,7 @@ async def test_a_failed_call_is_made_again_and_both_are_paid(
         error = await error_of(stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S))
         assert error.reason_name == "ERROR_REASON_PROVIDER_BROKEN_REPLY"
         again = await ask(stub, asked())
-        (row,) = (await usage(channel)).rows
+        (row,) = (await get_usage(channel)).rows
 
     assert (again.attempts, len(provider.bodies)) == (1, 4)
     assert (row.usage.cost_usd_nanos, row.usage.calls) == (4 * COST, 1)
@@ -277,7 +243,7 @@ async def test_a_gateway_that_stops_in_order_leaves_no_call_open(
         call.cancel()
     async with gateway_channel(config, operator_key=KEY) as channel:
         again = await ask(GatewayServiceStub(channel), asked())
-        (row,) = (await usage(channel)).rows
+        (row,) = (await get_usage(channel)).rows
 
     assert again.attempts == 1
     assert row.usage.estimated
@@ -351,7 +317,7 @@ async def test_without_its_ledger_the_gateway_asks_nobody(
             calls = [
                 stub.Generate(asked(), metadata=metadata(), timeout=TIMEOUT_S),
                 stub.Generate(generate(), metadata=metadata(), timeout=TIMEOUT_S),
-                _get_usage(channel),
+                get_usage(channel),
             ]
             errors = [await error_of(call) for call in calls]
             asked_meanwhile = len(provider.bodies) - 1
@@ -376,129 +342,3 @@ async def test_an_id_that_cannot_be_one_is_refused(config: Path, request_id: str
         assert (await ask(stub, asked("x" * 256))).attempts == 1
 
     assert violated_fields(error.status) == {"call.request_id"}
-
-
-async def test_usage_is_summed_by_what_was_asked_for(
-    config: Path, provider: PlayedModel, database_url: str
-) -> None:
-    provider.plan(answers("a"), answers("b"), answers("c", usage=None))
-    async with gateway_channel(
-        config, database_url=Secret(database_url), operator_key=KEY
-    ) as channel:
-        stub = GatewayServiceStub(channel)
-        await ask(stub, asked("1"), run="runs/1")
-        await ask(stub, asked("1", tier="models/m0"), run="runs/2")
-        await ask(stub, asked("2"), run="runs/2")
-        await ask(stub, asked("1"), run="runs/9", tenant="zeta")
-        by_run = await usage(channel, quota_pb2.GetUsageRequest.GROUP_BY_RUN)
-        by_all = await usage(
-            channel,
-            quota_pb2.GetUsageRequest.GROUP_BY_MODEL,
-            quota_pb2.GetUsageRequest.GROUP_BY_TIER,
-            quota_pb2.GetUsageRequest.GROUP_BY_DAY,
-        )
-        (whole,) = (await usage(channel)).rows
-        nothing = await usage(channel, parent="tenants/nobody")
-
-    assert [row.run for row in by_run.rows] == ["runs/2", "runs/1"]
-    assert by_run.rows[1].usage.cost_usd_nanos == COST
-    assert [row.usage.estimated for row in by_run.rows] == [True, False]
-    assert {(row.model, row.tier) for row in by_all.rows} == {
-        ("models/m0", "sub"),
-        ("models/m0", "models/m0"),
-    }
-    assert {row.day.ToSeconds() % 86_400 for row in by_all.rows} == {0}
-    assert by_all.rows[0].day.ToSeconds() <= time.time() < by_all.rows[0].day.ToSeconds() + 90_000
-    assert whole.usage.calls == 3
-    assert whole.usage.cost_usd_nanos == sum(r.usage.cost_usd_nanos for r in by_run.rows)
-    assert not nothing.rows
-
-
-async def test_usage_has_pages_and_a_range_of_time(config: Path, provider: PlayedModel) -> None:
-    by_run = quota_pb2.GetUsageRequest.GROUP_BY_RUN
-    async with gateway_channel(config, operator_key=KEY) as channel:
-        for number in range(5):
-            await ask(GatewayServiceStub(channel), asked(), run=f"runs/{number}")
-        runs: list[str] = []
-        token = ""
-        while True:
-            page = await usage(channel, by_run, page_size=2, page_token=token)
-            runs += [row.run for row in page.rows]
-            token = page.next_page_token
-            if not token:
-                break
-        before = await usage(channel, by_run, end_s=time.time() - 60)
-        first = await usage(channel, by_run, page_size=2)
-        foreign = await error_of(_get_usage(channel, page_token=first.next_page_token))
-
-    assert runs == [f"runs/{number}" for number in range(5)]
-    assert not before.rows
-    assert violated_fields(foreign.status) == {"page_token"}
-
-
-@pytest.mark.parametrize(
-    ("fields", "violated"),
-    [
-        ({"parent": "acme"}, "parent"),
-        ({"start_s": None}, "start_time"),
-        ({"start_s": 2, "end_s": 1}, "end_time"),
-        ({"group_by": [0]}, "group_by"),
-        ({"group_by": [1, 1]}, "group_by"),
-        ({"page_size": -1}, "page_size"),
-    ],
-)
-async def test_a_report_that_cannot_be_made_is_refused(
-    config: Path, fields: dict[str, Any], violated: str
-) -> None:
-    async with gateway_channel(config, operator_key=KEY) as channel:
-        error = await error_of(_get_usage(channel, **fields))
-
-    assert violated_fields(error.status) == {violated}
-
-
-@pytest.mark.parametrize(
-    ("configured", "brought", "code", "reason"),
-    [
-        (KEY, "", "UNAUTHENTICATED", "UNAUTHENTICATED"),
-        (KEY, "wrong", "UNAUTHENTICATED", "UNAUTHENTICATED"),
-        (Secret(""), "", "PERMISSION_DENIED", "PERMISSION_DENIED"),
-        (Secret(""), KEY.reveal(), "PERMISSION_DENIED", "PERMISSION_DENIED"),
-    ],
-)
-async def test_only_the_operator_uses_the_quota_service(
-    config: Path, configured: Secret, brought: str, code: str, reason: str
-) -> None:
-    """Every method asks for the key before it does or says anything else."""
-    with_key = ((OPERATOR[0][0], brought), *metadata()) if brought else metadata()
-    async with gateway_channel(config, operator_key=configured) as channel:
-        quotas = QuotaServiceStub(channel)
-        for call in (
-            quotas.SetQuota(quota_pb2.SetQuotaRequest(), timeout=30, metadata=with_key),
-            quotas.GetQuota(quota_pb2.GetQuotaRequest(), timeout=30, metadata=with_key),
-            quotas.ListQuotas(quota_pb2.ListQuotasRequest(), timeout=30, metadata=with_key),
-            quotas.DeleteQuota(quota_pb2.DeleteQuotaRequest(), timeout=30, metadata=with_key),
-            quotas.GetUsage(quota_pb2.GetUsageRequest(), timeout=30, metadata=with_key),
-        ):
-            error = await error_of(call)
-
-            assert error.code is grpc.StatusCode[code]
-            assert error.reason_name == f"ERROR_REASON_{reason}"
-
-
-async def usage(channel: grpc.aio.Channel, *group_by: Any, **fields: Any) -> Any:
-    return await _get_usage(channel, group_by=group_by, **fields)
-
-
-def _get_usage(
-    channel: grpc.aio.Channel,
-    *,
-    start_s: float | None = 0,
-    end_s: float | None = None,
-    **fields: Any,
-) -> Any:
-    request = quota_pb2.GetUsageRequest(**{"parent": "tenants/acme"} | fields)
-    if start_s is not None:
-        request.start_time.FromSeconds(int(start_s))
-    if end_s is not None:
-        request.end_time.FromSeconds(int(end_s))
-    return QuotaServiceStub(channel).GetUsage(request, timeout=TIMEOUT_S, metadata=OPERATOR)

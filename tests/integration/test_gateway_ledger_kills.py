@@ -75,7 +75,11 @@ def locked(url: str) -> Iterator[None]:
     """Keep everybody else from writing to the ledger while the block lasts."""
     parsed = make_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
-    engine = create_engine(parsed.set(drivername="sqlite") if is_sqlite else parsed)
+    engine = (
+        create_engine(parsed.set(drivername="sqlite"), connect_args={"timeout": TIMEOUT_S})
+        if is_sqlite
+        else create_engine(parsed)
+    )
     lock = "BEGIN IMMEDIATE" if is_sqlite else "LOCK TABLE calls, exchanges IN EXCLUSIVE MODE"
     with engine.connect() as connection:
         connection.execute(text(lock))

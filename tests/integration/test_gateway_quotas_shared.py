@@ -140,8 +140,8 @@ async def test_what_a_killed_gateway_had_reserved_is_counted_when_its_lease_ends
     database_url, accounts = stores
     gate = Gate(answers("never seen"))
     async with (
-        GatewayProcess(config, database_url, accounts=accounts) as one,
-        GatewayProcess(config, database_url, accounts=accounts) as other,
+        GatewayProcess(config, database_url, lease_s=3, accounts=accounts) as one,
+        GatewayProcess(config, database_url, lease_s=3, accounts=accounts) as other,
     ):
         await set_quota(one.channel, cost_usd_nanos_max=10 * WORST, concurrency_max=1)
         await ask(one.channel)
@@ -209,6 +209,6 @@ async def test_a_call_that_is_cancelled_at_any_step_leaves_no_reservation(
         async def is_free() -> bool:
             return (await used(channel))[1] == 0
 
-        await eventually(is_free, within_s=20)
+        await eventually(is_free)
         assert (await ask(channel)).text == "hello there"
         assert (await used(channel))[0] <= len(provider.bodies) * COST

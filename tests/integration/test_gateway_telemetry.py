@@ -182,7 +182,7 @@ async def test_the_log_of_a_process_holds_no_prompt_no_answer_and_no_key(tmp_pat
         async with process(path, tmp_path, **settings) as running:
             assert running.stderr is not None
             log = asyncio.create_task(running.stderr.read())
-            await eventually((tmp_path / "address").exists, within_s=30)
+            await eventually((tmp_path / "address").exists)
             async with grpc.aio.insecure_channel((tmp_path / "address").read_text()) as channel:
                 told = await _talk(pb2_grpc.GatewayServiceStub(channel))
             told += await _scrape(metrics.read_text())

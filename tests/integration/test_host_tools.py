@@ -59,9 +59,14 @@ description = "Looks a ticket up."
 arguments = "arguments.json"
 result = "result.json"
 calls_max = 3
-time_max_s = 0.5
 argument_bytes_max = 1000
 result_bytes_max = 1000
+
+[tools.impatient]
+endpoint = "{endpoint}"
+description = "Gives up soon."
+arguments = "arguments.json"
+time_max_s = 0.5
 
 [tools.of_another]
 endpoint = "{endpoint}"
@@ -236,7 +241,7 @@ async def test_a_tool_that_is_slow_or_wrong_or_away_is_an_error_of_its_call(
     """A service's failure is told in words that hold no address, and the run goes on."""
     async with neighbourhood(tmp_path) as around:
         around.tickets.hold.clear()
-        slow = await around.told("lookup_ticket(number=1)")
+        slow = await around.told("impatient(number=1)")
         around.tickets.hold.set()
         around.tickets.answer = lambda _: '{"other": 1}'
         unfit = await around.told("lookup_ticket(number=1)")
@@ -245,7 +250,7 @@ async def test_a_tool_that_is_slow_or_wrong_or_away_is_an_error_of_its_call(
         around.tickets.answer = lambda _: json.dumps({"state": "x" * 1000})
         large = await around.told("lookup_ticket(number=1)")
 
-    assert slow.startswith("HostToolError HOST_TOOL_FAILED: lookup_ticket: gave no answer")
+    assert slow.startswith("HostToolError HOST_TOOL_FAILED: impatient: gave no answer")
     assert "does not fit its schema" in unfit
     assert "is no JSON" in broken
     assert "at most 1000 are allowed" in large

@@ -18,9 +18,8 @@ from fathom.errors.v1.error_reason_pb2 import ErrorReason
 from fathom.orchestrator.v1.context_pb2 import Context
 from fathom.orchestrator.v1.context_service_pb2 import UploadContextRequest
 
-from orchestrator.contexts import uploads
 from orchestrator.contexts.json_check import JsonCheck
-from orchestrator.contexts.upload_stream import begin_blob
+from orchestrator.contexts.upload_threads import UploadThreads
 from orchestrator.errors import ObjectStoreError
 from tests.support.contexts import ContextStack, context_service, refused, text_messages
 from tests.support.eventually import eventually
@@ -89,6 +88,8 @@ async def test_a_look_at_an_upload_that_breaks_meanwhile_takes_nothing_of_it_awa
         await call.write(chunk(DATA[:1000], 0))
         await one.have_written(1000)
 
+        begin_blob = UploadThreads.begin_blob
+
         async def begin_late(*args: Any) -> Any:
             call.cancel()
             while True:
@@ -97,7 +98,7 @@ async def test_a_look_at_an_upload_that_breaks_meanwhile_takes_nothing_of_it_awa
                 except ObjectStoreError:  # the stream still writes
                     await asyncio.sleep(0.001)
 
-        monkeypatch.setattr(uploads, "begin_blob", begin_late)
+        monkeypatch.setattr(UploadThreads, "begin_blob", begin_late)
 
         assert (await other.kept(upload_id)).bytes_kept == 1000
 

@@ -153,7 +153,7 @@ async def test_the_service_opens_its_log_anew_on_sighup(tmp_path: Path) -> None:
         preexec_fn=end_with_parent,
     )
     try:
-        await eventually(lambda: address.exists() and bool(address.read_text()), within_s=30)
+        await eventually(lambda: address.exists() and bool(address.read_text()))
         path.rename(tmp_path / "moved")
 
         process.send_signal(signal.SIGHUP)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import sys
+import time
+import types
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -106,17 +108,23 @@ async def test_a_session_may_be_deleted_while_idle_ones_are_swept_out(
     sessions: SessionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sandbox_service.session_table._SWEEP_S", 0.01)
-    short = SessionOptions(limits=Limits(), contexts=[], idle_ttl_s=0.05, labels={})
-    first, second, used = [await sessions.create(short) for _ in range(3)]
+    now = [0.0]
+    clock = types.SimpleNamespace(time=lambda: now[0], monotonic=time.monotonic)
+    for module in ("session", "session_table"):
+        monkeypatch.setattr(f"sandbox_service.{module}.time", clock)
+    first, second, used = [await sessions.create(OPTIONS) for _ in range(3)]
     await first._residence.moving.acquire()  # its end takes its time
+    now[0] += OPTIONS.idle_ttl_s
     await eventually(lambda: len(sessions) == 2)
 
     await sessions.delete(second.name)
     sessions.find(used.name)
     first._residence.moving.release()
+    await eventually(lambda: first.memory.files() == [])
     await asyncio.sleep(0)
     assert sessions.find(used.name) is used
 
+    now[0] += OPTIONS.idle_ttl_s
     await eventually(lambda: len(sessions) == 0)  # the sweep goes on
 
 

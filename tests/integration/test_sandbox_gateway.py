@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,12 +85,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def asking(gateway: Gateway) -> AsyncIterator[GatewaySubModels]:
+async def asking(gateway: Gateway, away_max_s: float) -> AsyncIterator[GatewaySubModels]:
     def register(server: Any) -> None:
         add_GatewayServiceServicer_to_server(gateway, server.grpc)
 
     async with serve(register) as channel:
-        yield GatewaySubModels(channel, call_timeout_s=10, concurrency_max=16, away_max_s=0.1)
+        yield GatewaySubModels(
+            channel, call_timeout_s=60, concurrency_max=16, away_max_s=away_max_s
+        )
 
 
 def calls(count: int, *, has_id: bool = True) -> list[SubCall]:
@@ -107,9 +110,11 @@ def calls(count: int, *, has_id: bool = True) -> list[SubCall]:
     ]
 
 
-async def outcomes(gateway: Gateway, asked: list[SubCall]) -> list[str]:
+async def outcomes(
+    gateway: Gateway, asked: list[SubCall], *, away_max_s: float = 60.0
+) -> list[str]:
     """Ask, and return texts or reasons in the order of the calls."""
-    async with asking(gateway) as sub_models:
+    async with asking(gateway, away_max_s) as sub_models:
         found = {
             position: value async for position, value in sub_models.ask(asked, RunPass("token"))
         }
@@ -130,12 +135,15 @@ async def test_a_gateway_that_restarts_is_asked_again() -> None:
     assert gateway.asked == ["r/0"] * 3
 
 
-async def test_a_gateway_that_stays_away_is_given_up() -> None:
+async def test_a_gateway_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for ever: the code that waits would never learn of it."""
     gateway = Gateway(*[DrainingError() for _ in range(99)])
+    # A second passes from one attempt to the next.
+    clock = types.SimpleNamespace(monotonic=lambda: float(len(gateway.asked)))
+    monkeypatch.setattr(gateway_client, "time", clock)
 
-    assert await outcomes(gateway, calls(1)) == ["DRAINING"]
-    assert 3 < len(gateway.asked) < 99
+    assert await outcomes(gateway, calls(1), away_max_s=4.5) == ["DRAINING"]
+    assert len(gateway.asked) == 6
 
 
 async def test_a_providers_error_is_not_repeated() -> None:

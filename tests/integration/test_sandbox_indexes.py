@@ -90,7 +90,7 @@ async def test_an_index_is_made_once_and_kept(tmp_path: Path, started: list[int]
         opened.close()
 
     assert len(started) == 1
-    assert open_files() <= before
+    await eventually(lambda: open_files() <= before)
 
 
 async def test_a_worker_that_is_given_a_new_index_cannot_change_it(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ async def test_an_index_is_made_to_its_end_though_its_caller_goes_away(
     assert len(held) == 1
     assert len(opened.fds) == 2
     opened.close()
-    assert open_files() <= before
+    await eventually(lambda: open_files() <= before)
 
 
 async def test_a_process_that_is_killed_while_it_reads_is_started_again(
@@ -240,7 +240,7 @@ async def test_the_end_of_the_service_ends_the_making_of_indexes(
 
     assert opening.cancelled()
     assert not Path(f"/proc/{held[0]}").exists()
-    assert open_files() <= before
+    await eventually(lambda: open_files() <= before)
 
 
 _COUNT_FORKS = """
@@ -274,7 +274,7 @@ async def test_what_cannot_be_indexed_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ContextUnreadableError, match="not JSON: no ',' at byte"):
         await mounts(tmp_path).open([blob], LIMITS)
 
-    assert open_files() <= before
+    await eventually(lambda: open_files() <= before)
     assert not (tmp_path / "indexes").exists()
 
 

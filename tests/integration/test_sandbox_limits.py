@@ -13,11 +13,12 @@ from fathom.sandbox.v1 import session_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from sandbox_service.guest_build import GuestBuild
-from tests.support.sandbox import Sandbox, details, guest, sandbox
+from tests.support.sandbox import Ran, Sandbox, details, guest, sandbox
 
 pytestmark = pytest.mark.guest
 VALUE_BYTES = 64 << 10
 SPIN = "while True:\n    pass"
+BUSY_MAX = 20
 LIMITS = {
     "memory_bytes_max": (64 << 20, 4 << 30),
     "fuel_max": (1, 10**14),
@@ -158,8 +159,7 @@ async def test_an_execution_that_uses_up_its_time_names_the_limit(box: Sandbox) 
 
 
 async def test_a_session_that_uses_up_its_time_runs_nothing_more(box: Sandbox) -> None:
-    session = await box.create(limits=limits(session_time_max=Duration(seconds=1)))
-    first = await box.run(session, "x = 1")
+    session, first = await begun_in_time(box, limits(session_time_max=Duration(seconds=1)))
     second = await box.run(session, SPIN)
     third = await box.run(session, "x = 2")
 
@@ -167,7 +167,17 @@ async def test_a_session_that_uses_up_its_time_runs_nothing_more(box: Sandbox) -
     for ran in (second, third):
         assert (ran.ending, ran.result.limit) == ("timed_out", "session_time_max")
         assert "session has used up its 1 s" in ran.result.error.message
-    assert third.result.own_time.ToMilliseconds() < 500
+    assert third.result.fuel_used < second.result.fuel_used / 2
+
+
+async def begun_in_time(box: Sandbox, given: session_pb2.SessionLimits) -> tuple[str, Ran]:
+    """Make a session and run its first cell: again, where a busy machine took all of its time."""
+    for _ in range(BUSY_MAX):
+        session = await box.create(limits=given)
+        ran = await box.run(session, "x = 1")
+        if ran.ending != "timed_out":
+            break
+    return session, ran
 
 
 async def test_a_wait_for_a_sub_model_is_not_the_sessions_time(box: Sandbox) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -16,35 +15,17 @@ from fathom.sandbox.v1 import session_pb2
 
 from sandbox_service.session import SessionState
 from tests.support.eventually import eventually
-from tests.support.sandbox import Ran, Sandbox, details, guest, sandbox
+from tests.support.sandbox import Ran, Sandbox, guest, sandbox
+from tests.support.sandbox_calls import LOOP, refused, rest, started
 
 pytestmark = pytest.mark.guest
-LOOP = "print('on', flush=True)\nwhile True:\n    pass"
+SAVES_MAX = 8
 
 
 @pytest.fixture
 async def box(tmp_path: Path) -> AsyncIterator[Sandbox]:
     async with sandbox(guest(), tmp_path) as running:
         yield running
-
-
-async def refused(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return details(caught.value)
-
-
-async def started(box: Sandbox, session: str, code: str = LOOP) -> Any:
-    """Start a cell and return the call once it has written."""
-    call = box.stub.Execute(wire.ExecuteRequest(name=session, code=code), timeout=60)
-    async for response in call:
-        if response.event.HasField("output"):
-            return call
-    raise AssertionError("it ended")
-
-
-async def rest(call: Any) -> Ran:
-    return Ran([response.event async for response in call])
 
 
 async def is_evicted(box: Sandbox, name: str) -> bool:
@@ -170,17 +151,14 @@ async def test_a_session_whose_worker_dies_while_it_saves_is_lost(
     box: Sandbox,
 ) -> None:
     """Its layers are torn; its last checkpoint is not, and the error names it."""
-    limits = session_pb2.SessionLimits(memory_bytes_max=2 << 30)
-    name = await box.create(limits=limits)
-    await box.run(name, "x = 1")
-    key = (await box.checkpoint(name)).key
-    # A save that takes long, and a worker that dies in the middle of it.
-    ran = await box.run(name, "x = bytearray(b'x' * 700_000_000)")
-    (pid,) = box.worker_pids()
-    os.kill(pid, signal.SIGKILL)
-    assert ran.ending == "completed"
+    for _ in range(SAVES_MAX):
+        name, key = await killed_after_a_large_cell(box)
+        # A busy machine may have let the worker save all of it before it was killed.
+        if not await came_through(box, name):
+            break
+        await box.stub.DeleteSession(wire.DeleteSessionRequest(name=name), timeout=30)
 
-    code, reason, metadata = await lost(box, name)
+    code, reason, metadata = await refused(box.session(name))
 
     assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "SESSION_LOST")
     assert metadata["session"] == name
@@ -189,16 +167,34 @@ async def test_a_session_whose_worker_dies_while_it_saves_is_lost(
     assert (await box.run(await box.restore(key), "x")).out == "1\n"
 
 
-async def lost(box: Sandbox, name: str) -> tuple[grpc.StatusCode, str, dict[str, str]]:
-    async def is_lost() -> bool:
-        try:
-            await box.session(name)
-        except grpc.aio.AioRpcError:
-            return True
-        return False
+async def killed_after_a_large_cell(box: Sandbox) -> tuple[str, str]:
+    """Kill the worker once a cell has ended whose save takes long; returns the session and its
+    checkpoint from before."""
+    limits = session_pb2.SessionLimits(memory_bytes_max=2 << 30)
+    name = await box.create(limits=limits)
+    await box.run(name, "x = 1")
+    key = (await box.checkpoint(name)).key
+    (pid,) = box.worker_pids()
+    ran = await box.run(name, "x = bytearray(b'x' * 700_000_000)")
+    os.kill(pid, signal.SIGKILL)
+    assert ran.ending == "completed"
+    return name, key
 
-    await eventually(is_lost)
-    return await refused(box.session(name))
+
+async def came_through(box: Sandbox, name: str) -> bool:
+    """Wait until the service has seen the end of a session's worker; whether it is still there."""
+    seen: list[bool] = []
+
+    async def is_seen() -> bool:
+        try:
+            if await is_evicted(box, name):
+                seen.append(True)
+        except grpc.aio.AioRpcError:
+            seen.append(False)
+        return bool(seen)
+
+    await eventually(is_seen)
+    return seen[0]
 
 
 async def test_a_session_that_broke_its_interpreter_is_lost(box: Sandbox) -> None:

@@ -7,114 +7,33 @@ worker of ours would.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from common.errors import NotFoundError
 from sandbox_service import frames
 from sandbox_service.audit import AuditTrail
-from sandbox_service.cell_requests import Carriers
 from sandbox_service.context_mounts import ContextBlob
 from sandbox_service.errors import CapacityError, SessionLostError
 from sandbox_service.execution_options import ExecutionOptions
-from sandbox_service.execution_stream import Ended, Event
-from sandbox_service.guest_build import GuestBuild
+from sandbox_service.execution_stream import Ended
 from sandbox_service.limits import Limits
-from sandbox_service.objects import FolderObjects
-from sandbox_service.pool import WorkerPool
-from sandbox_service.run_pass import RunPass
-from sandbox_service.session_options import SessionOptions
-from sandbox_service.session_table import SessionTable
-from sandbox_service.sub_calls import SubCall
 from sandbox_service.worker_process import WorkerStartError
 from tests.support.eventually import eventually
-
-PRELUDE = """
-import socket, sys
-from sandbox_service import frames
-connection = socket.socket(fileno=int(sys.argv[1]))
-reader = frames.FrameReader(frames.ToWorker)
-waiting = []
-def receive():
-    while not waiting:
-        data = connection.recv(1 << 16)
-        if not data:
-            sys.exit()
-        waiting.extend(reader.feed(data))
-    return waiting.pop(0)
-def send(*sent):
-    for frame in sent:
-        connection.sendall(frame if isinstance(frame, bytes) else frames.encode(frame))
-def ended(execution):
-    return frames.Ended(session=1, execution=execution, ending="completed", state_kept=True,
-        failure=None, final=None, variables=[], output_bytes=0, output_bytes_dropped=0,
-        own_time_s=0.0, wait_time_s=0.0, fuel_used=0, memory_bytes=0)
-def saved(execution):
-    return frames.Saved(session=1, execution=execution)
-def output(text):
-    return frames.Output(session=1, execution=1, stream="stdout", text=text)
-def sub_calls(call):
-    question = frames.Question(prompts=[[frames.Message("user", "x")]], is_batch=False,
-        tier="sub", output_tokens_max=None, temperature=None)
-    return frames.SubCalls(session=1, execution=1, call=call, question=question)
-receive()
-"""
-GREET = PRELUDE + "send(frames.Started())\n"
-OPEN = GREET + "receive()\nsend(frames.Opened(session=1, memory_bytes=1), saved(0))\n"
-RUN = OPEN + "run = receive()\n"
-OPTIONS = SessionOptions(
-    limits=Limits(output_bytes_max=10, execute_time_max_s=0.05),
-    contexts=[],
-    idle_ttl_s=60.0,
-    labels={},
+from tests.support.posing_worker import (
+    CARRIERS,
+    GREET,
+    OPEN,
+    OPTIONS,
+    PRELUDE,
+    RUN,
+    run,
+    table,
+    worker_lost,
 )
-
-
-class NoSubModels:
-    """The gateway is not asked by these tests."""
-
-    async def ask(
-        self, calls: list[SubCall], run_pass: RunPass
-    ) -> AsyncIterator[tuple[int, NotFoundError]]:
-        for position in range(len(calls)):
-            yield position, NotFoundError("models/none")
-
-
-CARRIERS = Carriers(sub_models=NoSubModels())  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def table(program: str, tmp_path: Path) -> AsyncIterator[SessionTable]:
-    """Run a service whose workers are this program."""
-    command = (sys.executable, "-I", "-c", program)
-    build = GuestBuild.in_folder(tmp_path)
-    async with (
-        WorkerPool(build, 1, command) as pool,
-        SessionTable(pool, FolderObjects(tmp_path), 10) as sessions,
-    ):
-        yield sessions
-
-
-async def run(sessions: SessionTable, code: str = "x") -> list[int | Event]:
-    session = await sessions.create(OPTIONS)
-    options = ExecutionOptions(code=code)
-    events = session.execute(options, CARRIERS, sessions.tasks, AuditTrail())
-    return [event async for batch in events for event in batch]
-
-
-def worker_lost(event: int | Event) -> str:
-    """Return the message of a cell that ended as its worker died."""
-    assert isinstance(event, Ended)
-    assert (event.frame.ending, event.frame.state_kept) == ("worker_lost", False)
-    assert event.frame.failure is not None
-    return event.frame.failure.message
-
 
 HOSTILE = {
     "bytes that are no frame": "send(b'\\x05\\0\\0\\0hello')",
@@ -198,9 +117,8 @@ async def test_a_worker_that_does_not_stop_a_cell_is_ended(
 ) -> None:
     """An interrupt is not left to the worker alone."""
     monkeypatch.setattr("sandbox_service.execution_stream._INTERRUPT_GRACE_S", 0.05)
-    slow = dataclasses.replace(OPTIONS, limits=Limits())
     async with table(RUN + "receive()\nreceive()\n", tmp_path) as sessions:
-        session = await sessions.create(slow)
+        session = await sessions.create(OPTIONS)
         options = ExecutionOptions(code="x")
         events = session.execute(options, CARRIERS, sessions.tasks, AuditTrail())
         assert await anext(events) == [1]
@@ -238,8 +156,9 @@ async def test_a_worker_that_never_ends_a_cell_is_ended(
 ) -> None:
     """The worker's own deadline is not trusted alone."""
     monkeypatch.setattr("sandbox_service.execution_stream._GRACE_S", 0.05)
+    hasty = dataclasses.replace(OPTIONS, limits=Limits(execute_time_max_s=0.05))
     async with table(RUN + "receive()\n", tmp_path) as sessions:
-        last = (await asyncio.wait_for(run(sessions), 30))[-1]
+        last = (await asyncio.wait_for(run(sessions, session_options=hasty), 30))[-1]
 
     assert "did not stop a cell in time" in worker_lost(last)
 
@@ -410,9 +329,6 @@ async def test_a_repeat_does_not_share_the_end_of_a_cancelled_call(tmp_path: Pat
         assert await sessions.create(OPTIONS, "once") is session
 
 
-SAY = "import os\ndef say(data):\n    while data:\n        data = data[os.write(2, data) :]\n"
-
-
 @pytest.mark.parametrize("hoard_mib", [0, 200])
 async def test_a_worker_that_takes_more_memory_than_its_sessions_may_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hoard_mib: int
@@ -431,72 +347,30 @@ async def test_a_worker_that_takes_more_memory_than_its_sessions_may_is_ended(
 async def test_descriptors_that_a_worker_sends_reach_nobody(tmp_path: Path) -> None:
     """They would use up those of the service, and one of them might be read as something else."""
     attempt = """
+import os
 run = receive()
 frame = frames.encode(output("x"))
+sent = os.memfd_create("sent-by-a-worker")
 for i in range(9):
-    socket.send_fds(connection, [frame[:1]], [0] * 100)
+    socket.send_fds(connection, [frame[:1]], [sent] * 100)
     connection.sendall(frame[1:])
 send(ended(1), saved(1))
 receive()
 """
     async with table(OPEN + attempt, tmp_path) as sessions:
         session = await sessions.create(OPTIONS)
-        before = len(list(Path("/proc/self/fd").iterdir()))
         options = ExecutionOptions(code="x")
         events = session.execute(options, CARRIERS, sessions.tasks, AuditTrail())
 
         assert [batch async for batch in events][-1][-1].frame.ending == "completed"  # type: ignore[union-attr]
 
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before
+        assert not [name for name in open_files() if "sent-by-a-worker" in name]
 
 
-async def test_what_a_worker_says_is_marked_as_its_own_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Else a worker that was taken over could forge lines of the service, and of the audit."""
-    program = SAY + 'say(b\'{"logger":"fathom.audit"}\\n\\x1b[2Jand more\')\n' + GREET
-    async with table(program + "receive()\n", tmp_path) as sessions:
-        (worker,) = sessions.pool.workers
-
-        await eventually(lambda: len(said(caplog)) == 1)
-
-    assert said(caplog) == [
-        f'worker {worker.pid} says: \'{{"logger":"fathom.audit"}}\'',
-        f"worker {worker.pid} says: '\\x1b[2Jand more'",
-    ]
-
-
-async def test_a_worker_cannot_wipe_the_log(tmp_path: Path) -> None:
-    """The service's own standard error may be a file."""
-    attempt = """
-receive()
-import os
-try:
-    os.ftruncate(2, 0)
-except OSError as error:
-    send(frames.Lost(session=1, cause=error.strerror))
-receive()
-"""
-    async with table(GREET + attempt, tmp_path) as sessions:
-        with pytest.raises(CapacityError, match="Invalid argument"):
-            await asyncio.wait_for(sessions.create(OPTIONS), 30)
-
-
-async def test_a_worker_that_never_stops_talking_is_heard_in_part(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The log of the service is not the worker's to fill."""
-    monkeypatch.setattr("sandbox_service.worker_log._BYTES_MAX", 100)
-    monkeypatch.setattr("sandbox_service.worker_log._PAUSE_S", 0.001)
-    program = SAY + GREET + "say(b'x' * 9 + b'\\n' + b'y' * 1_000_000)\nsend(b'\\xff' * 4)\n"
-    async with table(program, tmp_path) as sessions:
-        (worker,) = sessions.pool.workers
-        await eventually(lambda: bool(worker.death))
-
-    heard = [line for line in said(caplog) if line.startswith(f"worker {worker.pid} ")]
-    assert heard[0].endswith("'xxxxxxxxx'")
-    assert heard[1:] == [f"worker {worker.pid} says: '(no more of what it says is kept)'"]
-
-
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "sandbox_service.worker_log"]
+def open_files() -> list[str]:
+    """What the descriptors of this process stand for."""
+    found = []
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            found.append(str(file.readlink()))
+    return found

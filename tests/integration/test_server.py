@@ -260,7 +260,7 @@ async def test_calls_that_wait_for_other_work_take_no_places_of_the_rest() -> No
 
 async def test_draining_lets_calls_end_and_runs_the_callbacks() -> None:
     probe = Probe()
-    server = Server("test", ServerConfig(drain_s=5))
+    server = Server("test", ServerConfig(drain_s=30))
     registers(probe)(server)
     server.on_drain(probe.release.set)
     async with server:

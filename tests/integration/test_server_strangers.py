@@ -86,6 +86,7 @@ async def test_a_request_that_does_not_come_ends_its_call(
                 await call
             assert received(caught.value).code is grpc.StatusCode.INVALID_ARGUMENT
             assert received(caught.value).metadata == {"field": "request"}
+        monkeypatch.setattr(interceptors, "_REQUEST_S", TIMEOUT_S)
         await generate(channel)
 
 

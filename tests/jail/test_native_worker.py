@@ -147,5 +147,5 @@ def _stat(pid: int) -> list[str]:
     """Return what the kernel says of a process, from its state on; nothing where it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []

@@ -57,7 +57,7 @@ async def service(module: str, tmp_path: Path, **settings: str) -> AsyncIterator
 async def walls_of(process: Process, tmp_path: Path) -> dict[str, Any]:
     """Ask a service for its walls, once it serves."""
     file = tmp_path / "address"
-    await eventually(lambda: file.exists() and bool(file.read_text()), within_s=30)
+    await eventually(lambda: file.exists() and bool(file.read_text()))
     async with grpc.aio.insecure_channel(file.read_text().strip()) as channel:
         stub = SandboxServiceStub(channel)
         info = await stub.GetSandboxInfo(wire.GetSandboxInfoRequest(), timeout=30)

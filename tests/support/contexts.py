@@ -78,7 +78,14 @@ class ContextStack:
     async def have_written(self, size_bytes: int) -> None:
         """Wait until unfinished uploads have so many bytes; that is only known of a folder."""
         partial = self.folder / "objects" / "partial"
-        await eventually(lambda: sum(p.stat().st_size for p in partial.iterdir()) == size_bytes)
+
+        def has_them() -> bool:
+            try:
+                return sum(each.stat().st_size for each in partial.iterdir()) == size_bytes
+            except FileNotFoundError:  # it comes, or goes, just then
+                return False
+
+        await eventually(has_them)
 
     async def kept(self, upload_id: str) -> pb.GetUploadResponse:
         """Tell what is kept of an upload."""

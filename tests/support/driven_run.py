@@ -254,6 +254,14 @@ class Bench:
         return self.log.events[record.run_id]
 
 
+async def undisturbed(folder: Path, replies: Sequence[Reply]) -> tuple[Bench, RunRecord]:
+    """Drive a new run of a script to its end."""
+    bench = Bench(folder, replies)
+    record = bench.new_run()
+    assert await bench.drive(record)
+    return bench, record
+
+
 def told(events: Sequence[RunEvent], run_id: str) -> list[str]:
     """Return what events say, without what differs from one driving to the next: times and names
     of sessions."""

@@ -42,7 +42,7 @@ from sandbox_service.servicer import SandboxServicer
 from sandbox_service.session_table import SessionTable
 from tests.support.serving import serve
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 100.0
 _BUSY_MAX = 20
 Result = execution_pb2.ExecutionResult
 _GUEST_SETTINGS = (f"{PREFIX}GUEST_CACHE", f"{PREFIX}GUEST_WHEEL")

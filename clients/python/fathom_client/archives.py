@@ -22,6 +22,7 @@ from typing import IO, Protocol, Self, cast
 
 from fathom_client.errors import FathomError
 from fathom_client.figures import bytes_text
+from fathom_client.tar_entries import TarEntries, TarEntry
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MEMBERS_MAX = 100_000
@@ -29,18 +30,18 @@ EXPANDED_BYTES_MIN = 1 << 30
 """An archive may hold so much, however small it is, or"""
 EXPANSION_MAX = 200
 """this many times its own size."""
-_HEADER_BYTES_MAX = 2 << 20
-"""What is read of a tar at a time, and in all for an entry's header: it may claim any size, and is
-read as a whole."""
+_DIRECTORY_BYTES_MAX = 64 << 20
+"""What a zip's list of its members may have, at most."""
 _BOUNDED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """What a zip's members are unpacked from piece by piece; of bzip2 and LZMA, Python's reader holds
 all that the bytes at hand come to."""
 _NAME_CHARACTERS_MAX = 1_000
-_GZIP = b"\x1f\x8b"
+_ZIP_ENTRY = b"PK\1\2"
+"""Begins each entry in a zip's directory."""
 _FOLDER = "folder"
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
-    *(EOFError, NotImplementedError, RuntimeError),
+    *(gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError),
     *(ValueError, LookupError, OverflowError, struct.error),
 )
 """What the readers raise about bytes that are no archive, or of a kind that they cannot read."""
@@ -70,7 +71,8 @@ class _Reader(Protocol):
     def member(self, number: int) -> ArchiveMember | None:
         """Return an entry, None behind the last one; folders are skipped as such."""
 
-    def open(self, number: int) -> IO[bytes]: ...
+    def pieces(self, number: int, size_bytes: int) -> Iterator[bytes]:
+        """Yield an entry's bytes, at most so many at a time."""
 
     def close(self) -> None: ...
 
@@ -126,9 +128,7 @@ class Archive:
     def pieces(self, number: int, size_bytes: int) -> Iterator[bytes]:
         """Yield a member's bytes in pieces of a size; raises ArchiveError or OSError."""
         try:
-            with self._opened().open(number) as stream:
-                while data := stream.read(size_bytes):
-                    yield data
+            yield from self._opened().pieces(number, size_bytes)
         except _DAMAGE as error:
             raise self._damage(error) from error
 
@@ -149,7 +149,13 @@ def is_archive(path: Path) -> bool:
 
 class _Zip:
     def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
+        self._file = _ZipFile(path)
+        try:
+            self._zip = zipfile.ZipFile(cast("IO[bytes]", self._file))
+        except BaseException:
+            self._file.close()
+            raise
+        self._file.is_listed = True
 
     def member(self, number: int) -> ArchiveMember | None:
         if number >= len(self._zip.infolist()):
@@ -162,93 +168,62 @@ class _Zip:
             skipped = "link"
         if info.filename.endswith("/"):
             skipped = _FOLDER
-        return ArchiveMember(number, info.filename, info.file_size, skipped)
+        name = info.filename[: _NAME_CHARACTERS_MAX + 1]
+        return ArchiveMember(number, name, info.file_size, skipped)
 
-    def open(self, number: int) -> IO[bytes]:
-        return self._zip.open(self._zip.infolist()[number])
+    def pieces(self, number: int, size_bytes: int) -> Iterator[bytes]:
+        with self._zip.open(self._zip.infolist()[number]) as stream:
+            while data := stream.read(size_bytes):
+                yield data
 
     def close(self) -> None:
         self._zip.close()
+        self._file.close()
+
+
+class _ZipFile(io.FileIO):
+    """A zip's bytes, of which Python's reader takes a directory of any length at once, and holds
+    half a kilobyte for each entry of it."""
+
+    is_listed = False
+    """Whether the directory is read."""
+
+    def read(self, size_bytes: int | None = -1, /) -> bytes:
+        """Return the next bytes; raises ArchiveError for a directory of too much."""
+        if self.is_listed:
+            return super().read(size_bytes)
+        is_long = size_bytes is not None and size_bytes > _DIRECTORY_BYTES_MAX
+        data = b"" if is_long else super().read(size_bytes)
+        if is_long or data.count(_ZIP_ENTRY) > MEMBERS_MAX:
+            raise ArchiveError(f"{self.name} has more than {MEMBERS_MAX:,} members")
+        return data
 
 
 class _Tar:
-    """Goes forward entry by entry: what lies behind is not believed to be bounded."""
-
     def __init__(self, path: Path) -> None:
-        self._stream = _TarStream(path)
-        try:
-            self._tar = tarfile.open(fileobj=self._stream, mode="r:")  # noqa: SIM115  # by `close`
-        except BaseException:
-            self._stream.close()
-            raise
-        self._stream.header_left_bytes = None
-        self._infos: list[tarfile.TarInfo] = []
+        self._entries = TarEntries(path)
+        self._met: list[TarEntry] = []
 
     def member(self, number: int) -> ArchiveMember | None:
-        info = self._info(number)
-        if info is None:
-            return None
-        skipped = "" if info.isfile() else "link" if info.issym() or info.islnk() else "special"
-        if info.isdir():
-            skipped = _FOLDER
-        return ArchiveMember(number, info.name, info.size, skipped)
-
-    def open(self, number: int) -> IO[bytes]:
-        info = self._info(number)
-        stream = self._tar.extractfile(info) if info is not None else None
-        if stream is None:
-            raise IndexError("there is no such member")
-        return stream
-
-    def close(self) -> None:
-        self._tar.close()
-        self._stream.close()
-
-    def _info(self, number: int) -> tarfile.TarInfo | None:
-        while len(self._infos) <= number:
-            self._stream.header_left_bytes = _HEADER_BYTES_MAX
-            info = self._tar.next()
-            self._stream.header_left_bytes = None
-            if info is None:
+        while len(self._met) <= number:
+            entry = self._entries.next()
+            if entry is None:
                 return None
-            self._infos.append(info)
-        return self._infos[number]
+            name = entry.name[: _NAME_CHARACTERS_MAX + 1]
+            self._met.append(dataclasses.replace(entry, name=name))
+        entry = self._met[number]
+        skipped = "" if entry.kind == "file" else entry.kind
+        return ArchiveMember(number, entry.name, entry.size_bytes, skipped)
 
-
-class _TarStream(io.RawIOBase):
-    """The bytes of a tar, unpacked, of which no more are read at once than is good."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._bytes: IO[bytes] = self._file
-        if self._file.read(len(_GZIP)) == _GZIP:
-            self._bytes = cast("IO[bytes]", gzip.GzipFile(fileobj=self._file))
-        self._file.seek(0)
-        self.header_left_bytes: int | None = _HEADER_BYTES_MAX
-        """What may still be read of an entry's header; None while members are read."""
-
-    def read(self, size_bytes: int = -1, /) -> bytes:
-        """Return the next bytes; raises TarError where they would be too many."""
-        if self.header_left_bytes is not None:
-            self.header_left_bytes -= size_bytes
-        is_room_left = self.header_left_bytes is None or self.header_left_bytes >= 0
-        if not is_room_left or not 0 <= size_bytes <= _HEADER_BYTES_MAX:
-            raise tarfile.ReadError("a header is too long")
-        return self._bytes.read(size_bytes)
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a place."""
-        return self._bytes.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._bytes.tell()
+    def pieces(self, number: int, size_bytes: int) -> Iterator[bytes]:
+        self.member(number)
+        entry, offset = self._met[number], 0
+        while data := self._entries.read(entry, offset, size_bytes):
+            yield data
+            offset += len(data)
 
     def close(self) -> None:
-        """Close the file."""
-        self._bytes.close()
-        self._file.close()
-        super().close()
+        self._entries.close()
 
 
 def _judged(member: ArchiveMember) -> ArchiveMember:

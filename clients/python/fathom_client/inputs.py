@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import stat
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 from fathom.orchestrator.v1 import context_pb2
 
 from fathom_client.archives import Archive, ArchiveMember, is_archive
-from fathom_client.directory_walk import walk
+from fathom_client.directory_walk import Identity, identity_of, open_named, walk
 from fathom_client.errors import FathomError
 from fathom_client.figures import bytes_text, plural
 from fathom_client.uploads import InputFile, Upload
@@ -41,9 +42,9 @@ class Skipped:
     path: str
     """Its path."""
     why: str
-    """One word: `binary`, `ignored`, `hidden`, `link`, `special` or `unreadable`; of members of
-    an archive also `unsafe` (a name that leads out of it), `encrypted` or `compression` (of a
-    kind that is not unpacked)."""
+    """One word: `binary`, `ignored`, `hidden`, `link`, `special`, `deep` (in more than 200 folders)
+    or `unreadable`; of members of an archive also `unsafe` (a name that leads out of it),
+    `encrypted`, `sparse` or `compression` (of a kind that is not unpacked)."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,9 @@ class _Listing:
                 self.skipped.append(Skipped(str(entry.path), entry.skipped))
             else:
                 relative = entry.path.relative_to(real).as_posix()
-                self._add_file(entry.path, f"{name}/{relative}", entry.path)
+                self._add_file(
+                    entry.path, f"{name}/{relative}", entry.path, identity=entry.identity
+                )
 
     def _add_archive(self, real: Path, name: str) -> None:
         if real in self._seen:
@@ -202,26 +205,36 @@ class _Listing:
         else:
             self.files.append(InputFile(name=self._unique(name), size_bytes=len(data), data=data))
 
-    def _add_file(self, path: Path, name: str, real: Path) -> None:
+    def _add_file(
+        self, path: Path, name: str, real: Path, *, identity: Identity | None = None
+    ) -> None:
+        """Add a file, which is to be the one of an identity where that is given."""
         if real in self._seen:
             return
         self._seen.add(real)
         try:
-            status = path.stat()
-            if stat.S_ISFIFO(status.st_mode):
+            if identity is None and path.is_fifo():  # named by somebody who writes to it
                 self.add_bytes(name, path.read_bytes())
                 return
-            why = "" if stat.S_ISREG(status.st_mode) else "special"
-            if not why:
-                with path.open("rb") as stream:
-                    why = "binary" if _is_binary(stream.read(_SNIFFED_BYTES)) else ""
+            with open_named(path) as stream:
+                status = os.fstat(stream.fileno())
+                why = "" if stat.S_ISREG(status.st_mode) else "special"
+                if identity not in (None, identity_of(status)):
+                    why = "unreadable"
+                if not why and _is_binary(stream.read(_SNIFFED_BYTES)):
+                    why = "binary"
         except OSError:
             why = "unreadable"
         if why:
             self.skipped.append(Skipped(str(path), why))
         else:
             self.files.append(
-                InputFile(name=self._unique(name), size_bytes=status.st_size, path=real)
+                InputFile(
+                    name=self._unique(name),
+                    size_bytes=status.st_size,
+                    path=real,
+                    identity=identity_of(status),
+                )
             )
 
     def _unique(self, name: str) -> str:

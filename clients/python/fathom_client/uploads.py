@@ -7,6 +7,7 @@ size is what was read when the files were listed, so a file that shrinks or grow
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +20,7 @@ from fathom.orchestrator.v1 import context_pb2, context_service_pb2, context_ser
 from fathom_client.access import Access
 from fathom_client.archives import Archive
 from fathom_client.channel import open_blocking_channel, open_channel
+from fathom_client.directory_walk import Identity, identity_of, open_named
 from fathom_client.errors import (
     DeadlineExceededError,
     FathomError,
@@ -52,6 +54,8 @@ class InputFile:
     """The archive at `path` that it is in, if it is in one, and"""
     member: int = 0
     """its number there."""
+    identity: Identity | None = None
+    """Which file was at `path` when it was listed; None for a member of an archive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +248,7 @@ def _rest(file: InputFile, kept_bytes: int) -> Iterator[bytes]:
             yield file.data[start : start + CHUNK_BYTES]
         return
     read_bytes = kept_bytes
-    for data in _member(file, kept_bytes) if file.archive else _read(file.path, kept_bytes):
+    for data in _member(file, kept_bytes) if file.archive else _read(file, file.path, kept_bytes):
         read_bytes += len(data)
         if read_bytes > file.size_bytes:
             break
@@ -256,8 +260,10 @@ def _rest(file: InputFile, kept_bytes: int) -> Iterator[bytes]:
         )
 
 
-def _read(path: Path, kept_bytes: int) -> Iterator[bytes]:
-    with path.open("rb") as stream:
+def _read(file: InputFile, path: Path, kept_bytes: int) -> Iterator[bytes]:
+    with open_named(path) as stream:
+        if file.identity not in (None, identity_of(os.fstat(stream.fileno()))):
+            raise InputChangedError(f"{path} is another file than the one that was to be sent")
         stream.seek(kept_bytes)
         while data := stream.read(CHUNK_BYTES):
             yield data

@@ -129,7 +129,7 @@ def _check_left(parent: Limits, left: Left) -> None:
 
 def _share(asked: Limits, name: str, left: int, siblings: int) -> int:
     left = max(left, 0)
-    if asked.HasField(name):  # type: ignore[arg-type]
+    if asked.HasField(name):  # type: ignore[arg-type]  # a field's name
         return min(int(getattr(asked, name)), left)
     return left // (siblings + 1)
 

@@ -91,7 +91,7 @@ class Repl:
         self._budget = budget
         self._passes = passes
         self._opening: asyncio.Task[str] | None = None
-        self._executions = source.mounted.executions
+        self._executions = source.beginning.mounted.executions
         self._at: tuple[str, int] = ("", 0)
 
     def open(self) -> None:
@@ -271,7 +271,7 @@ class Repl:
     def _executed(
         self, order: CodeOrder, session: str, transcript: Transcript, result: ExecutionResult
     ) -> Executed:
-        nature = self._source.nature
+        nature = self._source.beginning.nature
         record = ExecutionRecord(
             session=session,
             session_execution=transcript.session_execution,

@@ -7,8 +7,7 @@ import secrets
 from orchestrator.runs.budget import Budget
 from orchestrator.runs.passes import RunPasses
 from orchestrator.runs.ports import RestoreOrder, SessionOrder
-from orchestrator.runs.sessions.executions import SessionNature
-from orchestrator.runs.sessions.mounted import Mounted
+from orchestrator.runs.sessions.beginning import Beginning
 
 GRACE_S = 1.0
 """By which a call outlives the run's time for work, to be told how it ended."""
@@ -19,27 +18,16 @@ _IDLE_TTL_MAX_S = 1800.0
 class SessionOrders:
     """Makes orders, each with a token of its own and for the time that the run has left."""
 
-    def __init__(
-        self,
-        run_id: str,
-        nature: SessionNature,
-        budget: Budget,
-        passes: RunPasses,
-        *,
-        guest: str,
-        cell_time_max_s: float,
-    ) -> None:
-        """`guest` is what a session has imported; empty for the service's default."""
+    def __init__(self, run_id: str, budget: Budget, passes: RunPasses) -> None:
         self._run_id = run_id
-        self._nature = nature
         self._budget = budget
         self._passes = passes
-        self._guest = guest
-        self._cell_time_max_s = cell_time_max_s
 
-    def fresh(self, mounted: Mounted) -> SessionOrder:
-        """Return the order for a session with nothing but its context."""
+    def fresh(self, beginning: Beginning) -> SessionOrder:
+        """Return the order for a session with nothing but its context; the sources of its prelude
+        are run in it later."""
         left_s = self._budget.work_left_s
+        mounted, nature = beginning.mounted, beginning.nature
         return SessionOrder(
             run_id=self._run_id,
             request_id=self._request_id(),
@@ -47,10 +35,10 @@ class SessionOrders:
             documents=mounted.documents,
             run_token=self._passes.for_cell(),
             sub_tier=self._passes.sub_tier,
-            clock_ns=self._nature.clock_ns,
-            seed=self._nature.seed,
-            guest=self._guest,
-            execute_time_max_s=self._cell_time_max_s,
+            clock_ns=nature.clock_ns,
+            seed=nature.seed,
+            guest=beginning.prelude.guest,
+            execute_time_max_s=beginning.cell_time_max_s,
             idle_ttl_s=min(left_s + GRACE_S, _IDLE_TTL_MAX_S),
             timeout_s=left_s,
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -23,13 +22,8 @@ from orchestrator.runs.budget import Budget
 from orchestrator.runs.log.recorded import Place
 from orchestrator.runs.passes import RunPasses
 from orchestrator.runs.ports import CellOrder, Sandbox
-from orchestrator.runs.sessions.executions import (
-    PastExecution,
-    SessionNature,
-    Transcript,
-    ending_word,
-)
-from orchestrator.runs.sessions.mounted import Mounted, Prelude
+from orchestrator.runs.sessions.beginning import Beginning
+from orchestrator.runs.sessions.executions import PastExecution, Transcript, ending_word
 from orchestrator.runs.sessions.session_calls import SessionCalls, is_full
 from orchestrator.runs.sessions.session_orders import GRACE_S, SessionOrders
 
@@ -62,43 +56,30 @@ class SessionSource:
     def __init__(
         self,
         sandbox: Sandbox,
-        mounted: Mounted,
+        beginning: Beginning,
         *,
         run_id: str,
-        nature: SessionNature,
         budget: Budget,
         passes: RunPasses,
-        cell_time_max_s: float,
         is_resumed: bool,
         on_difference: Callable[[PastExecution], None],
-        prelude: Prelude,
     ) -> None:
         """`is_resumed` says that another process may have left sessions of the run behind.
         `on_difference` is told of an execution that did not do the same again."""
         self._sandbox = sandbox
         self.calls = SessionCalls(sandbox, budget, passes)
         """How its sessions are used."""
-        self.mounted = mounted
-        """What a fresh session has."""
+        self.beginning = beginning
+        """What a fresh session is."""
         self._run_id = run_id
-        self.nature = nature
-        """What a fresh session is made with."""
         self._budget = budget
         self._passes = passes
-        self._orders = SessionOrders(
-            run_id,
-            nature,
-            budget,
-            passes,
-            guest=prelude.guest,
-            cell_time_max_s=cell_time_max_s,
-        )
+        self._orders = SessionOrders(run_id, budget, passes)
         self._may_be_left = is_resumed
         self._on_difference = on_difference
-        self._prelude = prelude
         self._past: list[PastExecution] = []
         self._checkpoints: list[tuple[Place, str]] = []
-        self._expected = ("", self.mounted.executions)
+        self._expected = ("", self.beginning.mounted.executions)
 
     @property
     def newest_place(self) -> Place | None:
@@ -120,10 +101,10 @@ class SessionSource:
 
     def forget(self) -> None:
         """Begin anew with an empty session: what breaks it may be what it began with."""
-        self.mounted = dataclasses.replace(self.mounted, base_key="", executions=0)
+        self.beginning = self.beginning.emptied()
         self._past.clear()
         self._checkpoints.clear()
-        self._expected = ("", self.mounted.executions)
+        self._expected = ("", self.beginning.mounted.executions)
 
     def close(self) -> None:
         """Open nothing more."""
@@ -199,15 +180,15 @@ class SessionSource:
                 self._checkpoints.pop()
             else:
                 return restored.name, place
-        if self.mounted.base_key:
+        if self.beginning.mounted.base_key:
             return await self._based(), _BEFORE_ALL
-        order = self._orders.fresh(self.mounted)
+        order = self._orders.fresh(self.beginning)
         return await self.calls.patiently(lambda: self._sandbox.open_session(order)), _BEFORE_ALL
 
     async def _based(self) -> str:
         """Return a session as the run found it; raises SessionBrokenError where it is kept no
         longer, which leaves an empty one."""
-        order = self._orders.restored(self.mounted.base_key)
+        order = self._orders.restored(self.beginning.mounted.base_key)
         try:
             restored = await self.calls.patiently(lambda: self._sandbox.restore_session(order))
         except ReceivedError as error:
@@ -219,7 +200,8 @@ class SessionSource:
     async def _prepare(self, session: str) -> None:
         """Run the sources of the run's profile in a session that has none of the run's code. What
         is undone, as for lack of time on a busy machine, is tried again."""
-        for index, (name, source) in enumerate(self._prelude.sources):
+        prelude = self.beginning.prelude
+        for index, (name, source) in enumerate(prelude.sources):
             for _ in range(_TRIES_MAX):
                 order = CellOrder(
                     session=session,
@@ -237,7 +219,7 @@ class SessionSource:
                     break
             if result.ending != ExecutionResult.ENDING_COMPLETED:
                 why = result.error.message or ending_word(result)
-                error = HelperFailedError(self._prelude.profile, name, why)
+                error = HelperFailedError(prelude.profile, name, why)
                 raise ReceivedError(error.to_status())
 
     async def _run_again(self, session: str, past: PastExecution) -> None:

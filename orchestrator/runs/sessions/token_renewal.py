@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+from common.background import end_tasks
 from common.errors import ReceivedError
 
 _RENEWALS_A_LIFETIME = 2
@@ -40,8 +41,7 @@ async def renewed_tokens(
     try:
         yield
     finally:
-        renewing.cancel()
-        await asyncio.wait({renewing})
+        await end_tasks(renewing)
 
 
 async def _at_intervals(renew: Callable[[], Awaitable[None]], interval_s: float) -> None:

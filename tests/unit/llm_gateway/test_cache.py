@@ -1,113 +1,24 @@
-"""Answers that are given again, through the whole gateway with a provider in memory.
-
-Long, because each thing that makes an answer another one is a short test of its own.
-"""
+"""Answers that are given again, through the whole gateway with a provider in memory."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from common.errors import ServiceError
-from llm_gateway.answers import Answer, Completion, Delta, FinishReason, Spend
-from llm_gateway.cache.answer_cache import AnswerCache
+from llm_gateway.answers import Completion, Delta, FinishReason, Spend
 from llm_gateway.cache.place import place_of
 from llm_gateway.cache.rules import CacheRules
 from llm_gateway.cache.store import MemoryCacheStore
-from llm_gateway.calls import Call
-from llm_gateway.catalog import Deployment
 from llm_gateway.failures import FailureKind, ProviderError
-from llm_gateway.gateway import Gateway
-from llm_gateway.ledger.ledger import Ledger
-from llm_gateway.meter import Meter
-from llm_gateway.offering import Offering
 from llm_gateway.outlets import Started
 from llm_gateway.prompts import CacheUse, Prompt
-from llm_gateway.provider import OnDelta
-from llm_gateway.routes import RetryPolicy
-from llm_gateway.upstreams import make_upstreams
+from tests.support.cached_gateway import Bench, call
 from tests.support.eventually import eventually
-from tests.support.gateway import (
-    PRICE,
-    ManualClock,
-    MemoryProvider,
-    catalog,
-    completion,
-    deployment,
-    endpoint,
-    memory_books,
-    prompt,
-    token,
-)
-from tests.support.memory_ledger import MemoryCallStore
+from tests.support.gateway import completion, deployment, endpoint, prompt, token
 
-ZERO = prompt(temperature=0.0)
 REJECTED = ProviderError(FailureKind.REJECTED, "HTTP 400", http_status=400)
-
-
-class Bench:
-    """A gateway with a cache over one provider in memory, with its clock and ledger at hand."""
-
-    def __init__(
-        self,
-        *deployments: Deployment,
-        shared: MemoryCacheStore | None = None,
-        drain_s: float = 5.0,
-        **rules: Any,
-    ) -> None:
-        offered = catalog(*(deployments or (deployment(price=PRICE),)))
-        self.provider = MemoryProvider()
-        self.clock = ManualClock()
-        self.store = MemoryCallStore()
-        self.cache = AnswerCache(
-            CacheRules(**rules),
-            lambda _: shared,
-            make_memory=lambda size: MemoryCacheStore(size, now=self.clock.now),
-        )
-        providers = {d.provider.name: self.provider for d in offered.deployments.values()}
-        self.gateway = Gateway(
-            Offering(offered, make_upstreams(offered, providers)),
-            Meter(),
-            Ledger(memory_books(self.store), lease_s=15.0),
-            policy=RetryPolicy(),
-            output_tokens_default=4096,
-            abandoned_drain_s=drain_s,
-            cache=self.cache,
-            sleep=self.clock.sleep,
-        )
-
-    async def ask(self, asked: Prompt = ZERO, **changes: Any) -> Answer:
-        return await self.gateway.generate(call(asked, **changes))
-
-    @property
-    def asked(self) -> int:
-        """Exchanges with the provider so far."""
-        return len(self.provider.asked)
-
-
-class Held:
-    """A behaviour that waits for the test."""
-
-    def __init__(self, then: Completion | Exception) -> None:
-        self.reached = asyncio.Event()
-        self.opened = asyncio.Event()
-        self._then = then
-
-    async def __call__(
-        self, asked: Prompt, output_max: int, on_delta: OnDelta | None
-    ) -> Completion:
-        self.reached.set()
-        await self.opened.wait()
-        if isinstance(self._then, Exception):
-            raise self._then
-        return self._then
-
-
-def call(asked: Prompt = ZERO, **changes: Any) -> Call:
-    values: dict[str, Any] = {"prompt": asked, "token": token(), "arrived": 0.0}
-    return Call(**values | changes)
 
 
 async def test_the_same_question_at_temperature_0_is_asked_once_and_paid_once() -> None:
@@ -131,21 +42,6 @@ async def test_litellm_portkey_cache_not_scoped_by_tenant() -> None:
 
     assert answer.completion.text == "rival's answer"
     assert bench.asked == 2
-
-
-async def test_litellm_portkey_cache_not_scoped_by_tenant_at_the_same_time() -> None:
-    """Identical calls of two tenants that come together are two calls."""
-    bench = Bench()
-    held = [Held(completion("one's")), Held(completion("other's"))]
-    bench.provider.plan(*held)
-    asking = [asyncio.create_task(bench.ask(token=token(tenant=name))) for name in ("a", "b")]
-    for each in held:
-        await each.reached.wait()
-        each.opened.set()
-
-    answers = await asyncio.gather(*asking)
-
-    assert [answer.completion.text for answer in answers] == ["one's", "other's"]
 
 
 async def test_runs_of_one_tenant_share_answers() -> None:
@@ -293,117 +189,6 @@ async def test_an_answer_that_is_too_large_is_not_kept(bytes_max: int, exchanges
     assert bench.asked == exchanges
 
 
-async def test_identical_calls_at_the_same_time_make_one_exchange() -> None:
-    bench, held = Bench(), Held(completion("shared"))
-    bench.provider.plan(held)
-    asking = [asyncio.create_task(bench.ask()) for _ in range(200)]
-    await held.reached.wait()
-    held.opened.set()
-
-    answers = await asyncio.gather(*asking)
-
-    assert bench.asked == 1
-    assert {answer.completion.text for answer in answers} == {"shared"}
-    assert sum(answer.spend.cost_usd_nanos > 0 for answer in answers) == 1
-
-
-async def test_followers_survive_the_leaders_cancellation() -> None:
-    """And nothing is asked a second time."""
-    bench, held = Bench(drain_s=0.0), Held(completion("late"))
-    bench.provider.plan(held)
-    leader = asyncio.create_task(bench.ask())
-    await held.reached.wait()
-    follower = asyncio.create_task(bench.ask())
-    await asyncio.sleep(0)
-
-    leader.cancel()
-    await asyncio.gather(leader, return_exceptions=True)
-    held.opened.set()
-
-    assert leader.cancelled()
-    assert (await follower).completion.text == "late"
-    assert bench.asked == 1
-
-
-async def test_a_slow_reader_of_a_stream_keeps_nobody_else_from_its_answer() -> None:
-    """Who joined its call would else wait at its pace, and for ever where it stands still."""
-    bench = Bench()
-
-    async def say_much(asked: Prompt, output_max: int, on_delta: OnDelta | None) -> Completion:
-        assert on_delta is not None
-        for _ in range(1000):
-            on_delta(Delta(text="x"))
-        return completion("x" * 1000)
-
-    bench.provider.plan(say_much)
-    slow = bench.gateway.stream(call(is_streamed=True))
-    first = await anext(slow)
-
-    answer = await bench.ask()
-
-    assert (first, answer.completion.text, bench.asked) == (Started("small"), "x" * 1000, 1)
-    rest = [piece async for piece in slow]
-    assert "".join(each.text for each in rest if isinstance(each, Delta)) == "x" * 1000
-
-
-async def test_a_call_that_comes_after_the_last_has_gone_asks_anew() -> None:
-    """It must not join what is being ended."""
-    bench, held = Bench(drain_s=0.0), Held(completion("never seen"))
-    bench.provider.plan(held, completion("fresh"))
-    only = asyncio.create_task(bench.ask())
-    await held.reached.wait()
-
-    only.cancel()
-    await asyncio.gather(only, return_exceptions=True)
-
-    assert (await bench.ask()).completion.text == "fresh"
-
-
-async def test_a_leaders_error_is_its_own() -> None:
-    """It may be about the leader's limits, and the follower has others."""
-    bench, held = Bench(), Held(REJECTED)
-    bench.provider.plan(held, completion("mine"))
-    leader = asyncio.create_task(bench.ask())
-    await held.reached.wait()
-    follower = asyncio.create_task(bench.ask())
-    await asyncio.sleep(0)
-    held.opened.set()
-
-    with pytest.raises(ServiceError):
-        await leader
-
-    assert (await follower).completion.text == "mine"
-    assert bench.asked == 2
-
-
-async def test_an_answer_cut_short_by_the_leaders_limits_is_its_own() -> None:
-    bench, held = Bench(), Held(completion("cut", finish_reason=FinishReason.LENGTH))
-    bench.provider.plan(held, completion("whole"))
-    leader = asyncio.create_task(bench.ask())
-    await held.reached.wait()
-    follower = asyncio.create_task(bench.ask())
-    await asyncio.sleep(0)
-    held.opened.set()
-
-    assert (await leader).completion.text == "cut"
-    assert (await follower).completion.text == "whole"
-
-
-async def test_a_followers_deadline_holds_while_it_waits() -> None:
-    bench, held = Bench(), Held(completion())
-    bench.provider.plan(held)
-    leader = asyncio.create_task(bench.ask())
-    await held.reached.wait()
-    soon = asyncio.get_running_loop().time() + 0.02
-
-    with pytest.raises(ServiceError) as caught:
-        await bench.ask(deadline=soon)
-
-    assert caught.value.reason_name == "ERROR_REASON_PROVIDER_TIMEOUT"
-    held.opened.set()
-    await leader
-
-
 @pytest.mark.parametrize("request_id", ["", "1/1/1"])
 async def test_a_hit_is_in_the_ledger_at_no_cost(request_id: str) -> None:
     bench = Bench()
@@ -490,15 +275,3 @@ async def test_rules_can_be_changed_while_it_runs() -> None:
     await bench.ask()
 
     assert bench.asked == 2
-
-
-async def test_closing_ends_an_asking() -> None:
-    bench, held = Bench(), Held(completion())
-    bench.provider.plan(held)
-    asking = asyncio.create_task(bench.ask())
-    await held.reached.wait()
-
-    await bench.gateway.close()
-    outcome = await asyncio.gather(asking, return_exceptions=True)
-
-    assert isinstance(outcome[0], asyncio.CancelledError)

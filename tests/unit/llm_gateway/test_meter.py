@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from common.run_token import RunToken, Subtree
 from llm_gateway import meter as meter_module
 from llm_gateway.accounts.caps import Cap, Holding, Shortage
+from llm_gateway.accounts.memory_store import MemoryAccountStore
 from llm_gateway.answers import Spend, Tokens
 from llm_gateway.demands import Demand
 from llm_gateway.errors import RunLimitExceededError
+from llm_gateway.meter import Meter
 from llm_gateway.prices import FREE, Price
 from tests.support.gateway import PRICE, MeterInView, token
 
@@ -374,3 +377,29 @@ async def test_of_many_runs_that_wait_a_few_look_each_time_and_all_get_their_tur
 
     assert sorted(done) == sorted(names)
     assert looks < runs * 15
+
+
+class DeafStore(MemoryAccountStore):
+    """Goes on where it is cancelled, once, as libraries do over `asyncio.wait_for`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tended = asyncio.Event()
+
+    async def expire(self, now_us: int) -> int:
+        if not self.tended.is_set():
+            self.tended.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return await super().expire(now_us)
+
+
+async def test_a_store_that_swallows_the_cancellation_does_not_keep_the_gateway_from_its_end() -> (
+    None
+):
+    """It would stand still for ever in the middle of its stop."""
+    store = DeafStore()
+
+    async with asyncio.timeout(60):
+        async with Meter(store=store).living(0.03):
+            await store.tended.wait()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from orchestrator.blobs import BlobMissingError, BlobWriter, FolderBlobStore
-from orchestrator.contexts.upload_stream import begin_blob
+from orchestrator.contexts.upload_threads import UploadThreads
 from orchestrator.errors import ObjectStoreError
 
 
@@ -29,17 +27,11 @@ class SlowBlobs(FolderBlobStore):
         return super().begin(key, kept_bytes)
 
 
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
-
-
 async def leave_while_it_begins(
-    threads: ThreadPoolExecutor, blobs: SlowBlobs, kept_bytes: int = 0
+    threads: UploadThreads, blobs: SlowBlobs, kept_bytes: int = 0
 ) -> None:
     """Begin a blob and be cut off before it has begun."""
-    beginning = asyncio.create_task(begin_blob(threads, blobs, "blobs/x", kept_bytes))
+    beginning = asyncio.create_task(threads.begin_blob(blobs, "blobs/x", kept_bytes))
     await asyncio.to_thread(blobs.asked.wait, 60)
     beginning.cancel()
     blobs.answers.set()
@@ -48,25 +40,25 @@ async def leave_while_it_begins(
 
 
 async def test_a_caller_who_goes_away_meanwhile_leaves_nobody_holding_the_blob(
-    tmp_path: Path, threads: ThreadPoolExecutor
+    tmp_path: Path,
 ) -> None:
     """A client whose connection breaks just then comes back, and is told to wait for who holds
     it: for ever, where nobody does."""
-    blobs = SlowBlobs(tmp_path)
+    threads, blobs = UploadThreads(), SlowBlobs(tmp_path)
     await leave_while_it_begins(threads, blobs)
 
-    writer = await begin_blob(threads, blobs, "blobs/x")
+    writer = await threads.begin_blob(blobs, "blobs/x")
 
     with pytest.raises(ObjectStoreError):  # held, as long as somebody writes
-        await begin_blob(threads, blobs, "blobs/x")
+        await threads.begin_blob(blobs, "blobs/x")
     writer.close()
 
 
 async def test_a_caller_who_goes_away_while_it_fails_is_gone_all_the_same(
-    tmp_path: Path, threads: ThreadPoolExecutor
+    tmp_path: Path,
 ) -> None:
-    blobs = SlowBlobs(tmp_path)
+    threads, blobs = UploadThreads(), SlowBlobs(tmp_path)
     await leave_while_it_begins(threads, blobs, kept_bytes=10)
 
     with pytest.raises(BlobMissingError):
-        await begin_blob(threads, blobs, "blobs/x", 10)
+        await threads.begin_blob(blobs, "blobs/x", 10)

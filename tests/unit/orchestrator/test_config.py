@@ -34,7 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 def test_without_the_key_it_does_not_start() -> None:
     """A gateway that trusts unsigned runs would pay for anyone."""
-    with pytest.raises(ConfigError, match="run_token_key"):
+    with pytest.raises(ConfigError, match="FATHOM_ORCHESTRATOR_RUN_TOKEN_KEY"):
         load(OrchestratorConfig, {}, prefix=PREFIX)
 
 

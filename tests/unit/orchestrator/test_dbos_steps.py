@@ -70,7 +70,7 @@ async def test_a_run_does_not_wait_for_the_note_of_a_step(
     notes: SlowNotes, steps: DbosSteps
 ) -> None:
     """The event that tells of the step is stored by then, and it is what counts."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         found = [await steps.step("a", work(1)), await steps.step("b", work(2))]
     assert (found, notes.noted) == ([1, 2], [])
 
@@ -93,7 +93,7 @@ async def test_a_run_that_goes_on_is_noted_behind_it_again(notes: SlowNotes) -> 
     found = [await steps.step("a", work(1)), await steps.step("b", work(2))]
     notes.may_note.clear()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         found.append(await steps.step("c", work(3)))
 
     assert (found, notes.noted) == ([7, 2, 3], [("b", 2)])
@@ -142,7 +142,7 @@ async def test_a_run_is_not_far_ahead_of_its_notes(notes: SlowNotes, steps: Dbos
     assert done == dbos_steps._AHEAD_MAX
 
     notes.may_note.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await running
         await steps.settle()
     assert [found for _, found in notes.noted] == list(range(1, 101))

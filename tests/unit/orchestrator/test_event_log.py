@@ -62,7 +62,7 @@ def end(journal: RunJournal) -> None:
 
 
 async def follow(log: EventLog, journal: RunJournal, *, after: int = 0) -> list[int]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [e.sequence async for e in log.follow(run_id(journal), after=after)]
 
 
@@ -360,7 +360,7 @@ async def test_what_follows_an_event_that_others_keep_waits_for_the_next_commit_
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(log.write())
         journal = await begin(database, log)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             step = functools.partial(work, 1)
             await journal.step("a", turn_started(1), step, is_kept=lambda each: each.turn == 1)
         step = functools.partial(work, 2)

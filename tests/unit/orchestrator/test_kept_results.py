@@ -79,6 +79,6 @@ async def test_a_value_that_is_gone_is_told_by_its_name(blobs: Blobs) -> None:
     await results(blobs).keep_final(told, LARGE, (2, 1))
     await blobs.delete(told.final_key)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(NotFoundError, match=r"outputs/0a/2-1\.final"):
             await results(blobs).final(told)

@@ -14,21 +14,13 @@ from fathom.orchestrator.v1.run_pb2 import Run
 
 from common.database import DatabaseAwayError
 from orchestrator.conversations.recall import Earlier, KeptSession
-from orchestrator.errors import ForkTurnUnknownError, ObjectStoreError
 from orchestrator.model_catalog import TierFacts
-from orchestrator.runs import patient_blobs
 from orchestrator.runs.log.record import TERMINAL_STATES, RunRecord
 from orchestrator.runs.ports import ModelCall
-from tests.support.driven_run import Bench, told
+from tests.support.driven_run import Bench, told, undisturbed
 from tests.support.fake_gateway import COST_NANOS, ScriptedError
 from tests.support.memory_neighbours import Reply, failure
-
-DONE = "FINAL(done)"
-
-
-def cells(*codes: str) -> str:
-    return "I look.\n" + "\n".join(f"```repl\n{code}\n```" for code in codes)
-
+from tests.support.run_scripts import DONE, cells
 
 SCRIPTS: dict[str, list[Reply]] = {
     "variables, time and randomness": [
@@ -50,13 +42,6 @@ SCRIPTS: dict[str, list[Reply]] = {
         "FINAL_VAR(y)",
     ],
 }
-
-
-async def undisturbed(folder: Path, replies: list[Reply]) -> tuple[Bench, RunRecord]:
-    bench = Bench(folder, replies)
-    record = bench.new_run()
-    assert await bench.drive(record)
-    return bench, record
 
 
 async def resumed(
@@ -140,18 +125,6 @@ async def test_what_an_unheard_answer_took_is_in_the_usage(tmp_path: Path) -> No
     assert record.progress.usage.cost_usd_nanos == 2 * COST_NANOS + 500
     replies = [e.model_replied for e in bench.events(record) if e.HasField("model_replied")]
     assert [each.usage.cost_usd_nanos for each in replies] == [COST_NANOS + 500, COST_NANOS]
-
-
-async def test_a_run_waits_for_a_sandbox_that_is_away(tmp_path: Path) -> None:
-    """A restart takes seconds, in which no run that has time may fail."""
-    bench = Bench(tmp_path, [cells("a = 1"), cells("FINAL(a)")])
-    record = bench.new_run()
-    away = failure(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE)
-    bench.sandbox.absences = [away] * 5
-
-    assert await bench.drive(record)
-
-    assert record.progress.answer.text == "1"
 
 
 async def test_a_lost_session_comes_back_from_its_newest_checkpoint(tmp_path: Path) -> None:
@@ -252,38 +225,6 @@ async def test_a_run_goes_through_what_it_has_done_also_when_its_time_is_over(
     assert [e.turn for e in limits] == [3]
 
 
-async def test_a_fork_goes_on_with_the_session_of_its_turn_at_no_cost(tmp_path: Path) -> None:
-    """What the other run has found and paid is the fork's; what comes after is its own."""
-    replies: list[Reply] = [
-        cells("a = [rand(), now(), ask('one')]"),
-        cells("try:\n    ask('fail')\nexcept RuntimeError as error:\n    b = str(error)"),
-        cells("FINAL((a, b, rand()))"),
-    ]
-    bench, record = await undisturbed(tmp_path, replies)
-    paid = list(bench.model.paid)
-
-    fork = await bench.fork(record, after_turn=2, question="And else?")
-    assert await bench.drive(fork)
-
-    assert fork.progress.answer == record.progress.answer
-    assert bench.model.paid[len(paid) :] == ["0b/3/0/0"]
-    assert fork.progress.usage.calls == 1
-    assert (fork.head.forked_from, fork.head.forked_after_turn) == (record.head.name, 2)
-    assert fork.progress.turns == 3
-    asked = [e for e in bench.events(fork) if e.HasField("turn_started")]
-    assert [e.turn for e in asked] == [1, 2, 3]
-    assert not [e for e in bench.events(fork) if e.HasField("notice")]
-
-
-async def test_a_run_has_no_fork_after_a_turn_that_it_did_not_go_on_from(tmp_path: Path) -> None:
-    bench, record = await undisturbed(tmp_path, [cells("a = 1"), "FINAL(done)"])
-
-    with pytest.raises(ForkTurnUnknownError) as caught:
-        await bench.fork(record, after_turn=2, question="And else?")
-
-    assert caught.value.metadata == {"run": record.head.name, "turn": "2", "turns": "1"}
-
-
 async def test_a_process_that_learns_late_of_a_runs_end_leaves_no_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,31 +255,6 @@ async def test_a_run_that_is_cancelled_after_its_process_died_leaves_no_session(
 
     assert record.progress.state == Run.STATE_CANCELLED
     assert bench.sandbox.sessions == {}
-
-
-@pytest.mark.parametrize("direct_tokens_max", [0, 1_000], ids=["with code", "direct"])
-async def test_a_fork_goes_on_beyond_an_answer_that_its_own_spec_would_take(
-    tmp_path: Path, direct_tokens_max: int
-) -> None:
-    """Who forks after turn 2 wants turn 3, not an early answer that was refused at the time."""
-    replies: list[Reply] = ["FINAL(early, confidence=0.5)", cells("a = 1"), "FINAL(late)"]
-    bench = Bench(tmp_path, [*replies[:2], "FINAL(late, confidence=0.95)"])
-    (tmp_path / "contexts").mkdir()
-    (tmp_path / "contexts" / "a").write_bytes(b"x")
-    record = bench.new_run()
-    record.head.spec.confidence_min = 0.9
-    record.head.spec.direct_tokens_max = direct_tokens_max
-    assert await bench.drive(record)
-    assert (record.progress.answer.text, record.progress.turns) == ("late", 3)
-
-    fork = await bench.fork(record, after_turn=2, question="And else?", confidence_min=0.1)
-    assert await bench.drive(fork)
-
-    assert (fork.progress.answer.text, fork.progress.turns) == ("late", 3)
-    kinds = [
-        [e.notice.kind for e in bench.events(run) if e.HasField("notice")] for run in (record, fork)
-    ]
-    assert kinds[0] == kinds[1]
 
 
 async def test_a_conversation_whose_session_is_gone_goes_on_with_an_empty_one(
@@ -436,64 +352,3 @@ async def test_a_turn_that_was_asked_is_asked_the_same_whatever_window_is_known_
 
     assert record.progress.answer.text == "1"
     assert bench.model.paid == ["0a/1/0/0", "0a/2/0/0"]
-
-
-async def test_a_cells_result_waits_for_an_object_store_that_is_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a cell printed and its value were paid for, and a restart of the store takes seconds."""
-    monkeypatch.setattr(patient_blobs, "_PAUSE_S", 0.0)
-    bench = Bench(tmp_path, [cells("print('x' * 5_000)"), cells("FINAL('y' * 100_000)")])
-    put, absences = bench.blobs.put, [ObjectStoreError("no space left")] * 3
-
-    async def away(key: str, data: bytes) -> None:
-        if absences:
-            raise absences.pop()
-        await put(key, data)
-
-    monkeypatch.setattr(bench.blobs, "put", away)
-    record = bench.new_run()
-
-    assert await bench.drive(record)
-
-    assert record.progress.state == Run.STATE_ANSWERED
-    assert not absences
-    assert len(bench.sandbox.executed) == 2
-
-
-async def test_a_run_waits_for_services_that_are_too_slow_to_answer(tmp_path: Path) -> None:
-    """An overloaded service is no reason to fail: its calls run into their own short deadlines."""
-    bench = Bench(tmp_path, [cells("a = 1"), cells("FINAL(a)")])
-    record = bench.new_run()
-    assert not await bench.drive(record, cut=6)
-    slow = failure(grpc.StatusCode.DEADLINE_EXCEEDED, ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE)
-    bench.sandbox.stalls, bench.catalog.absences = [slow], [slow]
-    record = bench.again(record)
-
-    assert await bench.drive(record)
-
-    assert record.progress.answer.text == "1"
-
-
-async def test_a_run_whose_steps_cannot_be_stored_is_let_go_of_with_its_session(
-    tmp_path: Path,
-) -> None:
-    """It is driven again from its log after a rest: nothing failed but the database."""
-    bench = Bench(tmp_path, [cells("a = 1"), cells("FINAL(a)")])
-    record, plain, absences = bench.new_run(), bench.model.generate, [DatabaseAwayError()]
-
-    async def generate(call: ModelCall) -> Generation:
-        if call.turn == 2 and absences:
-            raise absences.pop()
-        return await plain(call)
-
-    bench.model.generate = generate  # type: ignore[method-assign]
-
-    with pytest.raises(DatabaseAwayError):
-        await bench.drive(record)
-    assert len(bench.sandbox.sessions) == 1
-    record = bench.again(record)
-    assert await bench.drive(record)
-
-    assert record.progress.answer.text == "1"
-    assert bench.sandbox.opened == 1

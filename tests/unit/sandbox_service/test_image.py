@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_service.engine import GuestMemory, GuestMemoryError
+from sandbox_service.guest_memory import GuestMemory, GuestMemoryError
 from sandbox_service.sparse_files import PAGE_BYTES, extents
 from sandbox_service.worker import image as module
 from sandbox_service.worker.image import ChangeFinder, SessionImage, WarmImage

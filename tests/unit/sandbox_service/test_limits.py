@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox_service.engine import GuestMemoryError, GuestStoppedError
+from sandbox_service.engine import GuestStoppedError
+from sandbox_service.guest_memory import GuestMemoryError
 from sandbox_service.limits import Allowance, Limits
 from sandbox_service.worker import endings
 from sandbox_service.worker.execution import StopError

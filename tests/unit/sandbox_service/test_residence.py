@@ -12,8 +12,8 @@ import pytest
 
 from sandbox_service import frames
 from sandbox_service.context_mounts import ContextBlob
-from sandbox_service.engine import WASM_PAGE_BYTES
 from sandbox_service.errors import CapacityError
+from sandbox_service.guest_memory import WASM_PAGE_BYTES
 from sandbox_service.layer_store import LayerStore
 from sandbox_service.layers import LARGE_BYTES, LAYERS_MAX
 from sandbox_service.limits import Limits

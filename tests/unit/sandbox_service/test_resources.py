@@ -94,7 +94,7 @@ def test_what_a_killed_service_was_writing_goes_after_a_while(tmp_path: Path) ->
     ],
 )
 def test_a_setting_that_makes_no_sense_stops_the_service(setting: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=setting.lower()):
+    with pytest.raises(ConfigError, match=PREFIX + setting):
         load(SandboxConfig, {PREFIX + setting: value}, prefix=PREFIX)
 
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from sandbox_service.engine import GuestMemory, GuestMemoryError
+from sandbox_service.guest_memory import GuestMemory, GuestMemoryError
 from sandbox_service.worker.wasi import GuestExitError, Wasi
 
 SUCCESS, BADF, FAULT, INVAL, MFILE, NOENT, NOTCAPABLE = 0, 8, 21, 28, 33, 44, 76

@@ -11,6 +11,7 @@ from fathom_client.access import ApiKeyError, TlsFilesError
 from fathom_client.archives import ArchiveError
 from fathom_client.command import exit_codes
 from fathom_client.command.limit_words import amount_text, option_of
+from fathom_client.directory_walk import IgnoreFileError
 from fathom_client.errors import (
     CallError,
     DeadlineExceededError,
@@ -154,6 +155,7 @@ _GATEWAY_START = (
 _TRIES_BY_CLASS: tuple[tuple[type[Exception], str, int], ...] = (
     (InputError, "{fathom} {verb} --help", exit_codes.USAGE),
     (ArchiveError, "unpack it, and name the files", exit_codes.USAGE),
+    (IgnoreFileError, "shorten it, or name the files", exit_codes.USAGE),
     (ModelSettingsError, "correct the variable", exit_codes.USAGE),
     (ApiKeyError, _KEY_TEXT, exit_codes.NOT_AUTHORISED),
     (TlsFilesError, _TLS_FILES, exit_codes.USAGE),

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from orchestrator.contexts.stored_context import StoredContext, StoredDocument
+from orchestrator.runs.sessions.executions import SessionNature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,3 +33,23 @@ class Prelude:
     """Python sources that are run in it, each after its name."""
     profile: str = ""
     """Whose they are, for errors."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a fresh session of a run is."""
+
+    mounted: Mounted
+    """What it has as `context`."""
+    prelude: Prelude
+    """What it has besides."""
+    nature: SessionNature
+    """What makes it do the same whenever it is made."""
+    cell_time_max_s: float
+    """Longest time of a piece of code in it."""
+
+    def emptied(self) -> Beginning:
+        """Return one that begins with its context alone, and with no checkpoint."""
+        return dataclasses.replace(
+            self, mounted=dataclasses.replace(self.mounted, base_key="", executions=0)
+        )
