@@ -7,11 +7,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from fathom.gateway.v1 import gateway_service_pb2, generation_pb2, quota_service_pb2
 from fathom.gateway.v1.gateway_service_pb2_grpc import GatewayServiceStub
 from fathom.gateway.v1.quota_service_pb2_grpc import QuotaServiceStub
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from common.config import Secret
 from common.run_token import RUN_TOKEN_METADATA, RunToken, RunTokenSigner
@@ -27,6 +30,7 @@ class GatewayClient:
     def __init__(self, channel: grpc.aio.Channel, *, token_key: str, operator_key: str) -> None:
         self._stub = GatewayServiceStub(channel)
         self._quotas = QuotaServiceStub(channel)
+        self._health: Any = HealthStub(channel)  # its types know no asyncio
         self._operator = (("fathom-operator-key", operator_key),)
         token = RunToken(
             tenant=TENANT,
@@ -43,6 +47,10 @@ class GatewayClient:
         self._numbers = itertools.count()
         self.paid = 0
         """Calls that a provider answered."""
+
+    async def ping(self) -> None:
+        """Have its health checked, which does nothing but what any call over gRPC takes."""
+        await self._health.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
 
     async def set_quota(self) -> None:
         """Limit the tenant in everything, by more than will be used."""
