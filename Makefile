@@ -40,7 +40,7 @@ acceptance: guest ## run the tests of the built wheel with real processes
 bench: guest ## run every benchmark
 	@$(BIN)/python -m bench all
 
-bench-peers: guest ## measure LiteLLM's proxy beside the gateway, in an environment of its own
+bench-peers: guest ## measure LiteLLM's proxy beside the gateway, bare and with its duties
 	@$(BIN)/python -m bench.peers
 
 check: lint typecheck protos-check ## lint, types, protos

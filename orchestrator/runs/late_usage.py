@@ -55,14 +55,16 @@ class LateUsage:
             due = list((await connection.execute(query)).scalars())
         if not due:
             return []
-        claim = (
-            update(_late)
+        free = (
+            select(_late.c.run_id)
             .where(_late.c.run_id.in_(due), _late.c.due_us <= now_us)
-            .values(due_us=until_us)
-            .returning(_late.c.run_id)
+            .order_by(_late.c.run_id)  # as everybody locks several
+            .with_for_update()
         )
         async with self._database.writing() as connection:
-            ours = list((await connection.execute(claim)).scalars())
+            ours = list((await connection.execute(free)).scalars())
+            claim = update(_late).where(_late.c.run_id.in_(ours))
+            await connection.execute(claim.values(due_us=until_us))
         runs = select(_runs.c.tenant, _runs.c.head, _runs.c.progress).where(
             _runs.c.run_id.in_(ours)
         )
