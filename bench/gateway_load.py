@@ -22,7 +22,9 @@ _STREAMS = 16
 _BURSTS = 10
 _CLIENTS = 16
 _LOAD_S = 2.0
-_MESSAGES = 50
+_CONVERSATIONS = 20
+_LENGTHS = range(40, 61, 2)
+"""Messages of the calls of one conversation, 50 in the middle."""
 _KB = 1_024
 PROMPT = ("A line of plain text that stands for all the others like it. " * 20)[:_KB]
 """1 KB."""
@@ -69,14 +71,19 @@ async def calls_a_second(service: Asked, *, rounds: int = ROUNDS) -> list[float]
 
 
 async def cpu_ms_50_messages(service: Asked, pid: int) -> list[float]:
-    """Return the CPU milliseconds a call of 50 messages takes of a process, a sample a round."""
-    texts = [PROMPT[: _KB // 4]] * _MESSAGES
+    """Return the CPU milliseconds a call of 50 messages takes of a process, a sample a round. They
+    are of conversations like a run's: each call has all that was said before and two messages more.
+    """
     samples = []
-    for _ in range(ROUNDS):
-        before = cpu_ms(pid)
-        for _ in range(_ASKS):
-            await service.ask(texts)
-        samples.append((cpu_ms(pid) - before) / _ASKS)
+    for number in range(ROUNDS):
+        before, calls = cpu_ms(pid), 0
+        for conversation in range(_CONVERSATIONS):
+            begin = f"{number}.{conversation}"
+            said = [f"{begin}.{n} {PROMPT[: _KB // 4]}" for n in range(_LENGTHS.stop)]
+            for length in _LENGTHS:
+                await service.ask(said[:length])
+                calls += 1
+        samples.append((cpu_ms(pid) - before) / calls)
     return samples
 
 

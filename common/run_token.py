@@ -73,6 +73,11 @@ class RunToken:
     """Services that may bring it, where the gateway knows who calls; empty for any of them."""
 
     @property
+    def asking_run(self) -> str:
+        """`runs/{run}` of the caller: the innermost of the parts that it is in."""
+        return self.subtrees[-1].name if self.subtrees else self.run
+
+    @property
     def is_for_replay(self) -> bool:
         """Whether it permits to be told again what was told before, and nothing new."""
         return self.tokens_max == 0 and self.cost_usd_nanos_max == 0

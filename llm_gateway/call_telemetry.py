@@ -214,6 +214,7 @@ def _fail(span: Span, error_type: AttributeValue) -> None:
 def _asked(call: Call) -> dict[str, AttributeValue]:
     prompt = call.prompt
     attributes: dict[str, AttributeValue | None] = {
+        names.GEN_AI_CONVERSATION_ID: call.token.asking_run,
         names.RUN_ID: call.token.run,
         names.DEPTH: call.token.depth,
         names.TIER: prompt.tier,

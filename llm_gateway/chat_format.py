@@ -7,7 +7,7 @@ a word for the problem and nothing of the content.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import orjson
@@ -15,7 +15,7 @@ import orjson
 from llm_gateway.answers import Completion, Delta, FinishReason, Tokens, merged
 from llm_gateway.catalog import Deployment
 from llm_gateway.failures import FailureKind, ProviderError, failure_from_error_event
-from llm_gateway.prompts import Prompt
+from llm_gateway.prompts import Message, Prompt
 from llm_gateway.sse import EventParser, EventTooLargeError
 
 _FINISH_REASONS = {
@@ -39,7 +39,9 @@ def request_body(
     """Return the body of `POST /chat/completions`; parameters the deployment omits are left out."""
     body: dict[str, Any] = {
         "model": deployment.model,
-        "messages": [{"role": m.role.value, "content": m.text} for m in prompt.messages],
+        "messages": orjson.Fragment(
+            messages_json(prompt.messages) if prompt.history is None else prompt.history.json
+        ),
         deployment.provider.output_limit_field: output_tokens_max,
     }
     if prompt.temperature is not None:
@@ -59,6 +61,11 @@ def request_body(
     for parameter in deployment.omit_parameters:
         body.pop(parameter, None)
     return orjson.dumps(body)
+
+
+def messages_json(messages: Sequence[Message]) -> bytes:
+    """Return messages as a body has them: an array."""
+    return orjson.dumps([{"role": m.role.value, "content": m.text} for m in messages])
 
 
 def parse_reply(body: bytes) -> Completion:

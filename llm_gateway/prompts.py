@@ -8,6 +8,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_gateway.histories import History
 
 MESSAGES_MAX = 10_000
 """Of one prompt. Each is looked at on its way, which takes microseconds: millions of empty ones
@@ -67,10 +71,18 @@ class Prompt:
     """Whether an earlier answer will do."""
     response_schema: str = ""
     """JSON Schema that the answer is to satisfy, as compact JSON; empty for none."""
+    history: History | None = dataclasses.field(default=None, compare=False, repr=False)
+    """What was made of these very messages already; None where nothing was."""
+
+    def __post_init__(self) -> None:
+        if self.history is not None and self.history.messages is not self.messages:
+            object.__setattr__(self, "history", None)  # other messages took their place
 
     @cached_property
     def text_bytes(self) -> int:
         """UTF-8 bytes of all messages."""
+        if self.history is not None:
+            return self.history.text_bytes
         return sum(len(message.text.encode()) for message in self.messages)
 
     @property

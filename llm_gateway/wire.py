@@ -5,6 +5,9 @@ The only domain-side module that knows the protobuf messages; it decides nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 from fathom.gateway.v1 import gateway_service_pb2 as service_pb2
 from fathom.gateway.v1 import generation_pb2 as pb2
 
@@ -43,18 +46,21 @@ Asking = service_pb2.GenerateRequest | service_pb2.StreamGenerateRequest | servi
 Counting = service_pb2.CountTokensRequest
 
 
-def prompt_from(request: Asking | Counting) -> Prompt:
+def prompt_from(request: Asking | Counting, before: Sequence[Message] = ()) -> Prompt:
     """Return what a request asks; raises InvalidFieldError naming every bad field, and
     LimitAboveCeilingError for too many messages.
 
-    The call's context, where the request has one, is checked along.
+    The call's context, where the request has one, is checked along. Where its messages begin with
+    those of `before`, it has these very objects.
     """
     if not request.HasField("prompt"):
         raise InvalidFieldError("prompt", "is required")
     prompt = request.prompt
     if len(prompt.messages) > MESSAGES_MAX:
         raise LimitAboveCeilingError("prompt.messages", len(prompt.messages), MESSAGES_MAX)
-    violations = _message_violations(prompt) | _option_violations(prompt)
+    roles = [_ROLES.get(message.role) for message in prompt.messages]
+    texts = [message.text for message in prompt.messages]
+    violations = _message_violations(roles, texts) | _option_violations(prompt)
     schema = ""
     if prompt.response_schema_json:
         try:
@@ -67,7 +73,7 @@ def prompt_from(request: Asking | Counting) -> Prompt:
         raise InvalidFieldError.many(violations)
     return Prompt(
         tier=prompt.tier,
-        messages=tuple(Message(_ROLES[m.role], m.text) for m in prompt.messages),
+        messages=_messages(cast("list[Role]", roles), texts, before),
         output_tokens_max=prompt.output_tokens_max
         if prompt.HasField("output_tokens_max")
         else None,
@@ -79,15 +85,25 @@ def prompt_from(request: Asking | Counting) -> Prompt:
     )
 
 
-def _message_violations(prompt: pb2.Prompt) -> dict[str, str]:
+def _messages(
+    roles: Sequence[Role], texts: Sequence[str], before: Sequence[Message]
+) -> tuple[Message, ...]:
+    known = len(before)
+    if [m.text for m in before] != texts[:known] or [m.role for m in before] != roles[:known]:
+        before, known = (), 0
+    return (*before, *map(Message, roles[known:], texts[known:]))
+
+
+def _message_violations(roles: Sequence[Role | None], texts: Sequence[str]) -> dict[str, str]:
     violations = {}
-    if not prompt.messages:
+    if not texts:
         violations["prompt.messages"] = "needs at least one message"
-    for index, message in enumerate(prompt.messages):
-        if message.role not in _ROLES:
-            violations[f"prompt.messages[{index}].role"] = "must be SYSTEM, USER or ASSISTANT"
-        if not message.text:
-            violations[f"prompt.messages[{index}].text"] = "must not be empty"
+    if None in roles or not all(texts):
+        for index, (role, text) in enumerate(zip(roles, texts, strict=True)):
+            if role is None:
+                violations[f"prompt.messages[{index}].role"] = "must be SYSTEM, USER or ASSISTANT"
+            if not text:
+                violations[f"prompt.messages[{index}].text"] = "must not be empty"
     return violations
 
 

@@ -97,13 +97,16 @@ class EgressGuard:
             )
         if policy.secrets is Reaction.OFF and not policy.canaries:
             return call
-        if prompt.text_bytes <= _INLINE_BYTES:
+        cleared_bytes = prompt.history.cleared(policy).text_bytes if prompt.history else 0
+        if prompt.text_bytes - cleared_bytes <= _INLINE_BYTES:
             return self._looked_through(call, policy)
         return await asyncio.to_thread(self._looked_through, call, policy)
 
     def _looked_through(self, call: Call, policy: EgressPolicy) -> Call:
         findings = self._found(call.prompt, policy)
         if not findings:
+            if call.prompt.history is not None:
+                call.prompt.history.clear(policy)
             return call
         self._record(call, findings)
         messages, redacted = list(call.prompt.messages), dict[int, list[Found]]()
@@ -124,10 +127,11 @@ class EgressGuard:
 
     def _found(self, prompt: Prompt, policy: EgressPolicy) -> list[_Finding]:
         findings: list[_Finding] = []
-        texts = _texts(prompt)
+        first = prompt.history.cleared(policy).messages if prompt.history else 0
+        texts = _texts(prompt)[first:]
         if not policy.canaries and not self._patterns.has_any(texts):
             return findings
-        for index, each in enumerate(texts):
+        for index, each in enumerate(texts, start=first):
             text = each.encode()
             for canary in policy.canaries:
                 findings += [

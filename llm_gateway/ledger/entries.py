@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
 from llm_gateway.answers import Completion, FinishReason, Spend
-from llm_gateway.prompts import Prompt
+from llm_gateway.prompts import Message, Prompt
 
 _FORM = 1
 """Version of a recorded answer's bytes."""
@@ -192,6 +194,24 @@ def digest_of(prompt: Prompt) -> bytes:
         "seed": prompt.seed,
         "response_schema": prompt.response_schema or None,
     }
-    asked: dict[str, object] = {"tier": prompt.tier, "messages": prompt.messages}
-    asked |= {name: value for name, value in optional.items() if value is not None}
-    return hashlib.blake2b(orjson.dumps(asked), digest_size=32).digest()
+    given = {name: value for name, value in optional.items() if value is not None}
+    if prompt.history is None:
+        digest = begin_digest(prompt.tier)
+        extend_digest(digest, prompt.messages, is_first=True)
+    else:
+        digest = prompt.history.digest()
+    digest.update(b"]," + orjson.dumps(given)[1:] if given else b"]}")
+    return bytes(digest.digest())
+
+
+def begin_digest(tier: str) -> Any:
+    """Return the digest of a prompt of which nothing but its tier is known. What is digested is
+    one JSON object."""
+    return hashlib.blake2b(b'{"tier":%b,"messages":[' % orjson.dumps(tier), digest_size=32)
+
+
+def extend_digest(digest: Any, messages: Sequence[Message], *, is_first: bool) -> None:
+    """Add messages to a digest; `is_first` tells that there were none before."""
+    if messages:
+        items = orjson.dumps(messages)[1:-1]
+        digest.update(items if is_first else b"," + items)

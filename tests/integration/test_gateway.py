@@ -44,6 +44,22 @@ async def test_a_prompt_is_answered_with_its_usage_and_cost(
     assert provider.headers[0]["authorization"] == "Bearer sk-provider-secret"
 
 
+async def test_each_turn_of_a_run_is_asked_with_all_that_was_said(
+    stub: Any, provider: PlayedModel
+) -> None:
+    said = [f"said {number}" for number in range(9)]
+    turns = [said[:length] for length in (3, 5, 7, 9)] + [["other", *said[1:]], said[:4]]
+    for texts in turns:
+        request = generate()
+        del request.prompt.messages[:]
+        for text in texts:
+            request.prompt.messages.add(role=generation_pb2.Message.ROLE_USER, text=text)
+        await stub.Generate(request, metadata=metadata(), timeout=TIMEOUT_S)
+
+    sent = [[message["content"] for message in body["messages"]] for body in provider.bodies]
+    assert sent == turns
+
+
 async def test_a_deployment_can_be_asked_by_name(pooled: Any) -> None:
     answer = await generation(pooled, tier="models/m1")
 

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from common.run_token import Subtree
 from llm_gateway import call_telemetry
 from tests.support.eventually import eventually
 from tests.support.gateway import (
@@ -79,6 +80,7 @@ async def test_one_chat_span_covers_all_attempts(
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.usage.input_tokens": 10,
         "gen_ai.usage.output_tokens": 3,
+        "gen_ai.conversation.id": "runs/1",
         "fathom.run.id": "runs/1",
         "fathom.turn": 4,
         "fathom.batch.index": 2,
@@ -93,6 +95,20 @@ async def test_one_chat_span_covers_all_attempts(
         assert (attempt.attributes or {})["fathom.attempt"] == number
     assert (failed.attributes or {})["http.response.status_code"] == 503
     assert answered.status.status_code is StatusCode.OK
+
+
+async def test_what_a_child_run_asks_is_its_own_conversation(
+    exporter: InMemorySpanExporter, tmp_path: Path
+) -> None:
+    above, own = Subtree(name="runs/2"), Subtree(name="runs/3")
+    async with PlayedModel() as provider:
+        async with gateway_service(config_file(tmp_path / "c.toml", [provider.base_url])) as stub:
+            child = metadata(depth=2, subtrees=(above, own))
+            await stub.Generate(generate(), metadata=child, timeout=30)
+
+    attributes = exporter.get_finished_spans()[-1].attributes or {}
+    assert attributes["gen_ai.conversation.id"] == "runs/3"
+    assert attributes["fathom.run.id"] == "runs/1"
 
 
 async def test_a_streamed_call_says_when_its_first_piece_came(

@@ -195,7 +195,9 @@ async def test_an_interrupt_that_comes_late_ends_no_worker(monkeypatch: pytest.M
 
     may_go.set()
     await interrupting
-    await asyncio.sleep(0.01)
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.0, later.set)
+    await later.wait()  # what waited for its time before has had it
 
     assert kills == []
 
