@@ -20,7 +20,9 @@ IndexKind = Literal["text", "json"]
 _TIME_S = 60.0
 _BYTES_PER_S = 20e6
 """How long an index may take: a fixed time, and the blob's size over this."""
-_PROBLEM_CHARACTERS = 1_000
+_PROBLEM_BYTES = 1_000
+"""Of why there is no index; what is beyond that is dropped."""
+_READ_BYTES = 16 << 10
 _TRIES_MAX = 3
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -118,17 +120,30 @@ async def _run_once(
     finally:
         process.kill()
         await asyncio.to_thread(process.wait)
-    return process.returncode, said.decode("utf-8", "replace").strip()[:_PROBLEM_CHARACTERS]
+    return process.returncode, said.decode("utf-8", "replace").strip()
 
 
 async def _said(process: subprocess.Popen[bytes]) -> bytes:
-    """Return what a process prints, once it ends."""
-    stream = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(stream), process.stdout
-    )
+    """Return the beginning of what a process prints, once it has closed its output.
+
+    Not by a transport: uvloop's closes the number of a pipe's file twice, and what another thread
+    has opened meanwhile with it.
+    """
+    loop, ended, said = asyncio.get_running_loop(), asyncio.Event(), bytearray()
+    assert process.stdout is not None
+    fd = process.stdout.fileno()
+
+    def read() -> None:
+        data = os.read(fd, _READ_BYTES)
+        said.extend(data[: _PROBLEM_BYTES - len(said)])
+        if not data:
+            loop.remove_reader(fd)
+            ended.set()
+
+    loop.add_reader(fd, read)
     try:
-        return await stream.read()
+        await ended.wait()
     finally:
-        transport.close()
+        loop.remove_reader(fd)
+        process.stdout.close()
+    return bytes(said)

@@ -11,13 +11,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import uvloop
 
 from common.blob_index.text_index import TextIndex
 from sandbox_service.context_mounts import ContextBlob, ContextMounts
 from sandbox_service.errors import ContextUnreadableError
 from sandbox_service.frames import Mount, Text
+from sandbox_service.index_builds import make_index
 from sandbox_service.limits import Limits
 from sandbox_service.objects import FolderObjects, ObjectError, ObjectWriter
 from tests.support.eventually import eventually
@@ -265,6 +268,31 @@ def test_an_index_is_made_without_a_fork_of_the_service() -> None:
     )
 
     assert ran.stdout == "0 True\n"
+
+
+def test_nothing_is_closed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time it would be what another thread had opened meanwhile, under that number."""
+    closed: list[bool] = []
+    start: Callable[..., Any] = subprocess.Popen
+
+    def watched(*command: Any, **options: Any) -> Any:
+        process = start(*command, **options)
+        output, close = process.stdout, process.stdout.close
+
+        def close_and_note() -> None:
+            closed.append(Path(f"/proc/self/fd/{fd}").exists())
+            close()
+
+        fd = output.fileno()
+        process.stdout = Mock(wraps=output, close=close_and_note)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    (tmp_path / "blob").write_bytes(b"a line\n" * 1_000)
+    with (tmp_path / "blob").open("rb") as blob:
+        os.close(uvloop.run(make_index("text", blob.fileno(), 7_000)))
+
+    assert closed == [True]
 
 
 async def test_what_cannot_be_indexed_is_unreadable(tmp_path: Path) -> None:
