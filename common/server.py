@@ -18,6 +18,7 @@ import uvloop
 from grpc_reflection.v1alpha import reflection
 
 from common.addresses import write_address
+from common.allocator import share_arenas
 from common.config import ConfigError, ServerConfig, describe, load, split_address
 from common.health_servicer import SERVICE as HEALTH
 from common.health_servicer import Health
@@ -199,6 +200,7 @@ def run_service(
     is not valid.
     """
     os.umask(_UMASK)
+    share_arenas()
     problems: list[str] = []
     try:
         config = load(cls, os.environ, prefix=prefix)

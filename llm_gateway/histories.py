@@ -7,6 +7,7 @@ counted and told apart in the same way.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ MESSAGES_MIN = 4
 """Fewer are no history: a sub-model is asked once, with one or two."""
 BYTES_MAX = 32 << 20
 """Of all that are remembered."""
-_BYTES_A_MESSAGE = 500
-"""What one takes beside its text."""
+_BYTES_A_MESSAGE, _BYTES_A_HISTORY = 500, 4_000
+"""What one takes beside its texts."""
 
 Key = tuple[str, str, str]
 """A tenant, a run of it, and the tier that it asks."""
@@ -48,7 +49,9 @@ class History:
         """All of the prompt's."""
         self.text_bytes = sum(len(message.text.encode()) for message in new)
         """UTF-8 bytes of all."""
-        self.json = messages_json(new)
+        # Put together, which copies it: what orjson gives has room for ten times as much.
+        begun = b"[" if before is None else before.json[:-1] + b","
+        self.json: bytes = before.json if before and not new else begun + messages_json(new)[1:]
         """As request bodies have them."""
         self.clearance: Clearance | None = None
         """Which of the first messages need not be looked through again."""
@@ -56,15 +59,13 @@ class History:
             self._digest = begin_digest(prompt.tier)
         else:
             self.text_bytes += before.text_bytes
-            self.json = before.json[:-1] + b"," + self.json[1:] if new else before.json
             self.clearance = before.clearance
             self._digest = before.digest()
         extend_digest(self._digest, new, is_first=before is None)
-
-    @property
-    def held_bytes(self) -> int:
-        """About the memory that it takes."""
-        return self.text_bytes + len(self.json) + _BYTES_A_MESSAGE * len(self.messages)
+        texts_bytes = sum(sys.getsizeof(message.text) for message in self.messages)
+        beside_bytes = _BYTES_A_HISTORY + _BYTES_A_MESSAGE * len(self.messages)
+        self.held_bytes = texts_bytes + len(self.json) + sys.getsizeof(prompt.tier) + beside_bytes
+        """Memory that it takes, about; a tier is known by any name that a caller gives it."""
 
     def digest(self) -> Any:
         """Return the digest of a prompt, begun as far as its messages go."""

@@ -89,9 +89,11 @@ def _messages(
     roles: Sequence[Role], texts: Sequence[str], before: Sequence[Message]
 ) -> tuple[Message, ...]:
     known = len(before)
-    if [m.text for m in before] != texts[:known] or [m.role for m in before] != roles[:known]:
-        before, known = (), 0
-    return (*before, *map(Message, roles[known:], texts[known:]))
+    if known <= len(texts) and (
+        [m.text for m in before] == texts[:known] and [m.role for m in before] == roles[:known]
+    ):
+        return (*before, *map(Message, roles[known:], texts[known:]))
+    return tuple(map(Message, roles, texts))
 
 
 def _message_violations(roles: Sequence[Role | None], texts: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,8 @@ import hashlib
 
 from fathom.orchestrator.v1.run_pb2 import Run, RunSpec
 
-from common.errors import InvalidFieldError
+from common.database import DatabaseAwayError
+from common.errors import InvalidFieldError, ServiceError
 from orchestrator.contexts.store import ContextStore
 from orchestrator.contexts.upload_plan import check_length
 from orchestrator.conversations.conversation import Seat, StoredConversation
@@ -85,6 +86,32 @@ class Admission:
             earlier = await self.runs.find_request(tenant, key)
             if earlier is not None:
                 return earlier.whole()
+        try:
+            record, seat = await self._admitted(tenant, asked, spec, profile, taken)
+            record.head.created_by = created_by
+            # A caller that hangs up between the commit and the queue would leave a run behind that
+            # is only found a second later: storing and waking is one step that goes on without it.
+            return await asyncio.shield(self._store(tenant, record, key, seat, taken))
+        except DatabaseAwayError:
+            raise
+        except ServiceError:
+            # What stands in its way may be the run that it has made itself meanwhile: its caller
+            # hung up and asks again.
+            earlier = None if key is None else await self.runs.find_request(tenant, key)
+            if earlier is None:
+                raise
+            return earlier.whole()
+
+    async def _admitted(
+        self,
+        tenant: str,
+        asked: RunSpec,
+        spec: RunSpec,
+        profile: Profile,
+        taken: TakenOver | None,
+    ) -> tuple[RunRecord, Seat | None]:
+        """Return the run that is asked for, to be stored, and its seat in its conversation. `spec`
+        is what is asked with the defaults, but for those that depend on the context's size."""
         await self._check(_targets(tenant, spec, taken), spec)
         conversation = await self._conversation(tenant, spec)
         context_id = spec.context.removeprefix("contexts/")
@@ -100,13 +127,10 @@ class Admission:
             conversation.lower(complete)
         await self.catalog.facts(tenant, root_tier=complete.root_tier, sub_tier=complete.sub_tier)
         record = RunRecord.queued(complete)
-        record.head.created_by = created_by
         if spec.profile:
             await self.profiles.keep(profile)
             record.head.profile_version = profile.version
-        # A caller that hangs up between the commit and the queue would leave a run behind that
-        # is only found a second later: storing and waking is one step that goes on without it.
-        return await asyncio.shield(self._store(tenant, record, key, seat, taken))
+        return record, seat
 
     async def check(self, tenant: str, spec: RunSpec) -> None:
         """Raise KillSwitchError or InvalidFieldError where no run of this spec would be begun, for

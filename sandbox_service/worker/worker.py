@@ -8,7 +8,6 @@ It ends when its socket does.
 from __future__ import annotations
 
 import codecs
-import ctypes
 import dataclasses
 import mmap
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import wasmtime
 
+from common.allocator import return_large_pieces, share_arenas
 from sandbox_service import frames
 from sandbox_service.engine import THREAD_STACK_BYTES, GuestEngine
 from sandbox_service.jail import privileges
@@ -35,8 +35,7 @@ _RECEIVE_BYTES = 1 << 18
 _FDS_MAX = 253
 """What the kernel passes at once; an Open has fewer."""
 _LARGE_BYTES = 1 << 20
-_ARENAS_MAX = 2
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+"""Guests that send larger values would leave a worker with tens of megabytes for good."""
 _SWITCH_INTERVAL_S = 0.0005
 """A guest's calls to the host wait for the interpreter lock; let them not wait long."""
 
@@ -166,21 +165,10 @@ def _mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _return_freed_memory() -> None:
-    """Have the allocator give large pieces back to the kernel as soon as they are freed.
-
-    glibc raises both of its thresholds with what a program frees: guests that send large values
-    would leave a worker with tens of megabytes for good.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # not in every C library
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        libc.mallopt(_M_ARENA_MAX, _ARENAS_MAX)
-
-
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
-    _return_freed_memory()
+    share_arenas()
+    return_large_pieces(_LARGE_BYTES)
     threading.stack_size(THREAD_STACK_BYTES)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     connection = socket.socket(fileno=int(sys.argv[1]))

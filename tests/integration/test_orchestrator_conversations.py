@@ -3,6 +3,7 @@ together."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from fathom.orchestrator.v1.run_pb2 import Limits, Run, RunSpec
 from google.protobuf.duration_pb2 import Duration
 
 from common.errors import ReceivedError, ServiceError, received
+from orchestrator.runs.log.record import RunRecord
+from orchestrator.runs.log.store import RunStore
 from sandbox_service.errors import CapacityError, ObjectStoreAwayError, SessionLostError
 from tests.support.eventually import eventually
 from tests.support.fake_gateway import (
@@ -180,6 +183,31 @@ async def test_one_run_at_a_time(stack: Stack) -> None:
     assert busy.reason == ErrorReason.ERROR_REASON_CONVERSATION_BUSY
     assert live == run.name
     assert (await get(stack, conversation)).live_run == ""
+
+
+async def test_a_request_that_its_own_run_stands_in_the_way_of_has_that_run(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller hung up while it was being stored and asks again, which overtakes that."""
+    conversation = await converse(stack)
+    stack.gateway.hold.clear()
+    spec = RunSpec(question="?", conversation=conversation.name)
+    request = pb.CreateRunRequest(spec=spec, request_id="once")
+    run = (await stack.runs.CreateRun(request, timeout=TIMEOUT_S)).run
+    find_request, looks = RunStore.find_request, itertools.count()
+
+    async def not_yet(self: RunStore, *key: Any) -> RunRecord | None:
+        return None if next(looks) == 0 else await find_request(self, *key)
+
+    monkeypatch.setattr(RunStore, "find_request", not_yet)
+    again = (await stack.runs.CreateRun(request, timeout=TIMEOUT_S)).run
+    request.request_id = "another"
+    error = await failure(stack.runs.CreateRun(request, timeout=TIMEOUT_S))
+    stack.gateway.hold.set()
+    await stack.watch(run)
+
+    assert again.name == run.name
+    assert error.reason == ErrorReason.ERROR_REASON_CONVERSATION_BUSY
 
 
 async def test_a_conversation_tells_its_runs_and_what_they_took(stack: Stack) -> None:

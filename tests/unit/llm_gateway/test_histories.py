@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import random
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -143,6 +145,24 @@ def test_those_that_were_not_asked_for_longest_are_forgotten() -> None:
 
     assert [bool(histories.messages(run, "sub")) for run in runs] == [True, False, True, True]
     assert histories.held_bytes == 3 * one.held_bytes
+
+
+@pytest.mark.parametrize(
+    ("tier", "text"),
+    [("sub", "x" * 100_000), ("sub", "x" * 99_999 + "\U0001f600"), ("x" * 100_000, "a")],
+)
+def test_all_that_is_remembered_is_counted(tier: str, text: str) -> None:
+    """Whatever a caller writes much of: names of tiers are looked up after this."""
+    histories = Histories()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(5):
+        asked(histories, said(text + str(number), *"bcd"), tier=f"{tier}{number}")
+    gc.collect()
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+
+    assert taken <= histories.held_bytes <= 1.5 * taken
 
 
 def test_one_that_is_too_large_is_used_and_not_remembered() -> None:
