@@ -22,9 +22,7 @@ _STREAMS = 16
 _BURSTS = 10
 _CLIENTS = 16
 _LOAD_S = 2.0
-_CONVERSATIONS = 20
-_LENGTHS = range(40, 61, 2)
-"""Messages of the calls of one conversation, 50 in the middle."""
+_MESSAGES = 50
 _KB = 1_024
 PROMPT = ("A line of plain text that stands for all the others like it. " * 20)[:_KB]
 """1 KB."""
@@ -71,19 +69,16 @@ async def calls_a_second(service: Asked, *, rounds: int = ROUNDS) -> list[float]
 
 
 async def cpu_ms_50_messages(service: Asked, pid: int) -> list[float]:
-    """Return the CPU milliseconds a call of 50 messages takes of a process, a sample a round. They
-    are of conversations like a run's: each call has all that was said before and two messages more.
+    """Return the CPU milliseconds a call of 50 messages takes of a process, a sample a round. Each
+    begins with a new one, so that nothing of it can be known from the call before.
     """
+    rest = [PROMPT[: _KB // 4]] * (_MESSAGES - 1)
     samples = []
     for number in range(ROUNDS):
-        before, calls = cpu_ms(pid), 0
-        for conversation in range(_CONVERSATIONS):
-            begin = f"{number}.{conversation}"
-            said = [f"{begin}.{n} {PROMPT[: _KB // 4]}" for n in range(_LENGTHS.stop)]
-            for length in _LENGTHS:
-                await service.ask(said[:length])
-                calls += 1
-        samples.append((cpu_ms(pid) - before) / calls)
+        before = cpu_ms(pid)
+        for turn in range(_ASKS):
+            await service.ask([f"{number}.{turn} {rest[0]}", *rest])
+        samples.append((cpu_ms(pid) - before) / _ASKS)
     return samples
 
 

@@ -22,6 +22,7 @@ from llm_gateway.cache.rules import CacheRules
 from llm_gateway.call_telemetry import CallTelemetry
 from llm_gateway.calls import Call
 from llm_gateway.catalog import Catalog, Deployment
+from llm_gateway.histories import Histories
 from llm_gateway.ledger.claim import Claim, ClaimLostError
 from llm_gateway.ledger.entries import CallSums, RecordedAnswer
 from llm_gateway.ledger.ledger import Ledger
@@ -59,6 +60,7 @@ class Gateway:
         self._ledger = ledger
         self._cache = cache or AnswerCache(CacheRules(is_on=False))
         self._backlog = backlog or Backlog()
+        self._histories = Histories()
         self._telemetry = CallTelemetry(newer_names=newer_metric_names)
         self._attempts = Attempts(
             Starter(meter, output_tokens_default=output_tokens_default),
@@ -141,7 +143,8 @@ class Gateway:
         way = offered.way(call, is_downgraded=await self._is_downgraded(offered, call))
         captures = offered.guard.policy_of(call).captures_content
         with self._telemetry.call(call, way.first.deployment, captures_content=captures) as seen:
-            asked = await offered.guard.inspect(call)
+            offered.guard.check_size(call)
+            asked = await offered.guard.inspect(self._histories.recalled(call))
             seen.asked(asked)
             place = self._cache.place_of(asked, way.equals)
             answer = await self._once(offered, asked, way, outlet, place)

@@ -7,19 +7,27 @@ counted and told apart in the same way.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from common.run_token import RunToken
+from llm_gateway.calls import Call
 from llm_gateway.chat_format import messages_json
 from llm_gateway.ledger.entries import begin_digest, extend_digest
 from llm_gateway.prompts import Message, Prompt
 
 MESSAGES_MIN = 4
 """Fewer are no history: a sub-model is asked once, with one or two."""
+TEXT_BYTES_MAX = 2 << 20
+"""A larger prompt has none: its JSON would be held from its arrival on, and not just while it is
+sent."""
 BYTES_MAX = 32 << 20
 """Of all that are remembered."""
+_KEPT_S = 600.0
+"""For how long one is remembered that nobody goes on with: the run has ended, most likely."""
 _BYTES_A_MESSAGE, _BYTES_A_HISTORY = 500, 4_000
 """What one takes beside its texts."""
 
@@ -39,36 +47,36 @@ class Clearance(NamedTuple):
 
 
 class History:
-    """The messages of one prompt, and what is made of them for any prompt that begins with them."""
+    """The messages of one prompt, and what is made of them for any prompt to its tier that begins
+    with them."""
 
     def __init__(self, prompt: Prompt, before: History | None = None) -> None:
-        """`before` is one that the prompt's messages begin with."""
+        """`before` is one that the prompt begins with."""
         known = 0 if before is None else len(before.messages)
         new = prompt.messages[known:]
+        self.tier = prompt.tier
+        """Which was asked."""
         self.messages: tuple[Message, ...] = prompt.messages
         """All of the prompt's."""
-        self.text_bytes = sum(len(message.text.encode()) for message in new)
+        self.text_bytes = prompt.text_bytes
         """UTF-8 bytes of all."""
         # Put together, which copies it: what orjson gives has room for ten times as much.
         begun = b"[" if before is None else before.json[:-1] + b","
         self.json: bytes = before.json if before and not new else begun + messages_json(new)[1:]
         """As request bodies have them."""
-        self.clearance: Clearance | None = None
+        self.clearance: Clearance | None = None if before is None else before.clearance
         """Which of the first messages need not be looked through again."""
-        if before is None:
-            self._digest = begin_digest(prompt.tier)
-        else:
-            self.text_bytes += before.text_bytes
-            self.clearance = before.clearance
-            self._digest = before.digest()
+        self._digest = begin_digest(prompt.tier) if before is None else before.begun_digest()
         extend_digest(self._digest, new, is_first=before is None)
         texts_bytes = sum(sys.getsizeof(message.text) for message in self.messages)
         beside_bytes = _BYTES_A_HISTORY + _BYTES_A_MESSAGE * len(self.messages)
         self.held_bytes = texts_bytes + len(self.json) + sys.getsizeof(prompt.tier) + beside_bytes
-        """Memory that it takes, about; a tier is known by any name that a caller gives it."""
+        """Memory that it takes, about."""
+        self.used_at = 0.0
+        """When it was asked last, by a clock that nobody sets."""
 
-    def digest(self) -> Any:
-        """Return the digest of a prompt, begun as far as its messages go."""
+    def begun_digest(self) -> Any:
+        """Return the digest of a prompt, begun as far as its messages go, to go on with."""
         return self._digest.copy()
 
     def clear(self, policy: object) -> None:
@@ -83,46 +91,42 @@ class History:
 
 
 class Histories:
-    """The latest of each run; those that were not asked for longest are forgotten."""
+    """The latest of each run and tier; those that were not asked for longest are forgotten. Where
+    others ask the same tier for the same run in between, each begins anew."""
 
-    def __init__(self, *, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(
+        self, *, bytes_max: int = BYTES_MAX, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`now` is a clock in seconds that nobody sets."""
         self._bytes_max = bytes_max
-        self._held_bytes = 0
+        self._now = now
         self._known: OrderedDict[Key, History] = OrderedDict()
+        self.held_bytes = 0
+        """Memory that all take, about."""
 
-    @property
-    def held_bytes(self) -> int:
-        """About the memory that all take."""
-        return self._held_bytes
-
-    def messages(self, token: RunToken, tier: str) -> tuple[Message, ...]:
-        """Return what a run asked last; none where that is not known."""
-        known = self._known.get(_key(token, tier))
-        return () if known is None else known.messages
-
-    def of(self, token: RunToken, prompt: Prompt) -> History | None:
-        """Return the history that a prompt is, and remember it; None for one that is too short."""
-        if len(prompt.messages) < MESSAGES_MIN:
-            return None
-        key = _key(token, prompt.tier)
+    def recalled(self, call: Call) -> Call:
+        """Return a call whose prompt has its history, which is remembered for the next; the same
+        call where the prompt is too short for one, or too large."""
+        prompt = call.prompt
+        if len(prompt.messages) < MESSAGES_MIN or prompt.text_bytes > TEXT_BYTES_MAX:
+            return call
+        key = call.token.tenant, call.token.asking_run, prompt.tier
         before = self._known.pop(key, None)
         if before is not None:
-            self._held_bytes -= before.held_bytes
+            self.held_bytes -= before.held_bytes
             if prompt.messages[: len(before.messages)] != before.messages:
                 before = None
         history = History(prompt, before)
         self._remember(key, history)
-        return history
+        return dataclasses.replace(call, prompt=dataclasses.replace(prompt, history=history))
 
     def _remember(self, key: Key, history: History) -> None:
-        if history.held_bytes > self._bytes_max:
-            return
+        history.used_at = self._now()
         self._known[key] = history
-        self._held_bytes += history.held_bytes
-        while self._held_bytes > self._bytes_max:
+        self.held_bytes += history.held_bytes
+        while self._known and self._is_over(next(iter(self._known.values()))):
             _, oldest = self._known.popitem(last=False)
-            self._held_bytes -= oldest.held_bytes
+            self.held_bytes -= oldest.held_bytes
 
-
-def _key(token: RunToken, tier: str) -> Key:
-    return token.tenant, token.asking_run, tier
+    def _is_over(self, oldest: History) -> bool:
+        return self.held_bytes > self._bytes_max or oldest.used_at < self._now() - _KEPT_S

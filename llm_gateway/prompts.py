@@ -75,8 +75,9 @@ class Prompt:
     """What was made of these very messages already; None where nothing was."""
 
     def __post_init__(self) -> None:
-        if self.history is not None and self.history.messages is not self.messages:
-            object.__setattr__(self, "history", None)  # other messages took their place
+        known = self.history
+        if known is not None and not (known.messages is self.messages and known.tier == self.tier):
+            object.__setattr__(self, "history", None)  # something else took their place
 
     @cached_property
     def text_bytes(self) -> int:

@@ -27,9 +27,8 @@ from common.server import Server
 from llm_gateway.answers import Answer
 from llm_gateway.batches import CONCURRENCY_CEILING, CONCURRENCY_DEFAULT, work_concurrently
 from llm_gateway.calls import Call
-from llm_gateway.catalog import MODEL_PREFIX
+from llm_gateway.catalog import MODEL_PREFIX, Routing
 from llm_gateway.gateway import Gateway
-from llm_gateway.histories import Histories
 from llm_gateway.outlets import Started
 from llm_gateway.permissions import Gate
 from llm_gateway.prompts import Prompt
@@ -57,7 +56,6 @@ class GatewayServicer(GatewayServiceServicer):
         self._gateway = gateway
         self._gate = gate
         self._knows_callers = knows_callers
-        self._histories = Histories()
 
     def register(self, server: Server) -> None:
         """Add it to a server."""
@@ -68,7 +66,7 @@ class GatewayServicer(GatewayServiceServicer):
         self, request: pb2.GenerateRequest, context: Context
     ) -> pb2.GenerateResponse:
         """Answer whole."""
-        call = self._call(request, self._admit(context))
+        call = _call(request, self._admit(context), self._gateway.catalog.routing)
         answer = await self._gateway.generate(call)
         return pb2.GenerateResponse(generation=generation_to(answer, call.prompt.tier))
 
@@ -76,7 +74,7 @@ class GatewayServicer(GatewayServiceServicer):
         self, request: pb2.StreamGenerateRequest, context: Context
     ) -> AsyncIterator[pb2.StreamGenerateResponse]:
         """Answer in pieces."""
-        call = self._call(request, self._admit(context), is_streamed=True)
+        call = _call(request, self._admit(context), self._gateway.catalog.routing, is_streamed=True)
         async for piece in self._gateway.stream(call):
             if isinstance(piece, Started):
                 start = pb2.StreamStart(model=MODEL_PREFIX + piece.model)
@@ -109,7 +107,7 @@ class GatewayServicer(GatewayServiceServicer):
         """Count without asking anybody."""
         token = self._admit(context)
         call = Call(
-            prompt=self._prompt(request, token),
+            prompt=_prompt(request, token, self._gateway.catalog.routing),
             token=token,
             arrived=asyncio.get_running_loop().time(),
         )
@@ -148,7 +146,7 @@ class GatewayServicer(GatewayServiceServicer):
         try:
             # With each item: a token must not be good for as long as somebody keeps a stream open.
             token = self._admit(context)
-            call = self._call(item, token, index=item.index)
+            call = _call(item, token, self._gateway.catalog.routing, index=item.index)
             answer = await self._gateway.generate(call)
             response.generation.CopyFrom(generation_to(answer, call.prompt.tier))
         except ServiceError as error:
@@ -158,35 +156,36 @@ class GatewayServicer(GatewayServiceServicer):
             response.error.CopyFrom(ServiceError("internal error").to_status())
         return response
 
-    def _call(
-        self,
-        request: Asking,
-        token: RunToken,
-        *,
-        is_streamed: bool = False,
-        index: int | None = None,
-    ) -> Call:
-        now = asyncio.get_running_loop().time()
-        remaining_s = deadline.remaining_s()
-        if request.call.HasField("batch_index"):
-            index = request.call.batch_index
-        prompt = self._prompt(request, token)
-        history = self._histories.of(token, prompt)
-        return Call(
-            prompt=prompt if history is None else dataclasses.replace(prompt, history=history),
-            token=token,
-            request_id=request.call.request_id,
-            arrived=now,
-            deadline=None if remaining_s is None else now + remaining_s,
-            is_streamed=is_streamed,
-            turn=request.call.turn,
-            batch_index=index,
-        )
 
-    def _prompt(self, request: Asking | Counting, token: RunToken) -> Prompt:
-        tier = request.prompt.tier or self._gateway.catalog.routing.tier_at(token.depth)
-        prompt = prompt_from(request, self._histories.messages(token, tier))
-        return prompt if prompt.tier else dataclasses.replace(prompt, tier=tier)
+def _call(
+    request: Asking,
+    token: RunToken,
+    routing: Routing,
+    *,
+    is_streamed: bool = False,
+    index: int | None = None,
+) -> Call:
+    now = asyncio.get_running_loop().time()
+    remaining_s = deadline.remaining_s()
+    if request.call.HasField("batch_index"):
+        index = request.call.batch_index
+    return Call(
+        prompt=_prompt(request, token, routing),
+        token=token,
+        request_id=request.call.request_id,
+        arrived=now,
+        deadline=None if remaining_s is None else now + remaining_s,
+        is_streamed=is_streamed,
+        turn=request.call.turn,
+        batch_index=index,
+    )
+
+
+def _prompt(request: Asking | Counting, token: RunToken, routing: Routing) -> Prompt:
+    prompt = prompt_from(request)
+    if prompt.tier:
+        return prompt
+    return dataclasses.replace(prompt, tier=routing.tier_at(token.depth))
 
 
 async def _read_start(requests: AsyncIterator[pb2.BatchGenerateRequest]) -> int:

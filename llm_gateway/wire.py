@@ -46,12 +46,11 @@ Asking = service_pb2.GenerateRequest | service_pb2.StreamGenerateRequest | servi
 Counting = service_pb2.CountTokensRequest
 
 
-def prompt_from(request: Asking | Counting, before: Sequence[Message] = ()) -> Prompt:
+def prompt_from(request: Asking | Counting) -> Prompt:
     """Return what a request asks; raises InvalidFieldError naming every bad field, and
     LimitAboveCeilingError for too many messages.
 
-    The call's context, where the request has one, is checked along. Where its messages begin with
-    those of `before`, it has these very objects.
+    The call's context, where the request has one, is checked along.
     """
     if not request.HasField("prompt"):
         raise InvalidFieldError("prompt", "is required")
@@ -73,7 +72,7 @@ def prompt_from(request: Asking | Counting, before: Sequence[Message] = ()) -> P
         raise InvalidFieldError.many(violations)
     return Prompt(
         tier=prompt.tier,
-        messages=_messages(cast("list[Role]", roles), texts, before),
+        messages=tuple(map(Message, cast("list[Role]", roles), texts)),
         output_tokens_max=prompt.output_tokens_max
         if prompt.HasField("output_tokens_max")
         else None,
@@ -83,17 +82,6 @@ def prompt_from(request: Asking | Counting, before: Sequence[Message] = ()) -> P
         cache_use=_CACHE_USES[prompt.cache_use],
         response_schema=schema,
     )
-
-
-def _messages(
-    roles: Sequence[Role], texts: Sequence[str], before: Sequence[Message]
-) -> tuple[Message, ...]:
-    known = len(before)
-    if known <= len(texts) and (
-        [m.text for m in before] == texts[:known] and [m.role for m in before] == roles[:known]
-    ):
-        return (*before, *map(Message, roles[known:], texts[known:]))
-    return tuple(map(Message, roles, texts))
 
 
 def _message_violations(roles: Sequence[Role | None], texts: Sequence[str]) -> dict[str, str]:

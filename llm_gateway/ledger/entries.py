@@ -199,7 +199,7 @@ def digest_of(prompt: Prompt) -> bytes:
         digest = begin_digest(prompt.tier)
         extend_digest(digest, prompt.messages, is_first=True)
     else:
-        digest = prompt.history.digest()
+        digest = prompt.history.begun_digest()
     digest.update(b"]," + orjson.dumps(given)[1:] if given else b"]}")
     return bytes(digest.digest())
 

@@ -9,7 +9,9 @@ import pytest
 
 from common.errors import ServiceError
 from llm_gateway.answers import Answer, Completion, Delta, Spend, Tokens
+from llm_gateway.calls import Call
 from llm_gateway.failures import FailureKind, ProviderError
+from llm_gateway.histories import Histories
 from llm_gateway.outlets import Started
 from llm_gateway.prices import Price, Rates
 from llm_gateway.prompts import Prompt
@@ -44,6 +46,28 @@ async def test_the_answer_costs_what_all_attempts_took() -> None:
         tokens=Tokens(input=20, output=93), cost_usd_nanos=20_000 + 186_000
     )
     assert bench.meter.spend_of(token()).cost_usd_nanos == 206_000
+
+
+async def test_a_call_that_may_not_be_made_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else whoever may ask nothing could fill what is remembered for those who may."""
+    recalled: list[Call] = []
+    recall = Histories.recalled
+
+    def noted(self: Histories, call: Call) -> Call:
+        recalled.append(call)
+        return recall(self, call)
+
+    monkeypatch.setattr(Histories, "recalled", noted)
+    bench = Bench()
+    for asked in (prompt(tier="unknown"), prompt("x" * (65 << 20))):
+        with pytest.raises(ServiceError):
+            await bench.ask(asked)
+    assert not recalled
+
+    await bench.ask()
+    assert len(recalled) == 1
 
 
 async def test_a_failure_that_nobody_bills_costs_nothing() -> None:

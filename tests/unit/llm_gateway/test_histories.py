@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gc
 import hashlib
@@ -12,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from common.config import Secret
 from common.run_token import RunToken, Subtree
 from llm_gateway.calls import Call
 from llm_gateway.chat_format import request_body
@@ -22,8 +24,7 @@ from llm_gateway.errors import EgressRefusedError
 from llm_gateway.histories import MESSAGES_MIN, Histories
 from llm_gateway.ledger.entries import digest_of
 from llm_gateway.prompts import Message, Prompt, Role
-from llm_gateway.wire import prompt_from
-from tests.support.gateway import deployment, generate, prompt, token
+from tests.support.gateway import deployment, prompt, token
 
 WORDS = ("plain", 'a "quoted"\nline', "é", "漢字", "😀", "\\", "\u2028", "x" * 300)
 SECRET = "AKIA" + "Q" * 16
@@ -35,12 +36,27 @@ def said(*texts: str) -> tuple[Message, ...]:
     return tuple(Message(roles[number % 2], text) for number, text in enumerate(texts))
 
 
-def asked(
+def recalled(
     histories: Histories, messages: tuple[Message, ...], run: RunToken = RUN, **options: Any
-) -> Prompt:
-    """Return a prompt as a servicer makes it."""
-    plain = prompt(messages=messages, **options)
-    return dataclasses.replace(plain, history=histories.of(run, plain))
+) -> Call:
+    """Return a call whose messages are equal to those of others, and not the same objects."""
+    own = tuple(Message(message.role, message.text) for message in messages)
+    call = Call(prompt=prompt(messages=own, **options), token=run, arrived=0.0)
+    return histories.recalled(call)
+
+
+def asked(histories: Histories, messages: tuple[Message, ...], **options: Any) -> Prompt:
+    return recalled(histories, messages, **options).prompt
+
+
+def guard(**policy: Any) -> EgressGuard:
+    return EgressGuard(EgressPolicies(default=EgressPolicy(**policy)))
+
+
+def old_digest(asked: Prompt, **options: Any) -> bytes:
+    """Return the digest as rows of ledgers have it: of one JSON object."""
+    document = {"tier": asked.tier, "messages": asked.messages, **options}
+    return hashlib.blake2b(orjson.dumps(document), digest_size=32).digest()
 
 
 def a_next(draw: random.Random, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -58,14 +74,14 @@ def test_a_prompt_with_a_history_is_the_same_prompt(seed: int) -> None:
     draw, histories = random.Random(seed), Histories()
     messages = said(*(draw.choice(WORDS) for _ in range(MESSAGES_MIN)))
     for _ in range(30):
-        options: dict[str, Any] = draw.choice([{}, {"seed": 7, "stop": ("a",)}])
-        options["tier"] = draw.choice(['root "é"', "sub"])
-        of_run, plain = asked(histories, messages, **options), prompt(messages=messages, **options)
+        options: dict[str, Any] = draw.choice([{}, {"stop": ("a",), "seed": 7}])
+        tier = draw.choice(['root "é"', "sub"])
+        of_run = asked(histories, messages, tier=tier, **options)
+        plain = prompt(messages=messages, tier=tier, **options)
 
-        assert of_run == plain
         assert (of_run.history is not None) == (len(messages) >= MESSAGES_MIN)
         assert of_run.text_bytes == plain.text_bytes
-        assert digest_of(of_run) == digest_of(plain)
+        assert digest_of(of_run) == digest_of(plain) == old_digest(plain, **options)
         bodies = [request_body(deployment(), each, 5, stream=True) for each in (of_run, plain)]
         assert bodies[0] == bodies[1]
         assert orjson.loads(bodies[0])["messages"] == [
@@ -74,56 +90,29 @@ def test_a_prompt_with_a_history_is_the_same_prompt(seed: int) -> None:
         messages = a_next(draw, messages)
 
 
-def test_a_digest_is_that_of_what_is_asked_as_json() -> None:
-    """Rows of a ledger have it: another form would take a repeat for another question."""
-    messages = said("a", "é")
-
-    choices: list[dict[str, Any]] = [{}, {"output_tokens_max": 5, "seed": 0}]
-    for options in choices:
-        asked_json = orjson.dumps({"tier": "sub", "messages": messages, **options})
-        digest = hashlib.blake2b(asked_json, digest_size=32).digest()
-        assert digest_of(prompt(messages=messages, **options)) == digest
-
-
-def test_a_request_that_goes_on_has_the_very_messages_of_the_one_before() -> None:
-    request = generate()
-    first = prompt_from(request)
-    request.prompt.messages.add(role=request.prompt.messages[0].role, text="and then")
-
-    second = prompt_from(request, first.messages)
-
-    assert second.messages[0] is first.messages[0]
-    assert [message.text for message in second.messages] == ["hello", "and then"]
-    request.prompt.messages[0].text = "bye"
-    assert prompt_from(request, second.messages).messages[0].text == "bye"
-    del request.prompt.messages[1]
-    assert len(prompt_from(request, second.messages).messages) == 1
-
-
-def test_who_says_it_counts() -> None:
-    request = generate()
-    (user,) = prompt_from(request).messages
-
-    other = prompt_from(request, [Message(Role.ASSISTANT, user.text)]).messages[0]
-
-    assert other.role is Role.USER
-
-
 @pytest.mark.parametrize(
-    "other",
-    [
-        {"tenant": "other"},
-        {"run": "runs/2"},
-        {"subtrees": (Subtree(name="runs/3"),)},
-    ],
+    "other", [{"tenant": "other"}, {"run": "runs/2"}, {"subtrees": (Subtree(name="runs/3"),)}]
 )
 def test_each_run_has_a_history_of_its_own(other: dict[str, Any]) -> None:
-    histories, messages = Histories(), said(*"abcd")
-    asked(histories, messages)
+    histories = Histories()
+    first = asked(histories, said(*"abcd")).history
+    others = recalled(histories, said(*"abcd"), token(**other)).prompt.history
+    again = asked(histories, said(*"abcd")).history
 
-    assert histories.messages(RUN, "sub") == messages
-    assert not histories.messages(token(**other), "sub")
-    assert not histories.messages(RUN, "root")
+    assert first is not None
+    assert others is not None
+    assert again is not None
+    assert others.json is not first.json
+    assert again.json is first.json
+
+
+def test_another_tier_takes_the_history_away() -> None:
+    of_run = asked(Histories(), said(*"abcd"))
+
+    changed = dataclasses.replace(of_run, tier="root")
+
+    assert changed.history is None
+    assert digest_of(changed) == old_digest(changed)
 
 
 def test_other_messages_take_the_history_away() -> None:
@@ -140,11 +129,36 @@ def test_those_that_were_not_asked_for_longest_are_forgotten() -> None:
     assert one is not None
     histories = Histories(bytes_max=3 * one.held_bytes)
     runs = [token(run=f"runs/{number}") for number in range(4)]
-    for run in [*runs[:3], runs[0], runs[3]]:
-        asked(histories, said(*"abcd"), run)
+    kept = {}
+    for number in (0, 1, 2, 0, 3):
+        kept[number] = recalled(histories, said(*"abcd"), runs[number]).prompt.history
+        assert histories.held_bytes <= 3 * one.held_bytes
 
-    assert [bool(histories.messages(run, "sub")) for run in runs] == [True, False, True, True]
-    assert histories.held_bytes == 3 * one.held_bytes
+    for number, is_kept in ((0, True), (2, True), (3, True), (1, False)):
+        again = recalled(histories, said(*"abcd"), runs[number]).prompt.history
+        before = kept[number]
+        assert again is not None
+        assert before is not None
+        assert (again.json is before.json) is is_kept
+
+
+def test_what_nobody_goes_on_with_is_forgotten() -> None:
+    now = [0.0]
+    histories = Histories(now=lambda: now[0])
+    asked(histories, said(*"abcd"))
+    held_bytes = histories.held_bytes
+    now[0] = 601.0
+
+    recalled(histories, said(*"abcd"), token(run="runs/2"))
+
+    assert histories.held_bytes == held_bytes
+
+
+def test_one_that_is_too_large_has_none() -> None:
+    histories = Histories()
+
+    assert asked(histories, said(*"abc", "x" * (2 << 20))).history is None
+    assert histories.held_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -165,17 +179,6 @@ def test_all_that_is_remembered_is_counted(tier: str, text: str) -> None:
     assert taken / 1.1 < histories.held_bytes < 1.5 * taken
 
 
-def test_one_that_is_too_large_is_used_and_not_remembered() -> None:
-    histories = Histories(bytes_max=1_000_000)
-    asked(histories, said(*"abcd"))
-
-    of_run = asked(histories, said(*"abcd", "x" * 600_000))
-
-    assert of_run.history is not None
-    assert not histories.messages(RUN, "sub")
-    assert histories.held_bytes == 0
-
-
 async def test_what_a_policy_let_pass_is_not_looked_through_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -188,40 +191,75 @@ async def test_what_a_policy_let_pass_is_not_looked_through_again(
 
     monkeypatch.setattr(SecretPatterns, "has_any", seen)
     histories = Histories()
-    guard, stricter = (
-        EgressGuard(EgressPolicies(default=EgressPolicy(secrets=Reaction.REFUSE))) for _ in "ab"
-    )
-    for messages, by in (
-        (said(*"abcd"), guard),
-        (said(*"abcde"), guard),
-        (said(*"abcdef"), stricter),
-        (said(*"xbcdef"), stricter),
-    ):
-        await by.inspect(Call(prompt=asked(histories, messages), token=RUN, arrived=0.0))
+    for messages in (said(*"abcd"), said(*"abcde"), said(*"xbcde")):
+        await guard().inspect(recalled(histories, messages))
+    one = guard()
+    for messages in (said(*"abcd"), said(*"abcde"), said(*"xbcde")):
+        await one.inspect(recalled(histories, messages))
 
-    assert looked_at == [[*"abcd"], ["e"], [*"abcdef"], [*"xbcdef"]]
+    every_time = [[*"abcd"], [*"abcde"], [*"xbcde"]]
+    assert looked_at == [*every_time, [*"abcd"], ["e"], [*"xbcde"]]
+
+
+async def test_a_policy_that_looks_for_more_looks_at_all_again() -> None:
+    histories, messages = Histories(), said(*"abc", "the canary sings")
+    await guard().inspect(recalled(histories, messages))
+
+    stricter = guard(canaries=(Secret("canary"),), on_canary=Reaction.REFUSE)
+
+    with pytest.raises(EgressRefusedError):
+        await stricter.inspect(recalled(histories, (*messages, *said("and then"))))
+
+
+async def test_a_large_prompt_that_was_looked_through_is_not_taken_to_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    histories, one, messages = Histories(), guard(), said(*"abc", "x" * 300_000)
+    in_threads: list[object] = []
+    to_thread = asyncio.to_thread
+
+    async def counted(*work: Any) -> Any:
+        in_threads.append(work)
+        return await to_thread(*work)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    await one.inspect(recalled(histories, messages))
+    await one.inspect(recalled(histories, (*messages, *said("and then"))))
+
+    assert len(in_threads) == 1
+
+
+async def test_what_is_recorded_alone_is_recorded_each_time_and_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    histories, one, messages = Histories(), guard(secrets=Reaction.RECORD), said(*"abc", SECRET)
+    for text in ("x", "y"):
+        messages = (*messages, *said(text))
+        leaving = await one.inspect(recalled(histories, messages))
+
+        assert leaving.prompt.history is not None
+
+    assert caplog.text.count("a prompt holds what must not leave") == 2
 
 
 async def test_a_secret_is_found_in_what_is_new_and_each_time_it_is_sent() -> None:
     histories = Histories()
-    guard = EgressGuard(EgressPolicies(default=EgressPolicy(secrets=Reaction.REFUSE)))
-    await guard.inspect(Call(prompt=asked(histories, said(*"abcd")), token=RUN, arrived=0.0))
+    one = guard(secrets=Reaction.REFUSE)
+    await one.inspect(recalled(histories, said(*"abcd")))
 
     for messages in (said(*"abcd", SECRET), said(*"abcd", SECRET, "and then")):
         with pytest.raises(EgressRefusedError) as caught:
-            await guard.inspect(Call(prompt=asked(histories, messages), token=RUN, arrived=0.0))
+            await one.inspect(recalled(histories, messages))
         assert "prompt.messages[4]" in str(caught.value)
 
 
 async def test_a_secret_that_is_redacted_is_redacted_in_every_turn_after() -> None:
     histories = Histories()
-    guard = EgressGuard(EgressPolicies(default=EgressPolicy(secrets=Reaction.REDACT)))
+    one = guard(secrets=Reaction.REDACT)
     messages = said(*"abc", f"my key is {SECRET}")
     for text in "ef":
         messages = (*messages, Message(Role.USER, text))
-        call = Call(prompt=asked(histories, messages), token=RUN, arrived=0.0)
-
-        leaving = (await guard.inspect(call)).prompt
+        leaving = (await one.inspect(recalled(histories, messages))).prompt
 
         body = request_body(deployment(), leaving, 5, stream=False)
         assert SECRET.encode() not in body
