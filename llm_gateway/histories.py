@@ -27,7 +27,8 @@ sent."""
 BYTES_MAX = 32 << 20
 """Of all that are remembered."""
 _KEPT_S = 600.0
-"""For how long one is remembered that nobody goes on with: the run has ended, most likely."""
+"""One that nobody has gone on with for so long is forgotten with the next call that is remembered:
+its run has ended, most likely."""
 _BYTES_A_MESSAGE, _BYTES_A_HISTORY = 500, 4_000
 """What one takes beside its texts."""
 
